@@ -1,0 +1,41 @@
+//! The wire of Segue: generated protobuf messages and services, ids, and conversions between wire and domain.
+//!
+//! Domain types live beside their conversions; nothing here decides anything.
+
+pub mod convert;
+pub mod failure;
+pub mod ids;
+pub mod operator;
+pub mod resources;
+
+/// Generated from `segue/v1/*.proto`.
+#[allow(missing_debug_implementations, clippy::all, clippy::unwrap_used)]
+pub mod v1 {
+    tonic::include_proto!("segue.v1");
+}
+
+/// Values in the store, generated from `segue/v1/store.proto`.
+#[allow(clippy::all)]
+pub mod store {
+    /// First layout.
+    #[allow(missing_debug_implementations, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("segue.store.v1");
+    }
+}
+
+/// Descriptors of every file, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/segue.descriptor.bin"));
+
+/// Largest message on any link. Bytes that may be larger (artifacts, logs) are streamed in pieces of [`CHUNK_BYTES`].
+pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Size of one piece of a streamed blob.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Key of a blob under the root of a blob store: two levels, so that no directory grows without bound.
+#[must_use]
+pub fn blob_key(digest: &ids::Digest) -> String {
+    let hex = digest.as_str();
+    format!("blobs/{}/{}", &hex[..2], hex)
+}

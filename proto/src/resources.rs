@@ -1,0 +1,70 @@
+//! Typed amounts: what a worker has, what a task takes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Amounts of cpu, memory, GPUs and custom resources.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Thousandths of a core.
+    pub cpu_milli: u32,
+    pub memory_bytes: u64,
+    pub gpu: u32,
+    pub custom: BTreeMap<String, u64>,
+}
+
+impl Resources {
+    /// Says whether `needs` fits into these amounts.
+    #[must_use]
+    pub fn fits(&self, needs: &Self) -> bool {
+        needs.cpu_milli <= self.cpu_milli
+            && needs.memory_bytes <= self.memory_bytes
+            && needs.gpu <= self.gpu
+            && needs.custom.iter().all(|(name, amount)| self.custom.get(name).copied().unwrap_or(0) >= *amount)
+    }
+
+    /// Takes `other` away; `None` where it does not fit.
+    #[must_use]
+    pub fn checked_sub(&self, other: &Self) -> Option<Self> {
+        if !self.fits(other) {
+            return None;
+        }
+        let mut left = self.clone();
+        left.cpu_milli -= other.cpu_milli;
+        left.memory_bytes -= other.memory_bytes;
+        left.gpu -= other.gpu;
+        for (name, amount) in &other.custom {
+            if let Some(have) = left.custom.get_mut(name) {
+                *have -= amount;
+            }
+        }
+        Some(left)
+    }
+
+    /// Adds `other`.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let mut sum = self.clone();
+        sum.cpu_milli = sum.cpu_milli.saturating_add(other.cpu_milli);
+        sum.memory_bytes = sum.memory_bytes.saturating_add(other.memory_bytes);
+        sum.gpu = sum.gpu.saturating_add(other.gpu);
+        for (name, amount) in &other.custom {
+            let have = sum.custom.entry(name.clone()).or_default();
+            *have = have.saturating_add(*amount);
+        }
+        sum
+    }
+}
+
+/// How a task stands to GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuPreference {
+    #[default]
+    None,
+    /// A GPU worker when one is registered, any other when none is.
+    Prefer,
+    Require,
+}

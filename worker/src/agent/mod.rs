@@ -1,0 +1,1 @@
+//! The link to the coordinator: register, heartbeat, leases, drain, logs.

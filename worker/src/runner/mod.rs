@@ -1,0 +1,1 @@
+//! Child processes that execute one attempt at a time.
