@@ -167,7 +167,8 @@ impl BoundTask {
     /// Iterates over the tasks that this one waits for, each once, in order.
     #[must_use]
     pub fn needs(&self) -> Vec<usize> {
-        let mut all: Vec<usize> = self.inputs.values().map(|input| input.task).chain(self.after.iter().copied()).collect();
+        let mut all: Vec<usize> =
+            self.inputs.values().map(|input| input.task).chain(self.after.iter().copied()).collect();
         all.sort_unstable();
         all.dedup();
         all
