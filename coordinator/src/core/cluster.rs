@@ -240,13 +240,15 @@ impl Core {
         free: &BTreeMap<WorkerKey, Resources>,
     ) -> Option<(WorkerKey, Resources)> {
         let state = self.runs.get(run)?;
-        let candidates = self.candidates(state, task, free);
+        let candidates = self.candidates_of(state, task, free);
         let (worker, reserved) =
             placement::choose(&state.spec.tasks[task].resources, &candidates, self.gpu_open > 0).ok()?;
         Some((worker.clone(), reserved))
     }
 
-    pub(super) fn candidates<'a>(
+    /// Gives the workers that may take work, as placement sees them for one task. `free` says what is left on each.
+    #[must_use]
+    pub fn candidates_of<'a>(
         &'a self,
         run: &Run,
         task: usize,

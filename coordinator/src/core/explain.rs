@@ -84,7 +84,7 @@ pub fn explain(core: &Core, run: &Run, task: usize) -> Option<Reason> {
 fn unplaced(core: &Core, run: &Run, task: usize) -> Reason {
     let bound = &run.spec.tasks[task];
     let free = core.workers().map(|worker| (worker.key.clone(), worker.free())).collect();
-    let candidates = core.candidates(run, task, &free);
+    let candidates = core.candidates_of(run, task, &free);
     match placement::choose(&bound.resources, &candidates, core.gpu_work_open()) {
         Ok((worker, _)) => Reason::new("ready", format!("about to be given to worker `{}`", worker.name)),
         Err(placement::Unplaced::NoWorkers) => {

@@ -15,7 +15,7 @@ mod run;
 mod worker;
 
 pub use cluster::{Config, Core, Dirty};
-pub use event::{Command, Effect, Event, Held, Outcome, Record, Refused, Verdict};
+pub use event::{Command, Effect, Event, Held, Outcome, Past, Record, Refused, Verdict};
 pub use run::{Attempt, AttemptState, Live, Progress, Run, RunState, Task, TaskState};
 pub use worker::{Worker, WorkerKey};
 

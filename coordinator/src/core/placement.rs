@@ -38,6 +38,20 @@ pub enum Unplaced {
     Busy,
 }
 
+impl Unplaced {
+    /// Says it in a few words.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NoWorkers => "no worker connected",
+            Self::NoOperator => "no worker offers the operator",
+            Self::NoLabels => "no worker has the labels",
+            Self::TooLarge => "no worker is large enough",
+            Self::Busy => "workers are busy",
+        }
+    }
+}
+
 /// Chooses a worker for a task, and says what the lease reserves there.
 ///
 /// The tightest fit wins, workers without GPUs first for work without GPUs; workers that hold more of the inputs win

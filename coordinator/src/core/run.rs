@@ -198,7 +198,7 @@ pub struct Run {
     pub generation: u32,
     pub idempotency_key: String,
     pub no_cache: bool,
-    /// Parameter to digest of the content it pointed to at submission.
+    /// Path or URL to the digest of the content that was there at submission.
     pub external_inputs: BTreeMap<String, String>,
     pub tasks: Vec<Task>,
     /// Reverse edges: who waits for each task, each once.
