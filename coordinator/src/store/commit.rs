@@ -41,10 +41,12 @@ struct Link {
     thread: JoinHandle<()>,
 }
 
+type Reading = Box<dyn FnOnce(&dyn Store) + Send>;
+
 enum Job {
     Commit(Batch, oneshot::Sender<Result<(), Error>>),
     /// Reads while nothing is written.
-    Quiet(Box<dyn FnOnce(&dyn Store) + Send>),
+    Quiet(Reading),
 }
 
 #[derive(Debug, Default)]

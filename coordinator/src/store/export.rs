@@ -144,3 +144,7 @@ impl Reader<'_> {
         Error::BadBackup { place: self.path.to_owned(), reason: reason.to_owned() }
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

@@ -29,12 +29,11 @@ impl MemoryStore {
     }
 }
 
+/// Two ends of a range of keys.
+pub(crate) type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// The range of keys with a prefix, cut at one end; none if it is empty (`BTreeMap::range` would panic).
-pub(crate) fn range(
-    prefix: &[u8],
-    after: Option<&[u8]>,
-    before: Option<&[u8]>,
-) -> Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+pub(crate) fn range(prefix: &[u8], after: Option<&[u8]>, before: Option<&[u8]>) -> Option<Range> {
     let low = match after {
         Some(after) if after >= prefix => Bound::Excluded(after.to_vec()),
         _ => Bound::Included(prefix.to_vec()),

@@ -21,6 +21,8 @@ pub mod verify;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fmt::Debug;
 

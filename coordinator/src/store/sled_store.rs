@@ -11,7 +11,6 @@ use std::{
     fmt,
     fs::{File, OpenOptions, TryLockError},
     io::{Read, Seek as _, Write as _},
-    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -27,7 +26,7 @@ use super::{
     durable::{make_dir, sync_dir, unusable, write_file},
     error::Error,
     keys::{RESERVED, describe},
-    memory,
+    memory::{self, Range},
     meta::{self, SCHEMA, SchemaFault},
     pieces::{self, Kept},
 };
@@ -232,8 +231,6 @@ impl SledStore {
     }
 }
 
-type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
 /// Narrows the range of a scan to records: pieces are not rows.
 fn records(prefix: &[u8], after: Option<&[u8]>, before: Option<&[u8]>) -> Option<Range> {
     let top: &[u8] = &[RESERVED];
@@ -329,3 +326,7 @@ fn from_sled(dir: &Path, error: sled::Error) -> Error {
         other => Error::Damaged { dir: dir.to_owned(), reason: other.to_string() },
     }
 }
+
+#[cfg(test)]
+#[path = "sled_tests.rs"]
+mod tests;

@@ -179,18 +179,16 @@ impl Findings {
                     ));
                 }
             }
-            (Key::Alias { name, alias }, Value::Alias(record)) => {
-                if !self.versions.contains(&(name.as_str().to_owned(), record.version)) {
-                    self.problem(format!(
-                        "the alias `{name}@{alias}` names version {}, which does not exist",
-                        record.version
-                    ));
-                }
+            (Key::Alias { name, alias }, Value::Alias(record))
+                if !self.versions.contains(&(name.as_str().to_owned(), record.version)) =>
+            {
+                let version = record.version;
+                self.problem(format!("the alias `{name}@{alias}` names version {version}, which does not exist"));
             }
-            (Key::Idempotency(_), Value::Idempotency(record)) => {
-                if RunId::try_from(record.run_id.clone()).map_or(true, |run| !self.runs.contains_key(&run)) {
-                    self.problem(format!("the record `{key}` names a run that does not exist"));
-                }
+            (Key::Idempotency(_), Value::Idempotency(record))
+                if RunId::try_from(record.run_id.clone()).map_or(true, |run| !self.runs.contains_key(&run)) =>
+            {
+                self.problem(format!("the record `{key}` names a run that does not exist"));
             }
             _ => {}
         }
