@@ -50,7 +50,8 @@ fn every_code_of_the_checker_is_shown_by_a_file() {
         .collect();
     // These need a file of megabytes, a thousand faults, or a submission.
     let elsewhere = [Code::TooLarge, Code::TooMany, Code::MissingParam];
-    let unseen: Vec<&Code> = Code::ALL.iter().filter(|code| !seen.contains(code) && !elsewhere.contains(code)).collect();
+    let unseen: Vec<&Code> =
+        Code::ALL.iter().filter(|code| !seen.contains(code) && !elsewhere.contains(code)).collect();
     assert!(unseen.is_empty(), "no file shows {unseen:?}");
 }
 

@@ -131,8 +131,24 @@ impl Walk {
     }
 }
 
+/// Where the lines of a text begin.
+#[derive(Debug)]
+pub(super) struct Lines(Vec<usize>);
+
+impl Lines {
+    pub fn new(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1).collect())
+    }
+
+    /// Gives the line of a byte, from 1.
+    pub fn line(&self, at: usize) -> usize {
+        self.0.partition_point(|start| *start <= at) + 1
+    }
+}
+
 /// Gives the candidate that a word was probably meant to be: at most a third of its letters differ.
-pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+#[must_use]
+pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     const LONGEST: usize = 64;
     if word.len() > LONGEST {
         return None;
@@ -150,7 +166,7 @@ pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
 
 /// Lists words for a hint: a few of them, then how many there are.
 pub(super) fn list<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
-    const SHOWN: usize = 12;
+    const SHOWN: usize = 16;
     let words: Vec<&str> = words.into_iter().collect();
     let mut out = words.iter().take(SHOWN).map(|word| quote(word)).collect::<Vec<_>>().join(", ");
     if words.len() > SHOWN {

@@ -7,6 +7,24 @@ use super::{
     toml::{Entry, Node, Table, Tree, Value},
 };
 
+/// Words of other orchestrators for what is named otherwise here.
+const OTHER_WORDS: [(&str, &str); 14] = [
+    ("args", "with"),
+    ("cmd", "command"),
+    ("depends_on", "after"),
+    ("environment", "env"),
+    ("helptext", "help"),
+    ("kind", "type"),
+    ("needs", "after"),
+    ("operator", "op"),
+    ("parameters", "with"),
+    ("params", "with"),
+    ("retries", "retry"),
+    ("run", "command"),
+    ("secrets", "secret"),
+    ("uses", "op"),
+];
+
 /// What every reader needs: the text, its tree, and where faults go.
 pub(super) struct Check<'t> {
     pub text: &'t str,
@@ -31,7 +49,9 @@ impl<'t> Check<'t> {
         match node.value {
             Value::Table(id) => Some(self.tree.table(id)),
             _ => {
-                self.wrong_type(node, what, "a table", None);
+                let hint = matches!(node.value, Value::Tables(_))
+                    .then(|| "write [tasks.NAME] in single brackets, one for each task".to_owned());
+                self.wrong_type(node, what, "a table", hint);
                 None
             }
         }
@@ -39,9 +59,10 @@ impl<'t> Check<'t> {
 
     /// Reports a key that means nothing in a table.
     pub fn unknown_key(&mut self, entry: &Entry, what: &str, known: &[&str]) {
-        let hint = self
-            .faults
-            .did_you_mean(&entry.key, known.iter().copied())
+        let other = OTHER_WORDS.iter().find(|(word, ours)| *word == entry.key && known.contains(ours));
+        let hint = other
+            .map(|(_, ours)| format!("did you mean {}?", quote(ours)))
+            .or_else(|| self.faults.did_you_mean(&entry.key, known.iter().copied()))
             .or_else(|| (!known.is_empty()).then(|| format!("known here: {}", list(known.iter().copied()))));
         self.faults.error(Code::UnknownKey, entry.key_span, format!("{what} has no key {}", quote(&entry.key)), hint);
     }
@@ -70,7 +91,8 @@ impl<'t> Check<'t> {
         match node.value {
             Value::Int(value) => Some(value),
             _ => {
-                self.wrong_type(node, what, "a whole number", None);
+                let hint = self.unquoted(node);
+                self.wrong_type(node, what, "a whole number", hint);
                 None
             }
         }
@@ -81,8 +103,18 @@ impl<'t> Check<'t> {
         match node.value {
             Value::Int(value) => Some(value as f64),
             Value::Float(value) if value.is_finite() => Some(value),
+            Value::Float(value) => {
+                self.faults.error(
+                    Code::WrongType,
+                    node.span,
+                    format!("{what} must be a finite number, found {value}"),
+                    None,
+                );
+                None
+            }
             _ => {
-                self.wrong_type(node, what, "a finite number", None);
+                let hint = self.unquoted(node);
+                self.wrong_type(node, what, "a number", hint);
                 None
             }
         }
@@ -111,6 +143,12 @@ impl<'t> Check<'t> {
         };
         let what = format!("an item of {what}");
         Some(items.iter().filter_map(|item| Some((self.string(item, &what)?, item.span))).collect())
+    }
+
+    /// Says that quotes are too much around a number.
+    fn unquoted(&self, node: &Node) -> Option<String> {
+        let Value::Text(text) = &node.value else { return None };
+        text.parse::<f64>().is_ok_and(f64::is_finite).then(|| format!("without quotes: {text}"))
     }
 
     /// Gives a short piece of the text for a hint.

@@ -18,6 +18,7 @@ mod params;
 mod policy;
 mod resolve;
 mod secrets;
+mod syntax;
 mod tasks;
 mod template;
 mod toml;
@@ -29,6 +30,10 @@ pub use bind::bind;
 pub use check::{Checked, LONGEST, check};
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
+pub use faults::nearest;
 pub use model::{
     Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
 };
+
+#[cfg(test)]
+mod tests;

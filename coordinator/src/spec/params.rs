@@ -59,6 +59,12 @@ impl Params {
         self.list.iter().map(|declared| declared.name.as_str())
     }
 
+    /// Gives a parameter that is a path, for hints.
+    pub fn path(&self) -> Option<&str> {
+        let is_path = |declared: &&Declared| declared.decl.as_ref().is_some_and(|decl| decl.kind == ParamType::Path);
+        self.list.iter().find(is_path).map(|declared| declared.name.as_str())
+    }
+
     /// Warns of parameters that nothing refers to.
     pub fn warn_of_unused(&self, check: &mut Check<'_>) {
         for declared in self.list.iter().filter(|declared| !declared.used) {
@@ -106,8 +112,8 @@ fn short(entry: &Entry, check: &mut Check<'_>) -> Option<ParamDecl> {
 
 fn long(entry: &Entry, check: &mut Check<'_>) -> Option<ParamDecl> {
     let what = format!("the parameter {}", quote(&entry.key));
-    let table = check.table(&entry.node, &what, &KEYS)?;
     let before = check.faults.count();
+    let table = check.table(&entry.node, &what, &KEYS)?;
     let types = ParamType::ALL.map(ParamType::name);
     let Some(kind) = table.get("type") else {
         // A table in the place of a value: most likely the type was forgotten.

@@ -96,7 +96,12 @@ fn duration(node: &Node, what: &str, check: &mut Check<'_>) -> Option<u64> {
     units::duration_ms(text)
         .map_err(|why| {
             let hint = "write a number with a unit of d, h, m, s or ms, such as \"90s\" or \"1h30m\"";
-            check.faults.error(Code::BadDuration, node.span, format!("{what} {} {why}", quote(text)), hint.to_owned());
+            check.faults.error(
+                Code::BadDuration,
+                node.span,
+                format!("{what} is {}, which {why}", quote(text)),
+                hint.to_owned(),
+            );
         })
         .ok()
 }
@@ -233,7 +238,12 @@ fn memory(node: &Node, check: &mut Check<'_>) -> Option<u64> {
         }
         Err(why) => {
             let hint = "write a number with a unit of KiB, MiB, GiB, TiB (or kB, MB, GB, TB), such as \"2GiB\"";
-            check.faults.error(Code::BadMemory, node.span, format!("`memory` {} {why}", quote(text)), hint.to_owned());
+            check.faults.error(
+                Code::BadMemory,
+                node.span,
+                format!("`memory` is {}, which {why}", quote(text)),
+                hint.to_owned(),
+            );
             None
         }
     }
@@ -314,8 +324,11 @@ fn env_value(name: &str, node: &Node, check: &mut Check<'_>) -> Option<EnvValue>
     if let Value::Table(_) = node.value {
         let table = check.table(node, &what, &["secret"])?;
         let Some(entry) = table.get("secret") else {
-            let hint = "{ secret = \"env:NAME\" }".to_owned();
-            check.faults.error(Code::MissingKey, node.span, format!("{what} names no secret"), hint);
+            // Any other key is reported already.
+            if table.entries.is_empty() {
+                let hint = "{ secret = \"env:NAME\" }".to_owned();
+                check.faults.error(Code::MissingKey, node.span, format!("{what} names no secret"), hint);
+            }
             return None;
         };
         let reference = check.string(&entry.node, "`secret`")?;

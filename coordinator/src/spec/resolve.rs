@@ -166,7 +166,8 @@ impl Graph<'_, '_> {
             .filter(|other| other.kind == port.kind)
             .map(|other| format!("{name}.{}", other.name))
             .collect();
-        let hint = (!fitting.is_empty()).then(|| format!("of that kind: {}", list(fitting.iter().map(String::as_str))));
+        let hint = (!fitting.is_empty())
+            .then(|| format!("outputs of that kind: {}", list(fitting.iter().map(String::as_str))));
         check.faults.error(Code::KindMismatch, span, message, hint);
     }
 }
@@ -222,7 +223,11 @@ pub(super) fn with(draft: &Draft<'_>, params: &mut Params, check: &mut Check<'_>
             let message =
                 format!("the task {} lacks the parameter `{}` of {}", quote(draft.name), param.name, quote(&spec.name));
             let help = if param.help.is_empty() { String::new() } else { format!(" ({})", param.help) };
-            let hint = format!("add with = {{ {} = {} }}{help}", param.name, example(param.kind));
+            let value = match (param.kind, params.path()) {
+                (ParamType::Path, Some(name)) => format!("\"${{params.{name}}}\""),
+                (kind, _) => example(kind).to_owned(),
+            };
+            let hint = format!("add with = {{ {} = {value} }}{help}", param.name);
             check.faults.error(Code::MissingWith, draft.span, message, hint);
         }
     }
@@ -241,8 +246,7 @@ pub(super) fn env(policy: &Policy, params: &mut Params, check: &mut Check<'_>) {
 
 const fn example(kind: ParamType) -> &'static str {
     match kind {
-        ParamType::String => "\"…\"",
-        ParamType::Path => "\"${params.input}\"",
+        ParamType::String | ParamType::Path => "\"…\"",
         ParamType::Int => "1",
         ParamType::Float => "0.5",
         ParamType::Bool => "true",
@@ -366,7 +370,16 @@ fn references(text: &str, span: Span, params: &mut Params, check: &mut Check<'_>
     let parts = match template::parts(text) {
         Ok(parts) => parts,
         Err(template::Malformed(what)) => {
-            let hint = "write ${params.NAME}, or $${ for a literal ${".to_owned();
+            // `${input}` was most likely meant to be `${params.input}`, and then it is used.
+            let word = what.trim_start_matches("${").trim_end_matches('}');
+            let word = word.rsplit('.').next().unwrap_or(word);
+            let hint = match check.faults.nearest(word, params.names()).map(str::to_owned) {
+                Some(near) => {
+                    params.refer(&near);
+                    format!("did you mean `${{params.{near}}}`? (a literal ${{ is written $${{)")
+                }
+                None => "write ${params.NAME}, or $${ for a literal ${".to_owned(),
+            };
             let place = check.narrow(span, what);
             check.faults.error(
                 Code::BadReference,
@@ -383,7 +396,7 @@ fn references(text: &str, span: Span, params: &mut Params, check: &mut Check<'_>
         if params.refer(name).is_none() {
             good = false;
             let hint = check.faults.did_you_mean(name, params.names());
-            let hint = hint.unwrap_or_else(|| format!("declare it: [params] {name} = {{ type = \"string\" }}"));
+            let hint = hint.unwrap_or_else(|| format!("declare it under [params]: {name} = {{ type = \"string\" }}"));
             let place = check.narrow(span, &format!("${{params.{name}}}"));
             check.faults.error(Code::UnknownParam, place, format!("there is no parameter {}", quote(name)), hint);
         }

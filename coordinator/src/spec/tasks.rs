@@ -137,8 +137,11 @@ fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check
     if let Some(entry) = table.get("outputs") {
         match &draft.work {
             DraftWork::Operator(spec) => {
-                let hint =
-                    format!("{} gives {}", quote(&spec.name), list(spec.outputs.iter().map(|port| port.name.as_str())));
+                let names = spec.outputs.iter().map(|port| port.name.as_str());
+                let hint = match spec.outputs.is_empty() {
+                    true => format!("{} has none", quote(&spec.name)),
+                    false => format!("{} gives {}", quote(&spec.name), list(names)),
+                };
                 let message = "`outputs` is for commands; an operator has its own";
                 check.faults.error(Code::UnknownKey, entry.key_span, message, hint);
             }

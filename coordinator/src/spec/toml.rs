@@ -7,7 +7,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use toml_parser::{
-    ErrorSink, Expected, ParseError, Source,
+    ErrorSink as _, ParseError, Source,
     decoder::ScalarKind,
     parser::{Event, EventKind, RecursionGuard, ValidateWhitespace},
 };
@@ -15,13 +15,12 @@ use toml_parser::{
 use super::{
     code::Code,
     diagnostic::quote,
-    faults::{Faults, Span},
+    faults::{Faults, Lines, Span},
+    syntax::Errors,
 };
 
 /// Deepest nesting of arrays and inline tables, and longest dotted key.
 const DEEPEST: u32 = 80;
-/// Grammar faults kept; what follows the first few is mostly their consequence.
-const MOST: usize = 20;
 
 /// Index of a table in its [`Tree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +121,7 @@ impl Tree {
 pub(super) fn parse(text: &str, faults: &mut Faults) -> Option<Tree> {
     let source = Source::new(text);
     let tokens = source.lex().into_vec();
-    let mut errors = Errors { kept: Vec::new() };
+    let mut errors = Errors::default();
     let mut events: Vec<Event> = Vec::with_capacity(tokens.len());
     let mut receiver = ValidateWhitespace::new(&mut events, source);
     let mut receiver = RecursionGuard::new(&mut receiver, DEEPEST);
@@ -140,65 +139,14 @@ pub(super) fn parse(text: &str, faults: &mut Faults) -> Option<Tree> {
     };
     builder.document();
     let Builder { tree, errors, repeated, .. } = builder;
-    let grammatical = errors.kept.is_empty();
-    errors.report(text, faults);
-    for (span, message) in repeated {
-        faults.error(Code::Duplicate, span, message, None);
+    let lines = Lines::new(text);
+    for Repeated { name, span, first } in repeated {
+        let hint = format!("first defined on line {}", lines.line(first.start));
+        faults.error(Code::Duplicate, span, format!("{} is defined twice", quote(&name)), hint);
     }
+    let grammatical = errors.is_empty();
+    errors.report(text, &lines, faults);
     grammatical.then_some(tree)
-}
-
-/// Keeps the first faults of the grammar, one a line: the parser goes on after each.
-struct Errors {
-    kept: Vec<ParseError>,
-}
-
-impl ErrorSink for Errors {
-    fn report_error(&mut self, error: ParseError) {
-        // Room for those on the same line, which are dropped later.
-        if self.kept.len() < 8 * MOST {
-            self.kept.push(error);
-        }
-    }
-}
-
-impl Errors {
-    fn report(mut self, text: &str, faults: &mut Faults) {
-        let start = |error: &ParseError| error.unexpected().or(error.context()).map_or(0, |span| span.start());
-        self.kept.sort_by_key(start);
-        let mut last: Option<usize> = None;
-        let mut shown = 0;
-        for error in &self.kept {
-            let from = start(error);
-            let same_line = last.is_some_and(|last| !text.get(last..from).unwrap_or_default().contains('\n'));
-            if same_line || shown == MOST {
-                continue;
-            }
-            last = Some(from);
-            shown += 1;
-            let end = error.unexpected().map_or(from, |span| span.end());
-            let found = text.get(from..end).unwrap_or_default();
-            faults.error(Code::Syntax, Span { start: from, end }, error.description(), advice(error, found));
-        }
-    }
-}
-
-/// Says what the grammar expected.
-fn advice(error: &ParseError, found: &str) -> Option<String> {
-    let expected = error.expected()?;
-    let words: Vec<Cow<'_, str>> = expected
-        .iter()
-        .map(|one| match one {
-            Expected::Literal("\n") => Cow::Borrowed("a new line"),
-            Expected::Literal("\"") if !found.is_empty() && !found.contains('"') => {
-                Cow::Owned(format!("`\"{}\"`", quote(found).trim_matches('`')))
-            }
-            Expected::Literal(literal) => Cow::Owned(format!("`{literal}`")),
-            Expected::Description(text) => Cow::Borrowed(*text),
-            _ => Cow::Borrowed("something else"),
-        })
-        .collect();
-    if words.is_empty() { Some("take it away".to_owned()) } else { Some(format!("expected {}", words.join(" or "))) }
 }
 
 /// Makes the tree of the events of a parse. After a fault of the grammar the tree is thrown away, so that all that
@@ -211,7 +159,14 @@ struct Builder<'t> {
     /// The table that keys are added to.
     current: TableId,
     errors: Errors,
-    repeated: Vec<(Span, String)>,
+    repeated: Vec<Repeated>,
+}
+
+/// A key that was there already.
+struct Repeated {
+    name: String,
+    span: Span,
+    first: Span,
 }
 
 /// A part of a dotted key.
@@ -371,8 +326,9 @@ impl<'t> Builder<'t> {
         table.entries.push(Entry { key: key.text, key_span: key.span, node });
     }
 
-    fn repeat(&mut self, key: &Key) {
-        self.repeated.push((key.span, format!("{} is defined twice", quote(&key.text))));
+    fn repeat(&mut self, key: &Key, table: TableId) {
+        let first = self.tree.table(table).get(&key.text).map_or(key.span, |entry| entry.key_span);
+        self.repeated.push(Repeated { name: key.text.clone(), span: key.span, first });
     }
 
     /// Adds `path = node` to a table.
@@ -392,12 +348,12 @@ impl<'t> Builder<'t> {
                     self.tree.tables[next.0].origin = Origin::Dotted;
                     next
                 }
-                Some(_) => return self.repeat(&key),
+                Some(_) => return self.repeat(&key, table),
             };
             table = next;
         }
         if self.tree.table(table).get(&last.text).is_some() {
-            return self.repeat(&last);
+            return self.repeat(&last, table);
         }
         self.put(table, last, node);
     }
@@ -433,7 +389,7 @@ impl<'t> Builder<'t> {
                 Some(&Value::Table(next)) if self.tree.table(next).origin != Origin::Inline => next,
                 Some(Value::Tables(tables)) => *tables.last()?,
                 Some(_) => {
-                    self.repeat(&key);
+                    self.repeat(&key, table);
                     return None;
                 }
             };
@@ -463,7 +419,7 @@ impl<'t> Builder<'t> {
             entry.node.span = last.span;
             return Some(existing);
         }
-        self.repeat(&last);
+        self.repeat(&last, table);
         None
     }
 }

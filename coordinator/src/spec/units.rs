@@ -6,7 +6,7 @@ const LONGEST_MS: f64 = 365.0 * 86_400_000.0;
 /// Reads `90s` or `1h30m` as milliseconds.
 ///
 /// # Errors
-/// Says what is wrong, for use after the quoted text.
+/// Says what is wrong, for use after the quoted text and "which".
 pub(super) fn duration_ms(text: &str) -> Result<u64, &'static str> {
     const FORM: &str = "is not a duration";
     let mut rest = text.trim();
@@ -16,6 +16,7 @@ pub(super) fn duration_ms(text: &str) -> Result<u64, &'static str> {
     }
     while !rest.is_empty() {
         let (number, after) = leading_number(rest).ok_or(FORM)?;
+        let after = after.trim_start();
         let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
         let (unit, after) = after.split_at(letters);
         total += number
@@ -40,7 +41,7 @@ pub(super) fn duration_ms(text: &str) -> Result<u64, &'static str> {
 /// Reads `2GiB` as bytes.
 ///
 /// # Errors
-/// Says what is wrong, for use after the quoted text.
+/// Says what is wrong, for use after the quoted text and "which".
 pub(super) fn memory_bytes(text: &str) -> Result<u64, &'static str> {
     let (number, unit) = leading_number(text.trim()).ok_or("is not a memory size")?;
     let unit = match unit.trim_start() {

@@ -45,8 +45,19 @@ impl Refusal {
 impl Rule<'_> {
     /// Checks a value, and gives it in the form that its type has: a whole number becomes a float where one is taken.
     pub fn admit(&self, value: Value) -> Result<Value, Refusal> {
-        let value = conform(self.kind, value)
-            .map_err(|value| Refusal::new(format!("takes {}, found {}", type_name(self.kind), describe(&value))))?;
+        let value = conform(self.kind, value).map_err(|value| {
+            let hint = match (self.kind, &value) {
+                (ParamType::List, Value::String(text)) => {
+                    Some(format!("write [\"{}\"]", quote(text).trim_matches('`')))
+                }
+                (ParamType::Int | ParamType::Float, Value::String(text)) if text.parse::<f64>().is_ok() => {
+                    Some(format!("without quotes: {text}"))
+                }
+                (ParamType::String, Value::Number(number)) => Some(format!("put it in quotes: \"{number}\"")),
+                _ => None,
+            };
+            Refusal { reason: format!("takes {}, found {}", type_name(self.kind), describe(&value)), hint }
+        })?;
         self.limits(&value)?;
         Ok(value)
     }
