@@ -53,6 +53,9 @@ pub struct Task {
     pub priority: i32,
     /// Declared outputs of a command; an operator's are in the catalogue.
     pub outputs: Vec<Port>,
+    /// One line for people; may be empty.
+    #[serde(default)]
+    pub description: String,
 }
 
 /// What a task executes.
