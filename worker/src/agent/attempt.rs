@@ -1,11 +1,6 @@
 //! One attempt from its assignment to its end: fetch the inputs, run, store the outputs.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use segue_proto::{
     failure::{Failure, FailureClass},
@@ -135,7 +130,8 @@ impl Attempt {
         let mut prepared = interruptible(self.prepare(), &mut stop, deadline).await?;
         let produced = self.run(&mut prepared, deadline, cost).await?;
         let outputs = interruptible(self.store(&prepared, produced.schemas), &mut stop, deadline).await?;
-        let metrics_json = if produced.metrics.is_empty() { String::new() } else { Value::Object(produced.metrics).to_string() };
+        let metrics_json =
+            if produced.metrics.is_empty() { String::new() } else { Value::Object(produced.metrics).to_string() };
         Ok(v1::Success { outputs, models: produced.models.into_iter().map(Into::into).collect(), metrics_json })
     }
 
@@ -147,7 +143,10 @@ impl Attempt {
         let (job, ports) = match self.assign.work.clone() {
             Some(Work::Operator(call)) => {
                 let Some(spec) = self.shared.catalogue.get(&call.name) else {
-                    return Err(Failure::new(FailureClass::User, format!("this worker has no operator `{}`", call.name)));
+                    return Err(Failure::new(
+                        FailureClass::User,
+                        format!("this worker has no operator `{}`", call.name),
+                    ));
                 };
                 let params = inputs::params(&self.shared, &call.params_json, Some(spec), &mut pins).await?;
                 let ports = spec.outputs.iter().cloned().map(Into::into).collect();
@@ -167,7 +166,12 @@ impl Attempt {
         Ok(Prepared { job, scratch, environment, ports, _pins: pins })
     }
 
-    async fn run(&self, prepared: &mut Prepared, deadline: Option<Instant>, cost: &mut JobUsage) -> Result<Produced, Halt> {
+    async fn run(
+        &self,
+        prepared: &mut Prepared,
+        deadline: Option<Instant>,
+        cost: &mut JobUsage,
+    ) -> Result<Produced, Halt> {
         // Cannot be guessed by the job, so that no line of its own ends the log.
         let end_mark = format!("\0segue-{:016x}{:016x}\0", entropy(), entropy());
         let redactor = Redactor::new(prepared.environment.secrets.iter().map(String::as_str), end_mark.as_bytes());
@@ -186,8 +190,11 @@ impl Attempt {
                 });
                 // Variables are those of a process, so a task that sets some gets a process of its own.
                 let env = &prepared.environment.variables;
-                let runner =
-                    if env.is_empty() { self.shared.pool.take(&call.name).await } else { self.shared.pool.fresh(env).await };
+                let runner = if env.is_empty() {
+                    self.shared.pool.take(&call.name).await
+                } else {
+                    self.shared.pool.fresh(env).await
+                };
                 (request, runner)
             }
             Job::Command { argv, working_dir, env } => {
@@ -200,15 +207,17 @@ impl Attempt {
                 (request, self.shared.pool.fresh(&plain).await)
             }
         };
-        let mut runner = runner
-            .map_err(|e| Failure::new(FailureClass::Infra, format!("the worker cannot start a runner: {e}")))?;
+        let mut runner =
+            runner.map_err(|e| Failure::new(FailureClass::Infra, format!("the worker cannot start a runner: {e}")))?;
         let mut sink = FeedSink(Arc::clone(&self.feed));
         let limits = Limits { deadline, grace: Duration::from_millis(self.assign.grace_ms.into()) };
         let supervision = Supervision { limits, stop: self.stop.clone(), redactor, sink: &mut sink };
         let exit = runner.run(&request, supervision).await;
         let (result, usage, reusable) = match exit {
             Exit::Ended { result: JobResult::Succeeded(produced), usage, reusable } => (Ok(produced), usage, reusable),
-            Exit::Ended { result: JobResult::Failed(failure), usage, reusable } => (Err(failure.into()), usage, reusable),
+            Exit::Ended { result: JobResult::Failed(failure), usage, reusable } => {
+                (Err(failure.into()), usage, reusable)
+            }
             Exit::Crashed(failure) => (Err(failure.into()), JobUsage::default(), false),
             Exit::Stopped { usage, reusable } => (Err(Halt::Stopped), usage, reusable),
             Exit::TimedOut { usage, reusable } => (Err(Halt::TimedOut), usage, reusable),
@@ -220,7 +229,11 @@ impl Attempt {
         result
     }
 
-    async fn store(&self, prepared: &Prepared, mut schemas: BTreeMap<String, Value>) -> Result<Vec<v1::NamedArtifact>, Failure> {
+    async fn store(
+        &self,
+        prepared: &Prepared,
+        mut schemas: BTreeMap<String, Value>,
+    ) -> Result<Vec<v1::NamedArtifact>, Failure> {
         let directory = prepared.scratch.outputs();
         let mut stored = Vec::with_capacity(prepared.ports.len());
         for port in &prepared.ports {

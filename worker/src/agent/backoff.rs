@@ -20,7 +20,8 @@ impl Backoff {
     /// Counts a failure and gives the delay before the next try: between half and all of the doubled delay. `draw` is a
     /// random number.
     pub fn next(&mut self, draw: u64) -> Duration {
-        let full = self.first.saturating_mul(1_u32.checked_shl(self.failures.min(20)).unwrap_or(u32::MAX)).min(self.longest);
+        let full =
+            self.first.saturating_mul(1_u32.checked_shl(self.failures.min(20)).unwrap_or(u32::MAX)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         let share = f64::from((draw >> 32) as u32) / f64::from(u32::MAX);
         full.mul_f64(0.5 + share / 2.0)

@@ -48,9 +48,11 @@ impl From<Status> for TransferError {
     fn from(status: Status) -> Self {
         let text = format!("{}: {}", status.code(), status.message());
         match status.code() {
-            Code::NotFound | Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-                Self::Final(text)
-            }
+            Code::NotFound
+            | Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::Unimplemented => Self::Final(text),
             _ => Self::MayPass(text),
         }
     }
@@ -205,7 +207,8 @@ async fn pieces(
 pub async fn external(url: &Url) -> Result<(Digest, External), Failure> {
     let place = url.as_str();
     let (store, path) = object_store::parse_url_opts(url, store_options()).map_err(|e| {
-        Failure::new(FailureClass::User, format!("cannot read {place}: {e}")).hint("use a local path, or s3://BUCKET/KEY")
+        Failure::new(FailureClass::User, format!("cannot read {place}: {e}"))
+            .hint("use a local path, or s3://BUCKET/KEY")
     })?;
     let meta = store.head(&path).await.map_err(|e| unreadable(place, &e))?;
     let tag = meta.e_tag.unwrap_or_else(|| meta.last_modified.to_rfc3339());
@@ -276,7 +279,9 @@ fn under(prefix: &ObjectPath, digest: &Digest) -> Result<ObjectPath, TransferErr
     ObjectPath::parse(key.trim_start_matches('/')).map_err(|e| TransferError::Final(e.to_string()))
 }
 
-async fn again<T, F: Future<Output = Result<T, TransferError>>>(mut transfer: impl FnMut() -> F) -> Result<T, TransferError> {
+async fn again<T, F: Future<Output = Result<T, TransferError>>>(
+    mut transfer: impl FnMut() -> F,
+) -> Result<T, TransferError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         match transfer().await {

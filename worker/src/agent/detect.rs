@@ -85,6 +85,11 @@ mod tests {
     fn memory_and_gpus_are_read_from_what_the_system_prints() {
         assert_eq!(total_memory("MemTotal:       16303428 kB\nMemFree: 1 kB\n"), Some(16_303_428 * 1024));
         assert_eq!(total_memory("garbage"), None);
-        assert_eq!(listed_gpus("GPU 0: NVIDIA H200 (UUID: GPU-1)\n  MIG 1g.18gb Device 0: (UUID: MIG-1)\nGPU 1: NVIDIA H200\n"), 2);
+        assert_eq!(
+            listed_gpus(
+                "GPU 0: NVIDIA H200 (UUID: GPU-1)\n  MIG 1g.18gb Device 0: (UUID: MIG-1)\nGPU 1: NVIDIA H200\n"
+            ),
+            2
+        );
     }
 }

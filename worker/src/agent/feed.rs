@@ -198,6 +198,8 @@ mod tests {
         events.clear();
         assert!(!feed.drain_into(&mut events, &mut usize::MAX.clone()));
         assert!(matches!(&events[0].event, Some(Event::Started(_))));
-        assert!(matches!(&events[1].event, Some(Event::Log(l)) if l.offset == CHUNK_BYTES as u64 && l.lost_before == 0));
+        assert!(
+            matches!(&events[1].event, Some(Event::Log(l)) if l.offset == CHUNK_BYTES as u64 && l.lost_before == 0)
+        );
     }
 }

@@ -38,7 +38,8 @@ pub fn place(file: &Path, root: &Path, key: &str, size: u64) -> io::Result<()> {
         let staging = root.join("tmp");
         fs::create_dir_all(&staging)?;
         let temporary = staging.join(temporary_name());
-        let copied = fs::copy(file, &temporary).and_then(|_| seal(&temporary)).and_then(|()| fs::rename(&temporary, &target));
+        let copied =
+            fs::copy(file, &temporary).and_then(|_| seal(&temporary)).and_then(|()| fs::rename(&temporary, &target));
         if copied.is_err() {
             let _ = fs::remove_file(&temporary);
         }

@@ -19,7 +19,10 @@ pub struct Held {
 #[derive(Debug)]
 pub enum State {
     Waiting(Box<v1::Assign>),
-    Running { stop: watch::Sender<StopKind>, why: Why },
+    Running {
+        stop: watch::Sender<StopKind>,
+        why: Why,
+    },
     /// Sent again on every new link until it is acknowledged.
     Finished(Box<v1::Finished>),
 }

@@ -70,7 +70,12 @@ pub async fn params(
 }
 
 /// Gives the local file for a value that names something elsewhere.
-async fn local(shared: &Shared, value: &Value, is_path: bool, pins: &mut Vec<Pinned>) -> Result<Option<String>, Failure> {
+async fn local(
+    shared: &Shared,
+    value: &Value,
+    is_path: bool,
+    pins: &mut Vec<Pinned>,
+) -> Result<Option<String>, Failure> {
     let Value::String(text) = value else { return Ok(None) };
     let file = if let Some(digest) = text.strip_prefix(BLOB).and_then(|digest| digest.parse::<Digest>().ok()) {
         blob(shared, &digest, pins).await?
@@ -78,7 +83,8 @@ async fn local(shared: &Shared, value: &Value, is_path: bool, pins: &mut Vec<Pin
         let url = Url::parse(text)
             .map_err(|e| Failure::new(FailureClass::User, format!("`{text}` is neither a path nor a URL: {e}")))?;
         if url.scheme() == "file" {
-            url.to_file_path().map_err(|()| Failure::new(FailureClass::User, format!("`{text}` names no local file")))?
+            url.to_file_path()
+                .map_err(|()| Failure::new(FailureClass::User, format!("`{text}` names no local file")))?
         } else {
             let (key, found) = blobs::external(&url).await?;
             let pinned = shared.cache.get(&key, |to| async move { found.download(&to).await }).await?;

@@ -28,7 +28,7 @@ pub enum LinkEvent {
     /// A stream is open: the first message on it must be the hello.
     Up(Stream),
     Commands(Vec<v1::Command>),
-    Down(String),
+    Down,
 }
 
 /// The way up of an open link.
@@ -89,7 +89,7 @@ pub async fn maintain(endpoint: Endpoint, events: mpsc::Sender<LinkEvent>, stop:
         } else {
             tracing::debug!(%reason, failures = backoff.failures(), "still no link to the coordinator");
         }
-        if events.send(LinkEvent::Down(reason)).await.is_err() {
+        if events.send(LinkEvent::Down).await.is_err() {
             return;
         }
         tokio::select! {
@@ -120,7 +120,8 @@ async fn one(endpoint: &Endpoint, events: &mpsc::Sender<LinkEvent>, welcomed: &m
             Err(_) => return "the coordinator does not answer".into(),
         };
         loop {
-            let next = if *welcomed { Ok(incoming.message().await) } else { timeout(PATIENCE, incoming.message()).await };
+            let next =
+                if *welcomed { Ok(incoming.message().await) } else { timeout(PATIENCE, incoming.message()).await };
             match next {
                 Ok(Ok(Some(message))) => {
                     *welcomed = true;

@@ -59,7 +59,8 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Er
         catalogue: ops::catalogue(),
         cache: Arc::new(Cache::open(&home.directory, config.cache_limit_bytes).map_err(unusable)?),
         blobs: Blobs::new(endpoint.connect_lazy()),
-        pool: Pool::new(program.clone(), arguments.to_vec(), cores, IDLE_RUNNERS.max(cores as usize)).map_err(Error::Thread)?,
+        pool: Pool::new(program.clone(), arguments.to_vec(), cores, IDLE_RUNNERS.max(cores as usize))
+            .map_err(Error::Thread)?,
         scratch: home.attempts(),
     });
     Worker::new(config, incarnation(), shared).run(endpoint, stop).await
@@ -79,7 +80,8 @@ impl Home {
         fs::create_dir_all(directory).map_err(unusable)?;
         // Commands run elsewhere, so that a relative path would lead them astray.
         let directory = fs::canonicalize(directory).map_err(unusable)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(directory.join("lock")).map_err(unusable)?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(directory.join("lock")).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::DirectoryInUse(directory)),
@@ -101,7 +103,9 @@ impl Home {
 
 /// Names this start of the process.
 fn incarnation() -> Incarnation {
-    format!("{}-{:016x}", std::process::id(), backoff::entropy()).parse().expect("digits and a dash name an incarnation")
+    format!("{}-{:016x}", std::process::id(), backoff::entropy())
+        .parse()
+        .expect("digits and a dash name an incarnation")
 }
 
 #[cfg(test)]

@@ -46,6 +46,17 @@ impl Redactor {
         self.scan(false)
     }
 
+    /// Takes the secrets out of a text beside the stream.
+    #[must_use]
+    pub fn mask(&self, text: String) -> String {
+        if self.needles.is_empty() {
+            return text;
+        }
+        let mut aside =
+            Self { needles: self.needles.clone(), end_mark: Vec::new(), held: text.into_bytes(), ended: false };
+        String::from_utf8_lossy(&aside.scan(true)).into_owned()
+    }
+
     /// Ends the stream and gives what was held back.
     pub fn finish(&mut self) -> Vec<u8> {
         if self.ended {
@@ -106,7 +117,16 @@ fn encoded_forms(value: &[u8]) -> Vec<Vec<u8>> {
         let from = (shift * 8).div_ceil(6);
         let to = shifted.len() * 8 / 6;
         let inner = text[from..to].to_vec();
-        forms.push(inner.iter().map(|c| match c { b'+' => b'-', b'/' => b'_', c => *c }).collect());
+        forms.push(
+            inner
+                .iter()
+                .map(|c| match c {
+                    b'+' => b'-',
+                    b'/' => b'_',
+                    c => *c,
+                })
+                .collect(),
+        );
         forms.push(inner);
     }
     forms
@@ -169,6 +189,12 @@ mod tests {
     #[test]
     fn a_trailing_newline_in_the_secret_does_not_save_it() {
         assert_eq!(redact(&["s3cr3t\n"], &["s3cr3t."]), "***.");
+    }
+
+    #[test]
+    fn a_text_beside_the_stream_is_masked_too() {
+        let redactor = Redactor::new(["s3cr3t"], b"<<end>>");
+        assert_eq!(redactor.mask("GET /?key=s3cr3t failed".into()), "GET /?key=*** failed");
     }
 
     #[test]

@@ -32,7 +32,10 @@ pub fn resolve(env: &BTreeMap<String, v1::EnvValue>) -> Result<Environment, Fail
     let mut resolved = Environment::default();
     for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Failure::new(FailureClass::User, format!("`{}` cannot name a variable", name.escape_default())));
+            return Err(Failure::new(
+                FailureClass::User,
+                format!("`{}` cannot name a variable", name.escape_default()),
+            ));
         }
         let text = match &value.value {
             Some(env_value::Value::Text(text)) => text.clone(),
@@ -57,9 +60,8 @@ fn look_up(name: &str, reference: &str) -> Result<String, Failure> {
         Failure::new(FailureClass::User, message).hint(hint)
     };
     if let Some(variable) = reference.strip_prefix("env:") {
-        return std::env::var(variable).map_err(|_| {
-            missing("is not set on this worker".into(), "set that variable where the worker is started")
-        });
+        return std::env::var(variable)
+            .map_err(|_| missing("is not set on this worker".into(), "set that variable where the worker is started"));
     }
     if let Some(path) = reference.strip_prefix("file:") {
         let read = || {

@@ -25,7 +25,7 @@ use super::{
     link::{self, LinkEvent, Stream},
     queue::Queue,
 };
-use crate::{ops, runner::StopKind};
+use crate::runner::StopKind;
 
 /// Log bytes in one message: small enough that a heartbeat behind it is not late.
 const LOG_BYTES_PER_MESSAGE: usize = 1024 * 1024;
@@ -123,7 +123,10 @@ impl Worker {
                     Next::Superseded(reason) => break Err(Error::Superseded(reason)),
                 },
                 Ok(permit) = async { way_up.as_ref().expect("checked by the condition").reserve().await }, if way_up.is_some() => {
-                    permit.send(self.message());
+                    let message = self.message();
+                    if !message.events.is_empty() {
+                        permit.send(message);
+                    }
                 }
                 () = self.news.ring() => {}
                 () = sleep_until(wake) => {}
@@ -146,8 +149,9 @@ impl Worker {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let drain = self.drain.as_ref().map(|drain| drain.deadline.unwrap_or_else(|| self.give_up_at()));
-        [self.lease.next_wake(), drain].into_iter().flatten().min()
+        let grace = self.drain.as_ref().and_then(|drain| drain.deadline);
+        let give_up = (self.drain.is_some() && self.is_alone()).then(|| self.give_up_at());
+        [self.lease.next_wake(), grace, give_up].into_iter().flatten().min()
     }
 
     /// Does what is due: heartbeats, the end of the lease, the end of the drain's grace.
@@ -178,7 +182,11 @@ impl Worker {
         let running = self.held.running();
         let waiting = self.queue.take_waiting();
         if running + waiting.len() > 0 {
-            tracing::warn!(running, waiting = waiting.len(), "the lease has passed without an answer of the coordinator: attempts are killed");
+            tracing::warn!(
+                running,
+                waiting = waiting.len(),
+                "the lease has passed without an answer of the coordinator: attempts are killed"
+            );
         }
         for token in waiting {
             self.held.remove(&token);
@@ -225,8 +233,15 @@ impl Worker {
             };
             let reports = reports.clone();
             self.tasks.spawn(async move {
+                let token = attempt.token.clone();
+                let ended = tokio::spawn(attempt.execute()).await.unwrap_or_else(|error| {
+                    tracing::error!(%token, %error, "the execution of an attempt broke off");
+                    let failure = Failure::new(FailureClass::Infra, "the execution broke off inside the worker")
+                        .hint("this is a bug");
+                    Ended { token, outcome: Outcome::Failed(failure), usage: v1::Usage::default() }
+                });
                 // The loop is gone only when the process ends.
-                let _ = reports.send(attempt.execute().await).await;
+                let _ = reports.send(ended).await;
             });
         }
     }
@@ -243,9 +258,9 @@ impl Worker {
             }
             (_, Outcome::Succeeded(success)) => finished::Outcome::Success(success),
             (_, Outcome::Failed(failure)) => finished::Outcome::Failure(failure.into()),
-            (Why::TimedOut, Outcome::Stopped) => {
-                finished::Outcome::Failure(Failure::new(FailureClass::Timeout, "stopped by the coordinator after its time").into())
-            }
+            (Why::TimedOut, Outcome::Stopped) => finished::Outcome::Failure(
+                Failure::new(FailureClass::Timeout, "stopped by the coordinator after its time").into(),
+            ),
             (Why::Drained, Outcome::Stopped) => {
                 self.held.remove(&token);
                 self.outbox.push_back(hand_back(token, true));
@@ -284,7 +299,7 @@ impl Worker {
                     Err(_) => Link::Down,
                 };
             }
-            LinkEvent::Down(_) => self.link_lost(),
+            LinkEvent::Down => self.link_lost(),
             LinkEvent::Commands(commands) => {
                 for command in commands.into_iter().filter_map(|command| command.command) {
                     if let Next::Superseded(reason) = self.command(command) {
@@ -297,7 +312,7 @@ impl Worker {
     }
 
     fn link_lost(&mut self) {
-        if !matches!(self.link, Link::Down) {
+        if matches!(self.link, Link::Open(_)) {
             self.down_since = Instant::now();
         }
         self.link = Link::Down;
@@ -321,7 +336,7 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capacity: Some(self.config.capacity.clone().into()),
             labels: self.config.labels.clone(),
-            operators: ops::catalogue().iter().cloned().map(Into::into).collect(),
+            operators: self.shared.catalogue.iter().cloned().map(Into::into).collect(),
             held: self.held.listing(),
             hostname,
             pid: std::process::id(),
@@ -332,7 +347,9 @@ impl Worker {
     fn command(&mut self, command: Command) -> Next {
         match command {
             Command::Welcome(welcome) => self.welcome(welcome),
-            Command::Goodbye(goodbye) if goodbye.reason.contains(SUPERSEDED) => return Next::Superseded(goodbye.reason),
+            Command::Goodbye(goodbye) if goodbye.reason.contains(SUPERSEDED) => {
+                return Next::Superseded(goodbye.reason);
+            }
             Command::Goodbye(goodbye) => {
                 tracing::info!(reason = goodbye.reason, "the coordinator ends the link");
                 self.drop_link();
@@ -394,7 +411,12 @@ impl Worker {
                 self.outbox.push_back(event(Event::Finished((**report).clone())));
             }
         }
-        tracing::info!(epoch = welcome.epoch, lease_ms = welcome.lease_ms, held = self.held.counting().count(), "linked to the coordinator");
+        tracing::info!(
+            epoch = welcome.epoch,
+            lease_ms = welcome.lease_ms,
+            held = self.held.counting().count(),
+            "linked to the coordinator"
+        );
     }
 
     fn assign(&mut self, assign: v1::Assign) {
@@ -481,11 +503,16 @@ impl Worker {
             return false;
         }
         let told = self.held.is_empty() && self.outbox.is_empty() && !matches!(self.link, Link::Greeting(..));
-        let alone = !matches!(self.link, Link::Open(_)) && self.held.running() == 0 && Instant::now() >= self.give_up_at();
-        if alone && !told {
+        let given_up = self.is_alone() && Instant::now() >= self.give_up_at();
+        if given_up && !told {
             tracing::warn!("the worker ends without having reported everything: the coordinator is gone");
         }
-        told || alone
+        told || given_up
+    }
+
+    /// Says whether nothing runs and nobody listens.
+    fn is_alone(&self) -> bool {
+        !matches!(self.link, Link::Open(_)) && self.held.running() == 0
     }
 
     fn give_up_at(&self) -> Instant {
@@ -502,9 +529,7 @@ impl Worker {
         self.link = Link::Down;
         ended.close();
         self.tasks.close();
-        let farewell = async {
-            while was_open && !matches!(link.recv().await, None | Some(LinkEvent::Down(_))) {}
-        };
+        let farewell = async { while was_open && !matches!(link.recv().await, None | Some(LinkEvent::Down)) {} };
         if tokio::time::timeout(LAST_STEPS, farewell).await.is_err() {
             tracing::debug!("the coordinator does not close the link");
         }

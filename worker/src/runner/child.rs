@@ -1,12 +1,6 @@
 //! The worker's side of one runner: feed it a job, listen to it, end it.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    os::unix::process::ExitStatusExt as _,
-    process::ExitStatus,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
 
 use bytes::BytesMut;
 use nix::{
@@ -178,8 +172,8 @@ impl Runner {
                                 self.command = is_command.then(|| Pid::from_raw(group));
                                 with.sink.started(u32::try_from(group).unwrap_or(0));
                             }
-                            Ok(Some(Reply::Progress { done, total, message })) => with.sink.progress(done, total, message),
-                            Ok(Some(Reply::Ended { result, usage })) => ended = Some((result, usage)),
+                            Ok(Some(Reply::Progress { done, total, message })) => with.sink.progress(done, total, with.redactor.mask(message)),
+                            Ok(Some(Reply::Ended { result, usage })) => ended = Some((masked(result, &with.redactor), usage)),
                             Ok(None) => break,
                             Err(error) => {
                                 tracing::warn!(%error, "a runner spoke nonsense and is killed");
@@ -267,6 +261,18 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.kill_groups();
+    }
+}
+
+/// Takes secrets out of what a failure says.
+fn masked(result: JobResult, redactor: &Redactor) -> JobResult {
+    match result {
+        JobResult::Failed(mut failure) => {
+            failure.message = redactor.mask(failure.message);
+            failure.hint = redactor.mask(failure.hint);
+            JobResult::Failed(failure)
+        }
+        succeeded => succeeded,
     }
 }
 

@@ -75,8 +75,10 @@ fn spawn(job: &CommandJob) -> Result<Child, Failure> {
 
 fn unspawned(program: &str, error: &io::Error) -> Failure {
     match error.kind() {
-        ErrorKind::NotFound => Failure::new(FailureClass::User, format!("the program `{program}` is not on this worker"))
-            .hint("install it there, or give its path; a task can ask for workers that have it by label"),
+        ErrorKind::NotFound => {
+            Failure::new(FailureClass::User, format!("the program `{program}` is not on this worker"))
+                .hint("install it there, or give its path; a task can ask for workers that have it by label")
+        }
         ErrorKind::PermissionDenied => {
             Failure::new(FailureClass::User, format!("the program `{program}` may not be executed"))
                 .hint("make the file executable")

@@ -21,7 +21,9 @@ pub enum Request {
     Operator(OperatorJob),
     Command(CommandJob),
     /// Ends the current job: at once when the grace is zero. Sent again it can only shorten the grace.
-    Stop { grace_ms: u64 },
+    Stop {
+        grace_ms: u64,
+    },
 }
 
 /// One call of an operator.
@@ -59,10 +61,19 @@ impl std::fmt::Debug for CommandJob {
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The job runs in the process group of this number.
-    Started { group: i32 },
-    Progress { done: u64, total: u64, message: String },
+    Started {
+        group: i32,
+    },
+    Progress {
+        done: u64,
+        total: u64,
+        message: String,
+    },
     /// Nothing of the job is left but its outputs.
-    Ended { result: JobResult, usage: JobUsage },
+    Ended {
+        result: JobResult,
+        usage: JobUsage,
+    },
 }
 
 /// How a job ended.
@@ -199,7 +210,8 @@ mod tests {
 
     #[test]
     fn frames_survive_any_split() {
-        let frames = [encode(&Request::Stop { grace_ms: 7 }).unwrap(), encode(&Request::Stop { grace_ms: 8 }).unwrap()].concat();
+        let frames =
+            [encode(&Request::Stop { grace_ms: 7 }).unwrap(), encode(&Request::Stop { grace_ms: 8 }).unwrap()].concat();
         for size in 1..frames.len() {
             let mut buffer = BytesMut::new();
             let mut seen = Vec::new();

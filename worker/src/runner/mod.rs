@@ -9,8 +9,8 @@ pub mod frame;
 
 mod child;
 mod command;
-mod operator;
 mod oom;
+mod operator;
 mod pool;
 mod serve;
 mod spawner;

@@ -21,7 +21,12 @@ use crate::ops::{Context, Operator};
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs the operator that the job names and gives what came of it.
-pub fn run(job: OperatorJob, operators: &[Box<dyn Operator>], stopper: &Stopper, replies: &Arc<Replies>) -> (JobResult, JobUsage) {
+pub fn run(
+    job: OperatorJob,
+    operators: &[Box<dyn Operator>],
+    stopper: &Stopper,
+    replies: &Arc<Replies>,
+) -> (JobResult, JobUsage) {
     let meter = Meter::start();
     let found = operators.iter().find(|operator| {
         let spec = operator.spec();
@@ -29,7 +34,8 @@ pub fn run(job: OperatorJob, operators: &[Box<dyn Operator>], stopper: &Stopper,
     });
     let Some(operator) = found else {
         let message = format!("this worker has no operator `{}` of version {}", job.name, job.version);
-        let failure = Failure::new(FailureClass::User, message).hint("worker and coordinator are of different versions?");
+        let failure =
+            Failure::new(FailureClass::User, message).hint("worker and coordinator are of different versions?");
         return (JobResult::Failed(failure), meter.stop());
     };
     let mut context = Context::new(job.inputs, job.output_dir, job.params)

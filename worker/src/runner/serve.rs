@@ -139,4 +139,3 @@ fn start_log() {
 fn end_log(mark: &str) {
     let _ = io::stderr().write_all(mark.as_bytes());
 }
-

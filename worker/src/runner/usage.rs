@@ -40,8 +40,10 @@ pub fn of_children() -> JobUsage {
 }
 
 fn cpu_ms(who: UsageWho) -> u64 {
-    let milliseconds = |time: TimeVal| time.tv_sec() * 1000 + i64::from(time.tv_usec()) / 1000;
-    getrusage(who).map_or(0, |usage| u64::try_from(milliseconds(usage.user_time()) + milliseconds(usage.system_time())).unwrap_or(0))
+    let milliseconds = |time: TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
+    getrusage(who).map_or(0, |usage| {
+        u64::try_from(milliseconds(usage.user_time()) + milliseconds(usage.system_time())).unwrap_or(0)
+    })
 }
 
 fn high_water_mark() -> Option<u64> {
