@@ -171,7 +171,6 @@ const STUBBORN: &str =
 
 async fn escaped_pid(fake: &Fake, task: &str) -> u32 {
     let token = token(task);
-    fake.wait("pid in the log", |_| Some(())).await;
     fake.wait("log line", |events| {
         events.iter().find_map(|event| match event {
             Event::Log(log) if log.token.as_ref() == Some(&token) => {
@@ -192,7 +191,7 @@ async fn a_timeout_kills_the_whole_group_and_those_who_left_it() {
     let fake = Fake::start(Settings::default()).await;
     let worker = fake.worker(fake.config()).await;
     let mut assign = script("stubborn", STUBBORN);
-    assign.timeout_ms = 1500;
+    assign.timeout_ms = 3000;
     assign.grace_ms = 200;
     fake.send(Command::Assign(assign)).await;
     let group = fake.started(&token("stubborn")).await;
@@ -251,7 +250,7 @@ async fn a_waiting_attempt_is_cancelled_without_ever_running() {
 
 #[tokio::test]
 async fn a_worker_that_hears_nothing_kills_what_it_runs_when_the_lease_passes() {
-    let fake = Fake::start(Settings { lease_ms: 1500, ..Settings::default() }).await;
+    let fake = Fake::start(Settings { lease_ms: 3000, ..Settings::default() }).await;
     let worker = fake.worker(fake.config()).await;
     fake.send(Command::Assign(script("stubborn", STUBBORN))).await;
     let group = fake.started(&token("stubborn")).await;

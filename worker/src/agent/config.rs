@@ -53,5 +53,6 @@ pub enum Error {
     Thread(io::Error),
 }
 
-/// What a `Goodbye` says when another process took over the name of this worker. Any other goodbye ends the link alone.
-pub const SUPERSEDED: &str = "newer incarnation";
+/// Part of what a `Goodbye` says when another process took over the name of this worker. Any other goodbye ends the link
+/// alone.
+pub const SUPERSEDED: &str = "newer start of this worker";

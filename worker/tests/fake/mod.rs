@@ -44,6 +44,8 @@ struct State {
     events: Vec<Event>,
     blobs: HashMap<String, Bytes>,
     down: Option<Down>,
+    /// Links on which the welcome is on its way: commands may follow it.
+    welcomed: usize,
 }
 
 /// What the fake does by itself.
@@ -127,7 +129,7 @@ impl Fake {
     pub async fn worker(&self, config: WorkerConfig) -> Running {
         let stop = CancellationToken::new();
         let task = tokio::spawn(segue_worker::agent::run(config, stop.clone()));
-        self.wait("a hello", |events| events.iter().any(|e| matches!(e, Event::Hello(_))).then_some(())).await;
+        self.hellos(1).await;
         Running { stop, task }
     }
 
@@ -170,11 +172,15 @@ impl Fake {
 
     /// Waits until the events so far satisfy the test.
     pub async fn wait<T>(&self, what: &str, found: impl Fn(&[Event]) -> Option<T>) -> T {
+        self.wait_for_state(what, |state| found(&state.events)).await
+    }
+
+    async fn wait_for_state<T>(&self, what: &str, found: impl Fn(&State) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         let look = async {
             loop {
                 changed.mark_unchanged();
-                if let Some(value) = found(&self.lock().events) {
+                if let Some(value) = found(&self.lock()) {
                     return value;
                 }
                 changed.changed().await.unwrap();
@@ -200,16 +206,14 @@ impl Fake {
         .await
     }
 
+    /// Waits until the worker said hello that often and may be sent commands; gives what it said.
     pub async fn hellos(&self, count: usize) -> Vec<v1::Hello> {
-        self.wait("hello", |events| {
-            let hellos: Vec<_> = events
-                .iter()
-                .filter_map(|e| match e {
-                    Event::Hello(hello) => Some(hello.clone()),
-                    _ => None,
-                })
-                .collect();
-            (hellos.len() >= count).then_some(hellos)
+        self.wait_for_state("hello", |state| {
+            let hello = |event: &Event| match event {
+                Event::Hello(hello) => Some(hello.clone()),
+                _ => None,
+            };
+            (state.welcomed >= count).then(|| state.events.iter().filter_map(hello).collect())
         })
         .await
     }
@@ -335,11 +339,16 @@ impl WorkerService for Service {
         tokio::spawn(async move {
             while let Ok(Some(message)) = up.message().await {
                 for event in message.events.into_iter().filter_map(|event| event.event) {
+                    let is_hello = matches!(event, Event::Hello(_));
                     let commands = service.take(event).into_iter();
                     let commands: Vec<_> = commands.map(|command| v1::Command { command: Some(command) }).collect();
                     let Some(down) = weak.upgrade() else { return };
                     if !commands.is_empty() && down.send(Ok(v1::CoordinatorMessage { commands })).await.is_err() {
                         return;
+                    }
+                    if is_hello {
+                        service.state.lock().unwrap().welcomed += 1;
+                        service.changed.send_replace(());
                     }
                 }
             }
