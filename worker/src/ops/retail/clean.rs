@@ -44,10 +44,11 @@ impl Operator for Clean {
                 ParamSpec::default("date_format", ParamType::String, "auto", "how dates are written")
                     .one_of(&["auto", "iso", "dmy", "mdy"]),
             )
-            .param(
-                ParamSpec::default("encoding", ParamType::String, "auto", "encoding of the text")
-                    .one_of(&["auto", "utf-8", "iso-8859-1"]),
-            );
+            .param(ParamSpec::default("encoding", ParamType::String, "auto", "encoding of the text").one_of(&[
+                "auto",
+                "utf-8",
+                "iso-8859-1",
+            ]));
         COLUMNS.iter().fold(spec, |spec, (name, param, help)| {
             spec.param(ParamSpec::default(param, ParamType::String, *name, help))
         })

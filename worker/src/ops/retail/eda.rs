@@ -92,7 +92,8 @@ fn describe(values: &Sorted) -> Value {
 fn histogram(values: &Sorted) -> Result<Value, OpError> {
     let top = values.quantile(CLIP_AT);
     let clipped = values.max() - values.min() > CLIP_FACTOR * (top - values.min());
-    let shown = values.histogram(BINS, if clipped { top } else { values.max() }).map_err(|e| refused("histogram", &e))?;
+    let shown =
+        values.histogram(BINS, if clipped { top } else { values.max() }).map_err(|e| refused("histogram", &e))?;
     let whole = values.histogram(BINS, values.max()).map_err(|e| refused("histogram", &e))?;
     let mut figure = json!({
         "edges": shown.edges,

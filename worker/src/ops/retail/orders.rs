@@ -95,7 +95,8 @@ fn full<T>(name: &str, values: impl Iterator<Item = Option<T>>) -> Result<Vec<T>
     values
         .enumerate()
         .map(|(row, value)| {
-            let message = || OpError::data(format!("column `{name}` of the orders table has no value in row {}", row + 1));
+            let message =
+                || OpError::data(format!("column `{name}` of the orders table has no value in row {}", row + 1));
             value.ok_or_else(message)
         })
         .collect()

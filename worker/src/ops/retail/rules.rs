@@ -111,8 +111,10 @@ pub fn apply(raw: &RawLines<'_>, layout: &Layout<'_>, format: DateFormat, shown:
         "non_positive_price": positive.len() - kept.len(),
     });
     if kept.is_empty() {
-        return Err(OpError::data(format!("{shown}: no order line is left after cleaning {read} rows: dropped {dropped}"))
-            .hint("check that the columns named hold what they should: customer, description, quantity and price"));
+        return Err(OpError::data(format!(
+            "{shown}: no order line is left after cleaning {read} rows: dropped {dropped}"
+        ))
+        .hint("check that the columns named hold what they should: customer, description, quantity and price"));
     }
     let orders = orders_of(&parsed, &kept)?;
     let count = |column: &[&str]| kept.iter().map(|row| column[*row as usize]).collect::<HashSet<_>>().len();
@@ -287,12 +289,11 @@ fn orders_of(parsed: &Parsed<'_, '_>, kept: &[u32]) -> Result<DataFrame, OpError
 
 /// Explains the first unparsable rows, by line.
 fn first_bad(parsed: &Parsed<'_, '_>, present: &[u32], layout: &Layout<'_>, format: DateFormat) -> Vec<BadRow> {
-    let explained = parsed
-        .bad
-        .iter()
-        .filter(|row| present.binary_search(row).is_ok())
-        .take(SHOWN_BAD_ROWS)
-        .map(|row| BadRow { line: layout.line_of(*row as usize), reason: reason(parsed.raw, *row as usize, format) });
+    let explained =
+        parsed.bad.iter().filter(|row| present.binary_search(row).is_ok()).take(SHOWN_BAD_ROWS).map(|row| BadRow {
+            line: layout.line_of(*row as usize),
+            reason: reason(parsed.raw, *row as usize, format),
+        });
     let mut bad: Vec<_> = layout.ragged.iter().take(SHOWN_BAD_ROWS).cloned().chain(explained).collect();
     bad.sort_by_key(|bad| bad.line);
     bad.truncate(SHOWN_BAD_ROWS);

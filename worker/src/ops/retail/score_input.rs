@@ -26,14 +26,18 @@ const ID: &str = "CustomerID";
 pub fn read_customers(path: &Path) -> Result<DataFrame, OpError> {
     let table = if is_parquet(path) { from_parquet(path)? } else { from_csv(path)? };
     let shown = path.display();
-    let ids = table.column(ID).and_then(|ids| ids.str().cloned()).map_err(|e| OpError::data(format!("{shown}: {e}")))?;
+    let ids =
+        table.column(ID).and_then(|ids| ids.str().cloned()).map_err(|e| OpError::data(format!("{shown}: {e}")))?;
     let mut seen = std::collections::HashSet::with_capacity(table.height());
     for (row, id) in ids.iter().enumerate() {
         match id {
             None | Some("") => return Err(OpError::data(format!("{shown}: row {} has no {ID}", row + 1))),
             Some(id) if !seen.insert(id) => {
-                return Err(OpError::data(format!("{shown}: customer {id} stands there twice, again in row {}", row + 1))
-                    .hint("give one row for each customer, as the output `customers` of retail.rfm does"));
+                return Err(OpError::data(format!(
+                    "{shown}: customer {id} stands there twice, again in row {}",
+                    row + 1
+                ))
+                .hint("give one row for each customer, as the output `customers` of retail.rfm does"));
             }
             Some(_) => {}
         }
@@ -67,11 +71,14 @@ fn from_csv(path: &Path) -> Result<DataFrame, OpError> {
     let file = CsvText::load(path, decode::Wanted::Auto)?;
     let names: Vec<String> = file.header.iter().map(|name| name.trim().to_owned()).collect();
     check_columns(&names, &file.shown)?;
-    let places: Vec<usize> = (0..names.len()).filter(|place| names[..*place].iter().all(|n| *n != names[*place])).collect();
+    let places: Vec<usize> =
+        (0..names.len()).filter(|place| names[..*place].iter().all(|n| *n != names[*place])).collect();
     let cells = file.cells(&places)?;
     if let Some(bad) = cells.layout.ragged.first() {
         // To score all customers but one, and say nothing, would be worse than to stop.
-        return Err(OpError::data(format!("{}: line {}: {}", file.shown, bad.line, bad.reason)).hint("mend or remove the line"));
+        return Err(
+            OpError::data(format!("{}: line {}: {}", file.shown, bad.line, bad.reason)).hint("mend or remove the line")
+        );
     }
     let mut columns = Vec::with_capacity(places.len());
     for (i, place) in places.iter().enumerate() {

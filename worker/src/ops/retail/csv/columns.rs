@@ -20,7 +20,8 @@ pub fn find(header: &[String], wanted: &[Wanted], shown: &str) -> Result<Vec<usi
     if places.iter().all(Option::is_some) {
         return Ok(places.into_iter().flatten().collect());
     }
-    let missing: Vec<_> = wanted.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(column, _)| column).collect();
+    let missing: Vec<_> =
+        wanted.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(column, _)| column).collect();
     let free: Vec<&str> =
         header.iter().enumerate().filter(|(i, _)| !places.contains(&Some(*i))).map(|(_, name)| name.trim()).collect();
     let names: Vec<_> = missing.iter().map(|column| format!("`{}`", column.name)).collect();

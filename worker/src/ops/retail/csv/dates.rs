@@ -135,7 +135,8 @@ impl Evidence {
             (_, 0) => with(Order::DayFirst, true, None),
             (0, _) => with(Order::MonthFirst, true, None),
             (first, second) => {
-                let (order, word) = if first > second { (Order::DayFirst, "day") } else { (Order::MonthFirst, "month") };
+                let (order, word) =
+                    if first > second { (Order::DayFirst, "day") } else { (Order::MonthFirst, "month") };
                 let note = format!(
                     "the order of day and month is mixed: {first} dates can only be day first and {second} only month \
                      first; all were read {word} first"
@@ -287,7 +288,13 @@ mod tests {
 
     #[test]
     fn iso_dates_are_read_with_space_or_t_and_with_or_without_time() {
-        for text in ["2010-12-01 08:26:00", "2010-12-01T08:26", "2010-12-1 8:26", "2010/12/01 08:26:00.000", "2010-12-01T08:26:00Z"] {
+        for text in [
+            "2010-12-01 08:26:00",
+            "2010-12-01T08:26",
+            "2010-12-1 8:26",
+            "2010/12/01 08:26:00.000",
+            "2010-12-01T08:26:00Z",
+        ] {
             assert_eq!(shown(DateFormat::ISO, text).as_deref(), Some("2010-12-01T08:26:00"), "{text}");
         }
         assert_eq!(shown(DateFormat::ISO, " 2010-12-01 ").as_deref(), Some("2010-12-01T00:00:00"));
@@ -307,9 +314,25 @@ mod tests {
     fn what_is_no_date_is_refused() {
         let both = DateFormat { iso: true, year_last: Some(Order::DayFirst) };
         for text in [
-            "", "x", "2010", "2010-13-01", "2010-02-30", "2011-02-29", "31/11/2010", "2010-12-01 24:00", "2010-12-01 8",
-            "0010-12-01", "2010-12-01 08:61", "2010-12/01", "12/1/210", "123/1/2010", "2010-12-01 08:26:00+01:00",
-            "2010-12-01 08:26 morning", "99999999999-1-1", "2010-12-01 13:00 PM", "40513.35",
+            "",
+            "x",
+            "2010",
+            "2010-13-01",
+            "2010-02-30",
+            "2011-02-29",
+            "31/11/2010",
+            "2010-12-01 24:00",
+            "2010-12-01 8",
+            "0010-12-01",
+            "2010-12-01 08:61",
+            "2010-12/01",
+            "12/1/210",
+            "123/1/2010",
+            "2010-12-01 08:26:00+01:00",
+            "2010-12-01 08:26 morning",
+            "99999999999-1-1",
+            "2010-12-01 13:00 PM",
+            "40513.35",
         ] {
             assert_eq!(both.parse(text), None, "{text}");
         }

@@ -65,8 +65,12 @@ pub fn decode(bytes: Vec<u8>, wanted: Wanted, path: &Path) -> Result<Decoded, Op
         Err(e) => {
             let at = e.utf8_error().valid_up_to();
             let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
-            Err(OpError::data(format!("{} is not UTF-8: line {line} holds the byte {:#04x}", path.display(), e.as_bytes()[at]))
-                .hint("set `encoding = \"auto\"` or `encoding = \"iso-8859-1\"`"))
+            Err(OpError::data(format!(
+                "{} is not UTF-8: line {line} holds the byte {:#04x}",
+                path.display(),
+                e.as_bytes()[at]
+            ))
+            .hint("set `encoding = \"auto\"` or `encoding = \"iso-8859-1\"`"))
         }
     }
 }

@@ -31,7 +31,9 @@ pub struct Layout<'a> {
 #[derive(Debug)]
 enum Lines {
     /// Row `i` is on line `first + i`.
-    Straight { first: u64 },
+    Straight {
+        first: u64,
+    },
     Listed(Vec<u64>),
 }
 

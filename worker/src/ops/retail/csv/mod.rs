@@ -100,8 +100,10 @@ impl CsvText {
         match first {
             None => OpError::data(format!("{} has a header and no rows", self.shown))
                 .hint("check the export: the file ends after its first line"),
-            Some(bad) => OpError::data(format!("{} has no readable row; line {}: {}", self.shown, bad.line, bad.reason))
-                .hint("check that the file is separated by commas and has one header line"),
+            Some(bad) => {
+                OpError::data(format!("{} has no readable row; line {}: {}", self.shown, bad.line, bad.reason))
+                    .hint("check that the file is separated by commas and has one header line")
+            }
         }
     }
 }
@@ -113,7 +115,8 @@ impl Cells<'_> {
     /// Class `data` if there is no such column.
     pub fn column(&self, index: usize) -> Result<Vec<&str>, OpError> {
         let bad = |e: PolarsError| OpError::data(e.to_string());
-        let cells = self.table.columns().get(index).ok_or_else(|| OpError::data(format!("column {index} was not read")))?;
+        let cells =
+            self.table.columns().get(index).ok_or_else(|| OpError::data(format!("column {index} was not read")))?;
         Ok(cells.str().map_err(bad)?.iter().map(Option::unwrap_or_default).collect())
     }
 }

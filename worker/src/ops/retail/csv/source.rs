@@ -58,7 +58,9 @@ pub fn load(path: &Path) -> Result<(Vec<u8>, Compression), OpError> {
     let compression = Compression::of(&packed);
     let bytes = unpack(packed, compression).map_err(|e| damaged(path, compression, &e))?;
     if bytes.is_empty() {
-        return Err(OpError::data(format!("{shown} holds nothing once unpacked")).hint("export or download the file again"));
+        return Err(
+            OpError::data(format!("{shown} holds nothing once unpacked")).hint("export or download the file again")
+        );
     }
     Ok((bytes, compression))
 }
@@ -80,9 +82,8 @@ fn cannot_open(path: &Path, error: &io::Error) -> OpError {
     match error.kind() {
         io::ErrorKind::NotFound => OpError::user(format!("{shown} does not exist"))
             .hint("check the path; with remote workers send the file along: `-p input=@FILE`"),
-        io::ErrorKind::PermissionDenied => {
-            OpError::user(format!("{shown} may not be read by this worker")).hint("check the owner and mode of the file")
-        }
+        io::ErrorKind::PermissionDenied => OpError::user(format!("{shown} may not be read by this worker"))
+            .hint("check the owner and mode of the file"),
         _ => OpError::infra(format!("cannot read {shown}: {error}")),
     }
 }
