@@ -42,7 +42,7 @@ pub struct Desk<'a> {
     to_return: HashMap<u64, Vec<Line>>,
     /// The last event on which a product was sold.
     sold: Vec<u64>,
-    /// Customers seen, one bit each.
+    /// Which customers have a line.
     seen: Vec<bool>,
     facts: SampleFacts,
 }

@@ -31,12 +31,16 @@ impl Operator for Sleep {
             return Err(OpError::user(format!("`seconds` cannot be {seconds}")).hint("use 0 to 86400"));
         }
         let (start, wanted) = (Instant::now(), Duration::from_secs_f64(seconds));
+        let mut told = None;
         while let Some(left) = wanted.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
             if context.is_cancelled() {
                 return Err(OpError::infra("stopped on request"));
             }
-            let done = start.elapsed().as_millis().min(wanted.as_millis());
-            context.progress(done as u64, wanted.as_millis() as u64, "waiting");
+            // Once a second is enough for a progress bar.
+            let done = start.elapsed().as_secs();
+            if told.replace(done) != Some(done) {
+                context.progress(done, wanted.as_secs(), "waiting");
+            }
             thread::sleep(left.min(STEP));
         }
         Ok(())

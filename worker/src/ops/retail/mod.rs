@@ -9,7 +9,7 @@ pub mod rfm;
 pub mod rules;
 pub mod score_input;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use super::Operator;
 

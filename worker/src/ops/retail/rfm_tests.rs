@@ -68,7 +68,7 @@ fn the_real_data_gives_the_reference_means() {
     for (feature, mean) in [
         ("Recency", 92.536_422),
         ("Frequency", 4.272_015),
-        ("Monetary", 2048.688_081),
+        ("Monetary", 2_048.688_081),
         ("AvgOrderValue", 417.645_735),
         ("Tenure", 223.308_207),
         ("AvgBasketSize", 21.834_836),

@@ -242,8 +242,8 @@ impl Digits<'_> {
         }
         match self.0.trim_ascii() {
             b"" | b"Z" => {}
-            half if hour >= 1 && hour <= 12 && half.eq_ignore_ascii_case(b"AM") => hour %= 12,
-            half if hour >= 1 && hour <= 12 && half.eq_ignore_ascii_case(b"PM") => hour = hour % 12 + 12,
+            half if (1..=12).contains(&hour) && half.eq_ignore_ascii_case(b"AM") => hour %= 12,
+            half if (1..=12).contains(&hour) && half.eq_ignore_ascii_case(b"PM") => hour = hour % 12 + 12,
             _ => return None,
         }
         let valid = hour < 24 && minute < 60 && second < 60;
