@@ -51,6 +51,7 @@ pub struct Settings {
     pub lambda: f64,
     pub seed: u32,
     /// Threads, at least 1. A fixed number, never that of the machine: sums of another order could grow other trees.
+    /// On some thousand rows one is fastest; train several models side by side instead.
     pub threads: u32,
 }
 
@@ -68,7 +69,7 @@ impl Settings {
             min_child_weight: 1.0,
             lambda: 1.0,
             seed,
-            threads: 2,
+            threads: 1,
         }
     }
 
@@ -91,6 +92,7 @@ impl Settings {
 pub struct Model {
     booster: Booster,
     layout: Layout,
+    text: String,
 }
 
 impl std::fmt::Debug for Model {
@@ -126,16 +128,16 @@ impl Model {
         let labels = labels(settings.objective, target, features.ncols())?;
         let mut matrix = dense(features, settings.threads)?;
         matrix.set_labels(&labels).map_err(backend)?;
-        let mut booster = new_booster(settings, target, &matrix)?;
+        let mut booster = new_booster(settings, target)?;
         for round in 0..settings.rounds {
             booster.update(&matrix, round as i32).map_err(backend)?;
             if tick(round + 1).is_break() {
                 return Err(KernelError::Cancelled);
             }
         }
-        // Read back from its text, so that a fresh model and a stored one are the same thing.
+        // Read back from its text, so that a fresh model and a stored one are the same thing, free of the training data.
         let text = booster.save_to_buffer("json".into()).map_err(backend)?;
-        Self::from_json(text.trim_end_matches('\0'))
+        Self::from_json(&text)
     }
 
     /// Reads XGBoost's JSON text. Every array of every tree is checked first, because XGBoost follows whatever indices it is given.
@@ -143,19 +145,17 @@ impl Model {
     /// # Errors
     /// `Invalid` with what is wrong with the text; `Backend` if XGBoost refuses it all the same.
     pub fn from_json(text: &str) -> Result<Self, KernelError> {
+        // XGBoost tells JSON by a `{"` at the very start, and ends its own texts with a zero byte.
+        let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
         let layout = Layout::check(text)?;
-        // XGBoost tells JSON by a `{"` at the very start.
-        let booster = Booster::load_buffer(text.trim().as_bytes()).map_err(backend)?;
-        Ok(Self { booster, layout })
+        let booster = Booster::load_buffer(text.as_bytes()).map_err(backend)?;
+        Ok(Self { booster, layout, text: text.to_owned() })
     }
 
     /// Gives XGBoost's JSON text, which [`Model::from_json`] and every XGBoost from 1.3 on read.
-    ///
-    /// # Errors
-    /// `Backend` if XGBoost fails.
-    pub fn to_json(&self) -> Result<String, KernelError> {
-        let text = self.booster.save_to_buffer("json".into()).map_err(backend)?;
-        Ok(text.trim_end_matches('\0').to_owned())
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.text
     }
 
     /// Writes the model in the format of the file's extension, `json` or `ubj`. An existing file is replaced.
@@ -206,7 +206,7 @@ impl Model {
     }
 }
 
-fn new_booster(settings: &Settings, target: &[f64], matrix: &DMatrix) -> Result<Booster, KernelError> {
+fn new_booster(settings: &Settings, target: &[f64]) -> Result<Booster, KernelError> {
     let mean = target.iter().sum::<f64>() / target.len() as f64;
     let (objective, base) = match settings.objective {
         Objective::SquaredError => (XgbObjective::RegSquaredError, mean),
@@ -237,7 +237,7 @@ fn new_booster(settings: &Settings, target: &[f64], matrix: &DMatrix) -> Result<
         .threads(Some(settings.threads))
         .build()
         .map_err(|e| invalid(&e))?;
-    Booster::new_with_cached_dmats(&parameters, &[matrix]).map_err(backend)
+    Booster::new(&parameters).map_err(backend)
 }
 
 fn labels(objective: Objective, target: &[f64], column: usize) -> Result<Vec<f32>, KernelError> {
