@@ -79,7 +79,10 @@ impl Settings {
             (self.rounds >= 1, "rounds must be at least 1"),
             (share(self.learning_rate), "learning_rate must be above 0 and at most 1"),
             ((1..=16).contains(&self.max_depth), "max_depth must be 1 to 16"),
-            (share(self.row_share) && share(self.column_share), "row_share and column_share must be above 0 and at most 1"),
+            (
+                share(self.row_share) && share(self.column_share),
+                "row_share and column_share must be above 0 and at most 1",
+            ),
             (self.min_child_weight >= 0.0 && self.lambda >= 0.0, "min_child_weight and lambda must not be negative"),
             (self.seed <= i32::MAX as u32, "seed must fit in 31 bits"),
             (self.threads >= 1, "threads must be at least 1"),

@@ -44,7 +44,9 @@ pub fn export(
 ) -> Result<Vec<PathBuf>, OpError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-        return Err(OpError::user(format!("model name `{name}` cannot be a file name")).hint("use letters, digits, `-`, `_`"));
+        return Err(
+            OpError::user(format!("model name `{name}` cannot be a file name")).hint("use letters, digits, `-`, `_`")
+        );
     }
     let stem = format!("{name}-{version}");
     let mut files = match &doc.body {
@@ -76,7 +78,8 @@ fn write(stem: &str, files: &[Export], dir: &Path) -> Result<Vec<PathBuf>, OpErr
     }
     for (path, bytes) in absent {
         // `create_new`: what somebody else made in the meantime is not overwritten either.
-        let result = fs::OpenOptions::new().write(true).create_new(true).open(&path).and_then(|mut f| f.write_all(bytes));
+        let result =
+            fs::OpenOptions::new().write(true).create_new(true).open(&path).and_then(|mut f| f.write_all(bytes));
         result.map_err(|e| OpError::infra(format!("cannot write {}: {e}", path.display())))?;
     }
     Ok(written)
@@ -87,7 +90,8 @@ fn clv(model: &ClvModel) -> Result<Vec<Export>, OpError> {
     let stages = [("buys", "probability of buying", model.buys.as_ref()), ("spend", "spend", Some(&model.spend))];
     for (stage, content, text) in stages {
         let Some(text) = text else { continue };
-        let trees = Model::from_json(text).map_err(|e| OpError::data(format!("the trees of `{stage}` are damaged: {e}")))?;
+        let trees =
+            Model::from_json(text).map_err(|e| OpError::data(format!("the trees of `{stage}` are damaged: {e}")))?;
         files.push(Export { suffix: format!(".{stage}.ubj"), format: "xgboost-ubj", content, bytes: ubj(&trees)? });
         files.push(Export {
             suffix: format!(".{stage}.json"),
@@ -103,7 +107,8 @@ fn clv(model: &ClvModel) -> Result<Vec<Export>, OpError> {
 fn ubj(trees: &Model) -> Result<Vec<u8>, OpError> {
     let path = scratch_file();
     let saved = trees.save(&path).map_err(|e| OpError::infra(format!("cannot write {}: {e}", path.display())));
-    let bytes = saved.and_then(|()| fs::read(&path).map_err(|e| OpError::infra(format!("cannot read {}: {e}", path.display()))));
+    let bytes = saved
+        .and_then(|()| fs::read(&path).map_err(|e| OpError::infra(format!("cannot read {}: {e}", path.display()))));
     let _ = fs::remove_file(&path); // Absent where saving failed.
     bytes
 }
@@ -218,7 +223,9 @@ fn clv_facts(clv: &ClvModel) -> Value {
     let formula = match (&clv.buys, clv.baseline_weight > 0.0) {
         (None, _) => "calibration * link(spend)",
         (Some(_), false) => "calibration * buys * link(spend)",
-        (Some(_), true) => "calibration * (buys * link(spend)) ** (1 - baseline_weight) * baseline_feature ** baseline_weight",
+        (Some(_), true) => {
+            "calibration * (buys * link(spend)) ** (1 - baseline_weight) * baseline_feature ** baseline_weight"
+        }
     };
     json!({
         "mode": clv.mode,

@@ -3,9 +3,7 @@
 use ndarray::{Array2, ArrayView2, Axis};
 use polars::prelude::*;
 
-use super::{
-    doc::{Body, ClvModel, KMeansModel, ModelDoc, ScalerModel, Transform},
-};
+use super::doc::{Body, ClvModel, KMeansModel, ModelDoc, ScalerModel, Transform};
 use crate::{
     kernels::{KernelError, boost::Model},
     ops::{OpError, tables},
@@ -24,17 +22,28 @@ pub fn predict(doc: &ModelDoc, table: &DataFrame) -> Result<DataFrame, OpError> 
     let needed = inputs(doc);
     let missing: Vec<&str> = needed.iter().map(String::as_str).filter(|name| table.column(name).is_err()).collect();
     if !missing.is_empty() {
-        return Err(OpError::data(format!("the table lacks {} of the model's features: {}", missing.len(), missing.join(", ")))
-            .hint(match doc.body {
-                Body::Clv(ref model) if model.mode == "holdout" => "give it a table like the output `features` of retail.clv",
-                _ => "give it a table like the output `customers` of retail.rfm",
-            }));
+        return Err(OpError::data(format!(
+            "the table lacks {} of the model's features: {}",
+            missing.len(),
+            missing.join(", ")
+        ))
+        .hint(match doc.body {
+            Body::Clv(ref model) if model.mode == "holdout" => {
+                "give it a table like the output `features` of retail.clv"
+            }
+            _ => "give it a table like the output `customers` of retail.rfm",
+        }));
     }
     let matrix = tables::matrix(table, needed)?;
     let columns = match &doc.body {
         Body::Scaler(model) => {
             let scaled = scale(model, &matrix)?;
-            model.features.iter().enumerate().map(|(j, name)| Column::new(name.as_str().into(), scaled.column(j).to_vec())).collect()
+            model
+                .features
+                .iter()
+                .enumerate()
+                .map(|(j, name)| Column::new(name.as_str().into(), scaled.column(j).to_vec()))
+                .collect()
         }
         Body::KMeans(model) => clusters(model, &matrix)?,
         Body::Clv(model) => {
@@ -61,8 +70,13 @@ fn inputs(doc: &ModelDoc) -> &[String] {
 /// Applies a scaler to a matrix of its features.
 fn scale(model: &ScalerModel, matrix: &Array2<f64>) -> Result<Array2<f64>, OpError> {
     let width = model.features.len();
-    if model.mean.len() != width || model.scale.len() != width || model.scale.iter().any(|s| *s == 0.0 || !s.is_finite()) {
-        return Err(OpError::user("the scaler's document contradicts itself: means and scales must be one for each feature, scales not 0"));
+    if model.mean.len() != width
+        || model.scale.len() != width
+        || model.scale.iter().any(|s| *s == 0.0 || !s.is_finite())
+    {
+        return Err(OpError::user(
+            "the scaler's document contradicts itself: means and scales must be one for each feature, scales not 0",
+        ));
     }
     let mut scaled = matrix.clone();
     for ((row, column), value) in scaled.indexed_iter_mut() {
@@ -73,7 +87,10 @@ fn scale(model: &ScalerModel, matrix: &Array2<f64>) -> Result<Array2<f64>, OpErr
         };
         *value = (moved - model.mean[column]) / model.scale[column];
         if !value.is_finite() {
-            return Err(OpError::data(format!("row {row}, column `{}`: {raw} cannot be scaled", model.features[column])));
+            return Err(OpError::data(format!(
+                "row {row}, column `{}`: {raw} cannot be scaled",
+                model.features[column]
+            )));
         }
     }
     Ok(scaled)
@@ -96,7 +113,10 @@ fn clusters(model: &KMeansModel, matrix: &Array2<f64>) -> Result<Vec<Column>, Op
     let (mut labels, mut distances) = (Vec::with_capacity(points.nrows()), Vec::with_capacity(points.nrows()));
     for (row, point) in points.rows().into_iter().enumerate() {
         if let Some(column) = point.iter().position(|v| !v.is_finite()) {
-            return Err(OpError::data(format!("row {row}, column `{}` is not a finite number", model.features[column])));
+            return Err(OpError::data(format!(
+                "row {row}, column `{}` is not a finite number",
+                model.features[column]
+            )));
         }
         let squared = |centroid: &Vec<f64>| point.iter().zip(centroid).map(|(x, c)| (x - c).powi(2)).sum::<f64>();
         let (mut nearest, mut least) = (0_i64, f64::INFINITY);
@@ -159,14 +179,19 @@ impl ClvScorer {
     pub fn of(model: &ClvModel, buys: Option<Model>, spend: Model) -> Result<Self, KernelError> {
         let bad = |what: &str| KernelError::Invalid(format!("the model's document contradicts itself: {what}"));
         let at = |name: &String| {
-            model.features.iter().position(|f| f == name).ok_or_else(|| bad(&format!("`{name}` is not among its features")))
+            model
+                .features
+                .iter()
+                .position(|f| f == name)
+                .ok_or_else(|| bad(&format!("`{name}` is not among its features")))
         };
         let buys_columns = if model.buys_features.is_empty() {
             (0..model.features.len()).collect()
         } else {
             model.buys_features.iter().map(at).collect::<Result<Vec<_>, _>>()?
         };
-        if spend.features() != model.features.len() || buys.as_ref().is_some_and(|b| b.features() != buys_columns.len()) {
+        if spend.features() != model.features.len() || buys.as_ref().is_some_and(|b| b.features() != buys_columns.len())
+        {
             return Err(bad("its trees take another number of features"));
         }
         let expm1 = match model.spend_link.as_str() {
@@ -205,7 +230,9 @@ impl ClvScorer {
         if let Some(column) = self.baseline.filter(|_| self.weight > 0.0) {
             for (row, (value, &expected)) in predicted.iter_mut().zip(matrix.column(column)).enumerate() {
                 if !expected.is_finite() {
-                    return Err(KernelError::Invalid(format!("row {row} lacks the expectation of the baseline (column {column})")));
+                    return Err(KernelError::Invalid(format!(
+                        "row {row} lacks the expectation of the baseline (column {column})"
+                    )));
                 }
                 *value = value.max(0.0).powf(1.0 - self.weight) * expected.max(0.0).powf(self.weight);
             }
@@ -250,15 +277,21 @@ mod tests {
         ModelDoc::new(body, Map::new(), Map::new())
     }
 
+    fn names(table: &DataFrame) -> Vec<&str> {
+        table.columns().iter().map(|c| c.name().as_str()).collect()
+    }
+
     fn numbers(table: &DataFrame, name: &str) -> Vec<f64> {
         tables::numbers(table, name).unwrap()
     }
 
     #[test]
     fn a_scaler_transforms_shifts_and_divides_and_keeps_the_customers() {
-        let table = df!("CustomerID" => ["7", "8"], "B" => [0_i64, 3], "A" => [0.0, 1.0_f64.exp() - 1.0], "C" => [1, 1]).unwrap();
+        let table =
+            df!("CustomerID" => ["7", "8"], "B" => [0_i64, 3], "A" => [0.0, 1.0_f64.exp() - 1.0], "C" => [1, 1])
+                .unwrap();
         let scaled = predict(&doc(Body::Scaler(scaler())), &table).unwrap();
-        assert_eq!(scaled.get_column_names_str(), ["CustomerID", "A", "B"]);
+        assert_eq!(names(&scaled), ["CustomerID", "A", "B"]);
         assert_eq!(numbers(&scaled, "A"), [-0.5, 0.0]);
         assert_eq!(numbers(&scaled, "B"), [0.0, 4.0_f64.ln()]);
     }
@@ -273,7 +306,7 @@ mod tests {
         };
         let table = df!("A" => [0.0, 0.0], "B" => [0.0, 3.0]).unwrap();
         let labels = predict(&doc(Body::KMeans(model)), &table).unwrap();
-        assert_eq!(labels.get_column_names_str(), ["Cluster", "Distance"]);
+        assert_eq!(names(&labels), ["Cluster", "Distance"]);
         assert_eq!(numbers(&labels, "Cluster"), [0.0, 0.0]);
         assert!((numbers(&labels, "Distance")[1] - 4.0_f64.ln()).abs() < 1e-12);
     }
@@ -305,7 +338,9 @@ mod tests {
             mode: "holdout".into(),
             features: vec!["X".into(), "Value".into()],
             target: "spend".into(),
-            buys: Some(train(Objective::Logistic, matrix.slice_axis(Axis(1), (0..1).into()), &bought).json().to_owned()),
+            buys: Some(
+                train(Objective::Logistic, matrix.slice_axis(Axis(1), (0..1).into()), &bought).json().to_owned(),
+            ),
             spend: train(Objective::Gamma, matrix.view(), &spent).json().to_owned(),
             spend_link: "none".into(),
             calibration: 2.0,
@@ -323,7 +358,7 @@ mod tests {
         let x: Vec<f64> = matrix.column(0).to_vec();
         let table = df!("CustomerID" => (0..60).collect::<Vec<i64>>(), "Value" => vec![9.0; 60], "X" => x).unwrap();
         let scored = predict(&doc(Body::Clv(model.clone())), &table).unwrap();
-        assert_eq!(scored.get_column_names_str(), ["CustomerID", "Predicted", "ProbabilityBuys"]);
+        assert_eq!(names(&scored), ["CustomerID", "Predicted", "ProbabilityBuys"]);
         let spend = Model::from_json(&model.spend).unwrap().predict(matrix.view()).unwrap();
         let (predicted, buys) = (numbers(&scored, "Predicted"), numbers(&scored, "ProbabilityBuys"));
         for i in 0..60 {

@@ -146,7 +146,8 @@ fn settings_out_of_range_are_refused() {
 #[test]
 fn text_that_would_lead_xgboost_astray_is_refused() {
     let (features, target) = data();
-    let text = train(&Settings::new(Objective::SquaredError, 2, 0.2, 2, 1), &features, &target).unwrap().json().to_owned();
+    let text =
+        train(&Settings::new(Objective::SquaredError, 2, 0.2, 2, 1), &features, &target).unwrap().json().to_owned();
     assert!(Model::from_json(&text).is_ok());
     let edited = |edit: &dyn Fn(&mut serde_json::Value)| {
         let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();

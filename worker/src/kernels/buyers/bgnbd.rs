@@ -169,7 +169,11 @@ mod tests {
 
     fn cdnow() -> Option<Vec<History>> {
         let beside = std::env::var_os("SEGUE_TEST_DATA").map(PathBuf::from);
-        let above = PathBuf::from(env!("CARGO_MANIFEST_DIR")).ancestors().skip(1).map(|p| p.join("shared/data")).collect::<Vec<_>>();
+        let above = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .skip(1)
+            .map(|p| p.join("shared/data"))
+            .collect::<Vec<_>>();
         let text = beside
             .into_iter()
             .chain(above)
@@ -214,7 +218,9 @@ mod tests {
             }
             sum
         };
-        for history in [CUSTOMER, History { repeats: 0, last: 0.0, age: 12.0 }, History { repeats: 11, last: 20.0, age: 21.0 }] {
+        for history in
+            [CUSTOMER, History { repeats: 0, last: 0.0, age: 12.0 }, History { repeats: 11, last: 20.0, age: 21.0 }]
+        {
             let BgNbd { r, alpha, a, b } = CDNOW;
             let x = f64::from(history.repeats);
             let (c, t) = (a + b + x - 1.0, 26.0);
@@ -237,7 +243,9 @@ mod tests {
     fn extreme_histories_and_parameters_stay_finite() {
         let busy = History { repeats: 5000, last: 364.0, age: 365.0 };
         let gone = History { repeats: 5000, last: 1.0, age: 365.0 };
-        for model in [CDNOW, BgNbd { a: 1.0, ..CDNOW }, BgNbd { a: 0.3, b: 0.2, ..CDNOW }, BgNbd { a: 0.6, b: 0.4, ..CDNOW }] {
+        for model in
+            [CDNOW, BgNbd { a: 1.0, ..CDNOW }, BgNbd { a: 0.3, b: 0.2, ..CDNOW }, BgNbd { a: 0.6, b: 0.4, ..CDNOW }]
+        {
             assert!(model.expected_purchases(&busy, 90.0).is_finite() && model.expected_purchases(&busy, 90.0) > 100.0);
             assert!(model.alive(&gone) < 1e-12 && model.expected_purchases(&gone, 90.0) < 1e-9);
             let fresh = History { repeats: 0, last: 0.0, age: 0.0 };

@@ -98,7 +98,10 @@ impl GammaGamma {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::{RngCore, SeedableRng}};
+    use rand_xoshiro::{
+        Xoshiro256PlusPlus,
+        rand_core::{RngCore, SeedableRng},
+    };
 
     use super::*;
 

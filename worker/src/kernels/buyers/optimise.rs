@@ -48,9 +48,7 @@ fn descend(f: &impl Fn(&[f64]) -> f64, start: &[f64], step: f64, tolerance: f64)
     while evaluations < EVALUATIONS {
         simplex.sort_by(|a, b| a.value.total_cmp(&b.value));
         let (lowest, second, highest) = (simplex[0].value, simplex[n - 1].value, simplex[n].value);
-        let width = (0..n)
-            .map(|i| (simplex[n].point[i] - simplex[0].point[i]).abs())
-            .fold(0.0, f64::max);
+        let width = (0..n).map(|i| (simplex[n].point[i] - simplex[0].point[i]).abs()).fold(0.0, f64::max);
         if highest - lowest <= tolerance && width <= 1e-5 {
             break;
         }
@@ -58,8 +56,7 @@ fn descend(f: &impl Fn(&[f64]) -> f64, start: &[f64], step: f64, tolerance: f64)
             (0..n).map(|i| simplex[..n].iter().map(|v| v.point[i]).sum::<f64>() / n as f64).collect();
         // Moves the worst corner along the line through the centre of the others.
         let along = |factor: f64| -> Minimum {
-            let point: Vec<f64> =
-                centre.iter().zip(&simplex[n].point).map(|(c, w)| c + factor * (c - w)).collect();
+            let point: Vec<f64> = centre.iter().zip(&simplex[n].point).map(|(c, w)| c + factor * (c - w)).collect();
             let value = eval(&point);
             Minimum { point, value }
         };

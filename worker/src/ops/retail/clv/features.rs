@@ -243,7 +243,13 @@ mod tests {
 
     fn ledger() -> Ledger {
         // Two invoices on day 10, one on day 20, one on day 50; the last is after the snapshot of day 40.
-        let lines = vec![line(10.1, 1, 1, 5.0), line(10.1, 1, 2, 7.0), line(10.6, 2, 1, 8.0), line(20.5, 3, 3, 30.0), line(50.0, 4, 4, 99.0)];
+        let lines = vec![
+            line(10.1, 1, 1, 5.0),
+            line(10.1, 1, 2, 7.0),
+            line(10.6, 2, 1, 8.0),
+            line(20.5, 3, 3, 30.0),
+            line(50.0, 4, 4, 99.0),
+        ];
         Ledger { ids: vec!["1".into(), "2".into()], lines: vec![lines, vec![line(45.0, 9, 1, 1.0)]] }
     }
 

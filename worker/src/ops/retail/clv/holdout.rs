@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     Outcome, Settings, baseline, column, failed,
-    features::{self, Snapshot, TIMING},
+    features::{Snapshot, TIMING},
     folds::fold,
     ledger::{DAY, Ledger, date, midnight},
     stages::{self, BASELINE_WEIGHT, FEW_BUYERS, Stages},
@@ -181,7 +181,7 @@ fn train(context: &mut Context, settings: &Settings, past: &Past) -> Result<(Vec
             )
         });
         for (done, ()) in (1..).zip(&rounds) {
-            if done % 50 == 0 {
+            if u64::is_multiple_of(done, 50) {
                 context.progress(done, total, "training");
             }
         }
@@ -277,9 +277,15 @@ fn measure(past: &Past, unseen: &[Unseen]) -> (Vec<Value>, Vec<String>) {
     if expected.iter().all(|v| v.is_finite()) {
         measured.push(summary::quality("BG/NBD + Gamma-Gamma", &past.spend, &expected));
     } else {
-        notes.push("BG/NBD + Gamma-Gamma cannot be fitted: too few customers have bought twice; nothing is blended".into());
+        notes.push(
+            "BG/NBD + Gamma-Gamma cannot be fitted: too few customers have bought twice; nothing is blended".into(),
+        );
     }
-    measured.push(summary::quality("two stages without the baseline", &past.spend, &gather(&|part, j| part.unblended[j])));
+    measured.push(summary::quality(
+        "two stages without the baseline",
+        &past.spend,
+        &gather(&|part, j| part.unblended[j]),
+    ));
     measured.push(summary::quality("two-stage XGBoost", &past.spend, &gather(&|part, j| part.two_stage[j])));
     if unseen.iter().any(|part| part.few_buyers) {
         notes.push(format!(
@@ -300,10 +306,4 @@ fn rows_of(ledger: &Ledger, now: &Snapshot, customers: &DataFrame) -> Result<Vec
         })
     };
     tables::texts(customers, "CustomerID")?.iter().map(find).collect()
-}
-
-/// Names of the features, for the tests of the operator.
-#[cfg(test)]
-pub(super) fn feature_names() -> Vec<String> {
-    features::names()
 }

@@ -23,7 +23,7 @@ pub(super) fn run(context: &mut Context, settings: &Settings, customers: &DataFr
     let cancelled = context.cancel_flag();
     let total = u64::from(settings.rounds);
     let mut tick = |round: u32| {
-        if round % 20 == 0 {
+        if round.is_multiple_of(20) {
             context.progress(u64::from(round), total, "training");
         }
         if cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

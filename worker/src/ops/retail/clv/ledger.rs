@@ -38,7 +38,9 @@ impl Ledger {
         }
         let (rank, ids) = intern(&tables::texts(orders, "CustomerID")?);
         if ids[0].is_empty() {
-            return Err(OpError::data("input `orders` has lines without CustomerID").hint("clean it with retail.clean first"));
+            return Err(
+                OpError::data("input `orders` has lines without CustomerID").hint("clean it with retail.clean first")
+            );
         }
         let (invoice, _) = intern(&tables::texts(orders, "InvoiceNo")?);
         let (stock, _) = intern(&tables::texts(orders, "StockCode")?);
@@ -83,7 +85,8 @@ pub(super) fn midnight(text: &str) -> Option<i64> {
 }
 
 fn times(orders: &DataFrame) -> Result<Vec<i64>, OpError> {
-    let found = orders.column("InvoiceDate").map_err(|_| OpError::data("column `InvoiceDate` is missing from `orders`"))?;
+    let found =
+        orders.column("InvoiceDate").map_err(|_| OpError::data("column `InvoiceDate` is missing from `orders`"))?;
     let wrong = |e: PolarsError| OpError::data(format!("column `InvoiceDate`: {e}"));
     let cast = found.cast(&DataType::Datetime(TimeUnit::Microseconds, None)).map_err(wrong)?;
     let whole = cast.cast(&DataType::Int64).map_err(wrong)?;

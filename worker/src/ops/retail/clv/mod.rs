@@ -56,12 +56,21 @@ impl Operator for Clv {
             .input("orders", "table", "cleaned order lines, as of retail.clean")
             .input("customers", "table", "RFM features, as of retail.rfm")
             .output("predictions", "table", "expected spend by customer")
-            .output("features", "table", "what the model was given for these predictions; segue predict scores such a table")
+            .output(
+                "features",
+                "table",
+                "what the model was given for these predictions; segue predict scores such a table",
+            )
             .output("summary", "json", "quality against the baselines, importance of features, histogram")
             .output("model", "model", "the trained model")
             .param(
-                ParamSpec::default("mode", ParamType::String, "holdout", "measured on the future, or on the training data")
-                    .one_of(&["holdout", "in_sample"]),
+                ParamSpec::default(
+                    "mode",
+                    ParamType::String,
+                    "holdout",
+                    "measured on the future, or on the training data",
+                )
+                .one_of(&["holdout", "in_sample"]),
             )
             .param(ParamSpec::optional(
                 "cut_date",
@@ -99,7 +108,9 @@ impl Operator for Clv {
             }
             "in_sample" => in_sample::run(context, &settings, &customers)?,
             other => {
-                return Err(OpError::user(format!("parameter `mode` cannot be `{other}`")).hint("use holdout or in_sample"));
+                return Err(
+                    OpError::user(format!("parameter `mode` cannot be `{other}`")).hint("use holdout or in_sample")
+                );
             }
         };
         write(context, outcome)
@@ -110,7 +121,8 @@ fn write(context: &mut Context, outcome: Outcome) -> Result<(), OpError> {
     let Outcome { mut predictions, mut features, summary, model, metrics } = outcome;
     tables::write(context, "predictions", &mut predictions)?;
     tables::write(context, "features", &mut features)?;
-    let text = serde_json::to_vec_pretty(&summary).map_err(|e| OpError::infra(format!("cannot write the summary: {e}")))?;
+    let text =
+        serde_json::to_vec_pretty(&summary).map_err(|e| OpError::infra(format!("cannot write the summary: {e}")))?;
     context.write("summary", &text)?;
     let params = context.params.0.clone();
     context.write("model", &ModelDoc::new(Body::Clv(model), params, metrics.clone()).to_bytes())?;

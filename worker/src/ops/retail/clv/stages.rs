@@ -56,8 +56,12 @@ pub(super) fn fit(
     let buyers_spend: Vec<f64> = buyers.iter().map(|&i| spend[i]).collect();
     let timing = matrix.slice_axis(Axis(1), (0..TIMING.len()).into());
     let buys = Model::train(&careful(settings, Objective::Logistic), timing, &bought, tick)?;
-    let amount =
-        Model::train(&careful(settings, Objective::Gamma), matrix.select(Axis(0), &buyers).view(), &buyers_spend, tick)?;
+    let amount = Model::train(
+        &careful(settings, Objective::Gamma),
+        matrix.select(Axis(0), &buyers).view(),
+        &buyers_spend,
+        tick,
+    )?;
     let mut model = ClvModel {
         mode: "holdout".into(),
         features: features::names(),
