@@ -11,10 +11,12 @@ pub mod score_input;
 #[cfg(test)]
 pub(crate) mod testing;
 
+mod clv;
+
 use super::Operator;
 
 /// Gives the operators of this family.
 #[must_use]
 pub fn operators() -> Vec<Box<dyn Operator>> {
-    vec![Box::new(clean::Clean), Box::new(eda::Eda), Box::new(rfm::Rfm)]
+    vec![Box::new(clv::Clv)]
 }
