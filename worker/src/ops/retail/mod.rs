@@ -13,10 +13,12 @@ pub(crate) mod testing;
 
 mod clv;
 
+mod segments;
+
 use super::Operator;
 
 /// Gives the operators of this family.
 #[must_use]
 pub fn operators() -> Vec<Box<dyn Operator>> {
-    vec![Box::new(clv::Clv)]
+    vec![segments::operator()]
 }
