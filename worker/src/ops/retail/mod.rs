@@ -1,6 +1,7 @@
 //! Operators on order lines: clean them, look at them, and describe customers by them.
 
 pub mod clean;
+mod clv;
 pub mod csv;
 pub mod eda;
 pub mod orders;
@@ -11,8 +12,6 @@ pub mod score_input;
 #[cfg(test)]
 pub(crate) mod testing;
 
-mod clv;
-
 mod segments;
 
 use super::Operator;
@@ -20,5 +19,11 @@ use super::Operator;
 /// Gives the operators of this family.
 #[must_use]
 pub fn operators() -> Vec<Box<dyn Operator>> {
-    vec![segments::operator()]
+    vec![
+        Box::new(clean::Clean),
+        Box::new(eda::Eda),
+        Box::new(rfm::Rfm),
+        Box::new(clv::Clv),
+        segments::operator(),
+    ]
 }
