@@ -160,7 +160,7 @@ pub async fn fetch(out: &mut Printer) -> Result<ExitStatus, Error> {
     let files = tokio::task::spawn_blocking(segue_worker::ops::text::weights::fetch)
         .await
         .map_err(|e| Error::internal(format!("the download ended early: {e}")))??;
-    let dir = files.dir().to_string_lossy().into_owned();
+    let dir = files.dir.to_string_lossy().into_owned();
     if out.is_json() {
         out.json(&json!({"directory": dir}))?;
     } else {
