@@ -1,5 +1,6 @@
 //! Operators: what a worker can do. One file per operator; the numerics behind them are in `kernels`.
 
+pub mod arrays;
 pub mod context;
 pub mod core;
 pub mod ml;
