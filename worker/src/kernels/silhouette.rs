@@ -205,7 +205,7 @@ mod tests {
         let good = array![[1.0], [2.0]];
         assert_eq!(silhouettes(good.view(), &[&[0, 1]], &|| true), Err(KernelError::Cancelled));
         assert_eq!(silhouettes(good.view(), &[], &|| false).unwrap(), Vec::<Vec<f64>>::new());
-        assert_eq!(silhouettes(Array2::zeros((0, 2)).view(), &[&[]], &|| false).unwrap(), [vec![]]);
+        assert_eq!(silhouettes(Array2::zeros((0, 2)).view(), &[&[]], &|| false).unwrap(), [Vec::<f64>::new()]);
         assert_eq!(mean(&[]), 0.0);
     }
 

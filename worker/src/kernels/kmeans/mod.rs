@@ -141,7 +141,7 @@ fn run(
 ) -> Result<(f64, Array2<f64>), KernelError> {
     let mut rng = generator(search, restart);
     // Every other restart starts from joined clusters: see `merge_down` for what k-means++ alone misses.
-    let seeds = if restart % 2 == 0 {
+    let seeds = if restart.is_multiple_of(2) {
         seed::choose(data, search.k, &mut rng)
     } else {
         seed::merge_down(data, search.k, &mut rng)
@@ -245,7 +245,7 @@ mod tests {
             pool.install(|| fit(data.view(), &Search { seed, ..search(6) }, &|| false)).unwrap()
         };
         assert_eq!(with(1, 3), with(3, 3));
-        let first = |seed, k, restart| generator(&Search { seed, ..search(k) }, restart).next_u64();
+        let first = |seed, k, restart| super::RngCore::next_u64(&mut generator(&Search { seed, ..search(k) }, restart));
         let draws = [first(3, 6, 0), first(4, 6, 0), first(3, 7, 0), first(3, 6, 1), first(4, 6, 1)];
         assert_eq!(std::collections::BTreeSet::from(draws).len(), draws.len(), "no two restarts are alike");
     }

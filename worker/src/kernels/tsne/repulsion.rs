@@ -196,20 +196,20 @@ impl Group {
 
     /// Gives, for each point of the group, the push along both axes and the sum of similarities.
     fn push(&self, sources: &[Source]) -> [[f64; 3]; GROUP] {
-        let mut sums = [[0.0_f32; GROUP]; 3];
+        let (mut x, mut y, mut similarities) = ([0.0_f32; GROUP], [0.0_f32; GROUP], [0.0_f32; GROUP]);
         for source in sources {
             for lane in 0..GROUP {
                 let dx = self.x[lane] - source.at[0];
                 let dy = self.y[lane] - source.at[1];
                 let similarity = 1.0 / (1.0 + dx * dx + dy * dy);
                 let weighted = source.weight * similarity;
-                sums[2][lane] += weighted;
+                similarities[lane] += weighted;
                 let push = weighted * similarity;
-                sums[0][lane] += push * dx;
-                sums[1][lane] += push * dy;
+                x[lane] += push * dx;
+                y[lane] += push * dy;
             }
         }
-        std::array::from_fn(|lane| [0, 1, 2].map(|part| f64::from(sums[part][lane])))
+        std::array::from_fn(|lane| [x[lane], y[lane], similarities[lane]].map(f64::from))
     }
 }
 
