@@ -28,7 +28,14 @@ pub struct Global {
     #[arg(long, global = true, env = "SEGUE_SERVER", value_name = "URL", help_heading = "Global options")]
     pub server: Option<String>,
     /// State directory: its coordinator is used, or its store is opened
-    #[arg(long, global = true, env = "SEGUE_STATE_DIR", value_name = "DIR", default_value = ".segue", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "SEGUE_STATE_DIR",
+        value_name = "DIR",
+        default_value = ".segue",
+        help_heading = "Global options"
+    )]
     pub state_dir: PathBuf,
     /// How data is printed
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT", help_heading = "Global options")]

@@ -47,5 +47,6 @@ fn check(expected: &str, actual: blake3::Hash) -> Result<(), Error> {
     if actual.to_hex().as_str() == expected {
         return Ok(());
     }
-    Err(Error::internal(format!("the blob {expected} arrived damaged")).hint("segue store verify names what else is damaged"))
+    Err(Error::internal(format!("the blob {expected} arrived damaged"))
+        .hint("segue store verify names what else is damaged"))
 }

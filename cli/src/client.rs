@@ -6,8 +6,9 @@ use segue_coordinator::server::ADDRESS_FILE;
 use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
-        admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient, log_service_client::LogServiceClient,
-        registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
+        admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
+        log_service_client::LogServiceClient, registry_service_client::RegistryServiceClient,
+        run_service_client::RunServiceClient,
     },
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -48,12 +49,14 @@ impl Client {
     /// Connects to a URL.
     pub async fn to(url: &str) -> Result<Self, Error> {
         let bad = |e: &dyn std::fmt::Display| {
-            Error::usage(format!("`{url}` is not the address of a coordinator: {e}")).hint("give one such as http://127.0.0.1:7400")
+            Error::usage(format!("`{url}` is not the address of a coordinator: {e}"))
+                .hint("give one such as http://127.0.0.1:7400")
         };
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(bad(&"it has no http:// or https://"));
         }
-        let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| bad(&e))?.connect_timeout(CONNECT).tcp_nodelay(true);
+        let mut endpoint =
+            Endpoint::from_shared(url.to_owned()).map_err(|e| bad(&e))?.connect_timeout(CONNECT).tcp_nodelay(true);
         if url.starts_with("https://") {
             let mut tls = ClientTlsConfig::new().with_native_roots();
             // A private authority, for coordinators with their own certificate.

@@ -75,9 +75,11 @@ impl From<tonic::Status> for Error {
         use tonic::Code;
         let message = status.message().to_owned();
         match status.code() {
-            Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition | Code::AlreadyExists | Code::OutOfRange => {
-                Self::usage(message)
-            }
+            Code::NotFound
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::AlreadyExists
+            | Code::OutOfRange => Self::usage(message),
             Code::Unavailable => Self::internal(format!("the coordinator went away: {message}"))
                 .hint("is it running? look at its log, or start one with `segue dev`"),
             code => Self::internal(format!("{message} ({code:?})")),

@@ -157,7 +157,11 @@ pub fn artifact(artifact: Option<&v1::Artifact>) -> Value {
 
 /// Artifacts by name as JSON.
 pub fn named_artifacts(named: &[v1::NamedArtifact]) -> Value {
-    named.iter().map(|named| (named.name.clone(), artifact(named.artifact.as_ref()))).collect::<serde_json::Map<_, _>>().into()
+    named
+        .iter()
+        .map(|named| (named.name.clone(), artifact(named.artifact.as_ref())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Attempts that did something: one that was handed back before it began is not counted.

@@ -108,7 +108,8 @@ impl Printer {
 
     /// Prints JSON on one line or more, for people and scripts alike.
     pub fn json<T: Serialize>(&mut self, value: &T) -> Result<(), Error> {
-        let text = serde_json::to_string_pretty(value).map_err(|e| Error::internal(format!("cannot print JSON: {e}")))?;
+        let text =
+            serde_json::to_string_pretty(value).map_err(|e| Error::internal(format!("cannot print JSON: {e}")))?;
         self.text(&text)
     }
 

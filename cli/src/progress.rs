@@ -32,7 +32,8 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal();
         let bars = (terminal && !quiet).then(|| {
             let group = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-            let total = group.add(ProgressBar::new(0).with_style(style("{elapsed:>5} {wide_bar:.cyan/dim} {pos}/{len} tasks")));
+            let total =
+                group.add(ProgressBar::new(0).with_style(style("{elapsed:>5} {wide_bar:.cyan/dim} {pos}/{len} tasks")));
             total.enable_steady_tick(Duration::from_millis(200));
             Bars { group, total, tasks: BTreeMap::new() }
         });
@@ -79,7 +80,8 @@ impl Bars {
     fn task(&mut self, task: &v1::TaskView, state: &str, news: bool) {
         if is_running(task) {
             let bar = self.tasks.entry(task.name.clone()).or_insert_with(|| {
-                let bar = ProgressBar::new(0).with_style(style("  {spinner:.cyan} {prefix:<10} {elapsed:>4} {wide_msg}"));
+                let bar =
+                    ProgressBar::new(0).with_style(style("  {spinner:.cyan} {prefix:<10} {elapsed:>4} {wide_msg}"));
                 let bar = self.group.insert_before(&self.total, bar).with_prefix(task.name.clone());
                 bar.enable_steady_tick(Duration::from_millis(120));
                 bar
@@ -87,7 +89,9 @@ impl Bars {
             if let Some(progress) = &task.progress_now {
                 let message = clean(&progress.message);
                 if progress.total > 0 {
-                    bar.set_style(style("  {spinner:.cyan} {prefix:<10} {elapsed:>4} {bar:24.cyan/dim} {percent:>3}% {wide_msg}"));
+                    bar.set_style(style(
+                        "  {spinner:.cyan} {prefix:<10} {elapsed:>4} {bar:24.cyan/dim} {percent:>3}% {wide_msg}",
+                    ));
                     bar.set_length(progress.total);
                     bar.set_position(progress.done.min(progress.total));
                 }
@@ -98,7 +102,8 @@ impl Bars {
         } else if let Some(bar) = self.tasks.remove(&task.name) {
             bar.finish_and_clear();
         }
-        if news && let Some(line) = line(task, state)
+        if news
+            && let Some(line) = line(task, state)
             && !is_running(task)
         {
             let _ = self.group.println(line);
@@ -126,7 +131,8 @@ fn line(task: &v1::TaskView, state: &str) -> Option<String> {
     let name = &task.name;
     let failure = || {
         task.failure.as_ref().map_or_else(String::new, |failure| {
-            let hint = if failure.hint.is_empty() { String::new() } else { format!("\n    hint: {}", clean(&failure.hint)) };
+            let hint =
+                if failure.hint.is_empty() { String::new() } else { format!("\n    hint: {}", clean(&failure.hint)) };
             format!(": {}{hint}", clean(&failure.message))
         })
     };

@@ -20,7 +20,8 @@ pub fn on_signals() -> CancellationToken {
 
 /// Waits for the next SIGTERM or SIGINT.
 pub async fn next() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -72,7 +72,13 @@ async fn list(run: String, client: &Client, out: &mut Printer) -> Result<ExitSta
     Ok(ExitStatus::Done)
 }
 
-async fn get(run: String, output: &str, path: PathBuf, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+async fn get(
+    run: String,
+    output: &str,
+    path: PathBuf,
+    client: &Client,
+    out: &mut Printer,
+) -> Result<ExitStatus, Error> {
     let Some((task, port)) = output.split_once('.') else {
         return Err(Error::usage(format!("`{output}` is not TASK.OUTPUT")).hint("for example report.page"));
     };

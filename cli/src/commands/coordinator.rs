@@ -1,6 +1,10 @@
 //! `segue coordinator`: serve until told to stop.
 
-use std::{net::SocketAddr, path::{Path, PathBuf}, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use segue_coordinator::server::{Config, Coordinator};
@@ -50,9 +54,9 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
     let http = match args.http.as_str() {
         "off" => None,
         text => {
-            let address = text
-                .parse()
-                .map_err(|e| Error::usage(format!("`--http {text}`: {e}")).hint("HOST:PORT with an IP address, or `off`"))?;
+            let address = text.parse().map_err(|e| {
+                Error::usage(format!("`--http {text}`: {e}")).hint("HOST:PORT with an IP address, or `off`")
+            })?;
             Some(bind(address, args.insecure).await?)
         }
     };
@@ -68,9 +72,10 @@ pub async fn bind(address: SocketAddr, open_allowed: bool) -> Result<TcpListener
         return Err(Error::usage(format!("{address} can be reached from other machines, and TLS is off"))
             .hint("give --tls-cert and --tls-key, or say --insecure if the network is trusted"));
     }
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| Error::internal(format!("cannot listen on {address}: {e}")).hint("is another coordinator there? choose another port"))
+    TcpListener::bind(address).await.map_err(|e| {
+        Error::internal(format!("cannot listen on {address}: {e}"))
+            .hint("is another coordinator there? choose another port")
+    })
 }
 
 fn lease(seconds: f64) -> Result<Duration, Error> {

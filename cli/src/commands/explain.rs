@@ -41,7 +41,12 @@ pub async fn run(args: ExplainArgs, client: &Client, out: &mut Printer) -> Resul
         let mut rows = Rows::new(&["task", "state", "code", "why"]);
         for e in &response.explanations {
             let hint = if e.hint.is_empty() { String::new() } else { format!(" ({})", e.hint) };
-            rows.row([e.task.clone(), format::task_state(e.state).to_owned(), e.code.clone(), format!("{}{hint}", e.text)]);
+            rows.row([
+                e.task.clone(),
+                format::task_state(e.state).to_owned(),
+                e.code.clone(),
+                format!("{}{hint}", e.text),
+            ]);
         }
         rows
     })?;

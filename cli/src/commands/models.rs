@@ -84,7 +84,8 @@ async fn list(client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
         let mut rows = Rows::new(&["model", "kind", ">versions", "aliases", "latest metrics", "created"]);
         for model in &models {
             let latest = model.versions.iter().max_by_key(|version| version.version);
-            let aliases: Vec<String> = model.aliases.iter().map(|(alias, version)| format!("{alias} -> {version}")).collect();
+            let aliases: Vec<String> =
+                model.aliases.iter().map(|(alias, version)| format!("{alias} -> {version}")).collect();
             rows.row([
                 model.name.clone(),
                 latest.map_or_else(String::new, |version| version.kind.clone()),
@@ -108,7 +109,8 @@ async fn show(reference: &str, client: &Client, out: &mut Printer) -> Result<Exi
     }
     out.text(&format!("{name} version {} ({})", version.version, version.kind))?;
     let mut rows = Rows::new(&["field", "value"]);
-    let aliases: Vec<&str> = aliases.iter().filter(|(_, v)| **v == version.version).map(|(alias, _)| alias.as_str()).collect();
+    let aliases: Vec<&str> =
+        aliases.iter().filter(|(_, v)| **v == version.version).map(|(alias, _)| alias.as_str()).collect();
     rows.row(["aliases".to_owned(), aliases.join(", ")]);
     rows.row(["created".to_owned(), format::moment(version.created_ms)]);
     rows.row(["run".to_owned(), format!("{} {} attempt {}", version.run_id, version.task, version.attempt)]);
@@ -123,9 +125,7 @@ async fn show(reference: &str, client: &Client, out: &mut Printer) -> Result<Exi
     for (place, digest) in &version.external_inputs {
         rows.row([format!("external {place}"), digest.clone()]);
     }
-    for (title, json) in
-        [("metric", &version.metrics_json), ("parameter", &version.params_json)]
-    {
+    for (title, json) in [("metric", &version.metrics_json), ("parameter", &version.params_json)] {
         if let Value::Object(fields) = format::embedded_json(json) {
             for (field, value) in fields {
                 rows.row([format!("{title} {field}"), value.to_string()]);
@@ -137,7 +137,12 @@ async fn show(reference: &str, client: &Client, out: &mut Printer) -> Result<Exi
     Ok(ExitStatus::Done)
 }
 
-async fn export_all(models: &[String], dir: &std::path::Path, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+async fn export_all(
+    models: &[String],
+    dir: &std::path::Path,
+    client: &Client,
+    out: &mut Printer,
+) -> Result<ExitStatus, Error> {
     let mut written = Vec::new();
     for reference in models {
         let (name, version, doc) = document(reference, client).await?;
@@ -188,7 +193,8 @@ pub async fn document(reference: &str, client: &Client) -> Result<(String, v1::M
     let (name, version, _) = find(reference, client).await?;
     let digest = version.artifact.as_ref().map(|artifact| artifact.digest.clone()).unwrap_or_default();
     let bytes = blobs::bytes(client, &digest).await?;
-    let doc = ModelDoc::parse(&bytes).map_err(|e| Error::usage(format!("model `{name}` version {}: {e}", version.version)))?;
+    let doc = ModelDoc::parse(&bytes)
+        .map_err(|e| Error::usage(format!("model `{name}` version {}: {e}", version.version)))?;
     Ok((name, version, doc))
 }
 
@@ -210,11 +216,8 @@ fn version_value(name: &str, version: &v1::ModelVersion) -> Value {
 
 fn short_metrics(text: &str) -> String {
     let Value::Object(fields) = format::embedded_json(text) else { return String::new() };
-    let shown: Vec<String> = fields
-        .iter()
-        .filter_map(|(name, value)| Some(format!("{name} {}", number(value.as_f64()?))))
-        .take(3)
-        .collect();
+    let shown: Vec<String> =
+        fields.iter().filter_map(|(name, value)| Some(format!("{name} {}", number(value.as_f64()?)))).take(3).collect();
     shown.join(", ")
 }
 

@@ -3,7 +3,10 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{run::wait_for_worker, submit::{self, SubmitArgs}};
+use super::{
+    run::wait_for_worker,
+    submit::{self, SubmitArgs},
+};
 use crate::{
     args::Global,
     client::Client,
@@ -54,7 +57,8 @@ async fn show(args: &PlanArgs, client: &Client, out: &mut Printer) -> Result<Exi
         let mut rows = Rows::new(&["task", "work", "needs", "takes", "placement"]);
         for task in &plan.tasks {
             let amounts = task.resources.clone().unwrap_or_default().into();
-            let gpu = if task.gpu == i32::from(segue_proto::v1::GpuPreference::Prefer) { ", gpu preferred" } else { "" };
+            let gpu =
+                if task.gpu == i32::from(segue_proto::v1::GpuPreference::Prefer) { ", gpu preferred" } else { "" };
             rows.row([
                 task.name.clone(),
                 task.work.clone(),

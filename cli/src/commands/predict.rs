@@ -1,6 +1,9 @@
 //! `segue predict NAME[@ALIAS]`: score new customers with registered models.
 
-use std::{fs::File, path::{Path, PathBuf}};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use polars::prelude::{CsvWriter, DataFrame, ParquetWriter, SerWriter as _};

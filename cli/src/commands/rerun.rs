@@ -6,7 +6,11 @@ use clap::{Args, ValueEnum};
 use segue_proto::v1;
 use serde_json::json;
 
-use super::{read_pipeline, run::{follow, wait_for_worker}, summary};
+use super::{
+    read_pipeline,
+    run::{follow, wait_for_worker},
+    summary,
+};
 use crate::{
     client::Client,
     error::{Error, ExitStatus},

@@ -4,7 +4,11 @@ use clap::Args;
 use segue_proto::v1;
 use tracing::debug;
 
-use super::{submit::{self, SubmitArgs}, summary, worker::Amounts};
+use super::{
+    submit::{self, SubmitArgs},
+    summary,
+    worker::Amounts,
+};
 use crate::{
     args::Global,
     client::Client,

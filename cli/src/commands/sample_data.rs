@@ -1,6 +1,10 @@
 //! `segue sample-data`: a data set to try things on.
 
-use std::{fs::File, io::{BufWriter, Write as _}, path::PathBuf};
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::PathBuf,
+};
 
 use clap::Args;
 use segue_worker::sample;

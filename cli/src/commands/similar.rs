@@ -51,15 +51,12 @@ pub async fn run(args: SimilarArgs, client: &Client, out: &mut Printer) -> Resul
 }
 
 async fn latest(output: &str, run_id: String, client: &Client) -> Result<v1::ArtifactView, Error> {
-    let request = v1::ListArtifactsRequest {
-        run_id,
-        operator: "text.embed".to_owned(),
-        output: output.to_owned(),
-        limit: 1,
-    };
+    let request =
+        v1::ListArtifactsRequest { run_id, operator: "text.embed".to_owned(), output: output.to_owned(), limit: 1 };
     let found = client.runs().list_artifacts(request).await?.into_inner().artifacts;
     found.into_iter().next().ok_or_else(|| {
-        Error::usage("there is no embedding to search").hint("run a pipeline with a `text.embed` task first, such as pipelines/customer-segmentation.toml")
+        Error::usage("there is no embedding to search")
+            .hint("run a pipeline with a `text.embed` task first, such as pipelines/customer-segmentation.toml")
     })
 }
 

@@ -54,7 +54,9 @@ async fn backup(directory: PathBuf, global: &Global, out: &mut Printer) -> Resul
     client.close().await?;
     let report = answer?.into_inner();
     if out.is_json() {
-        out.json(&json!({"directory": directory, "records": report.records, "blobs": report.blobs, "bytes": report.bytes}))?;
+        out.json(
+            &json!({"directory": directory, "records": report.records, "blobs": report.blobs, "bytes": report.bytes}),
+        )?;
     } else {
         out.text(&format!(
             "{}: {} records, {} blobs, {}",
@@ -70,7 +72,9 @@ async fn backup(directory: PathBuf, global: &Global, out: &mut Printer) -> Resul
 async fn restore(backup: PathBuf, directory: PathBuf, out: &mut Printer) -> Result<ExitStatus, Error> {
     let report = store::restore(&backup, &directory).await?;
     if out.is_json() {
-        out.json(&json!({"directory": directory, "records": report.records, "blobs": report.blobs, "logs": report.logs}))?;
+        out.json(
+            &json!({"directory": directory, "records": report.records, "blobs": report.blobs, "logs": report.logs}),
+        )?;
     } else {
         out.text(&format!(
             "{}: {} records, {} blobs, {} logs; use it with --state-dir",
@@ -105,7 +109,11 @@ async fn verify(global: &Global, out: &mut Printer) -> Result<ExitStatus, Error>
         for problem in &problems {
             out.text(problem)?;
         }
-        out.text(&format!("{records} records, {blobs} blobs, {}: {} problem(s)", format::bytes(bytes), problems.len()))?;
+        out.text(&format!(
+            "{records} records, {blobs} blobs, {}: {} problem(s)",
+            format::bytes(bytes),
+            problems.len()
+        ))?;
     }
     // A damaged store is no success: scripts look at the exit code.
     Ok(if problems.is_empty() { ExitStatus::Done } else { ExitStatus::Unreachable })

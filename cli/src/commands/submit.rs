@@ -1,6 +1,9 @@
 //! `segue submit FILE`: submit and print the run id.
 
-use std::{collections::BTreeMap, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use segue_proto::{CHUNK_BYTES, v1};

@@ -32,7 +32,8 @@ pub async fn print(run: &v1::RunView, client: &Client, out: &mut Printer) -> Res
         format::duration(end.saturating_sub(run.created_ms))
     ))?;
     if let Some(digest) = output(run, |task| task.work == "report.html", "page") {
-        let path = crate::embedded::absolute(std::path::Path::new(&format!("segue-report-{}.html", short(&run.run_id))))?;
+        let path =
+            crate::embedded::absolute(std::path::Path::new(&format!("segue-report-{}.html", short(&run.run_id))))?;
         blobs::file(client, &digest, &path).await?;
         out.text(&format!("report: {}", path.display()))?;
     }
@@ -44,7 +45,10 @@ pub async fn print(run: &v1::RunView, client: &Client, out: &mut Printer) -> Res
             if !failure.hint.is_empty() {
                 out.note(&format!("  hint: {}", crate::printer::clean(&failure.hint)));
             }
-            out.note(&format!("  log: segue logs {} {}\n  again: segue rerun {} --failed", run.run_id, task.name, run.run_id));
+            out.note(&format!(
+                "  log: segue logs {} {}\n  again: segue rerun {} --failed",
+                run.run_id, task.name, run.run_id
+            ));
         }
     }
     Ok(())
@@ -77,11 +81,13 @@ fn timings(run: &v1::RunView) -> Rows {
 fn print_segments(summary: &Value, out: &mut Printer) -> Result<(), Error> {
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_f64);
     if let Some(clusters) = summary.get("clusters").and_then(Value::as_array) {
-        let mut rows = Rows::new(&["segment", ">customers", ">share", ">of sales", ">recency", ">frequency", ">monetary"]);
+        let mut rows =
+            Rows::new(&["segment", ">customers", ">share", ">of sales", ">recency", ">frequency", ">monetary"]);
         for cluster in clusters {
             let means = cluster.get("means").cloned().unwrap_or_default();
             let percent = |value: Option<f64>| value.map_or_else(String::new, |v| format!("{:.0} %", v * 100.0));
-            let mean = |key: &str, digits: usize| number(&means, key).map_or_else(String::new, |v| format!("{v:.digits$}"));
+            let mean =
+                |key: &str, digits: usize| number(&means, key).map_or_else(String::new, |v| format!("{v:.digits$}"));
             rows.row([
                 cluster.get("name").and_then(Value::as_str).unwrap_or("?").to_owned(),
                 number(cluster, "size").map_or_else(String::new, |v| format!("{v:.0}")),
@@ -97,7 +103,9 @@ fn print_segments(summary: &Value, out: &mut Printer) -> Result<(), Error> {
     }
     for (title, key) in [("top customers", "high_value"), ("likely to churn", "churn_prone")] {
         let Some(list) = summary.get(key) else { continue };
-        let Some(customers) = list.get("customers").and_then(Value::as_array).filter(|all| !all.is_empty()) else { continue };
+        let Some(customers) = list.get("customers").and_then(Value::as_array).filter(|all| !all.is_empty()) else {
+            continue;
+        };
         let mut rows = Rows::new(&[title, "segment", ">recency", ">frequency", ">monetary", ">predicted"]);
         for customer in customers.iter().take(SHORT) {
             let show = |key: &str| {
@@ -106,7 +114,14 @@ fn print_segments(summary: &Value, out: &mut Printer) -> Result<(), Error> {
                     None => value.as_str().unwrap_or_default().to_owned(),
                 })
             };
-            rows.row([show("CustomerID"), show("Segment"), show("Recency"), show("Frequency"), show("Monetary"), show("Predicted")]);
+            rows.row([
+                show("CustomerID"),
+                show("Segment"),
+                show("Recency"),
+                show("Frequency"),
+                show("Monetary"),
+                show("Predicted"),
+            ]);
         }
         out.text("")?;
         out.data(&(), || rows)?;

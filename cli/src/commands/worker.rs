@@ -73,7 +73,8 @@ impl Amounts {
             offered.gpu = gpus;
         }
         for (name, value) in pairs("--resource", &self.custom)? {
-            let amount = value.parse().map_err(|_| Error::usage(format!("`--resource {name}={value}`: not a whole number")))?;
+            let amount =
+                value.parse().map_err(|_| Error::usage(format!("`--resource {name}={value}`: not a whole number")))?;
             offered.custom.insert(name, amount);
         }
         Ok(offered)
@@ -87,7 +88,8 @@ pub async fn run(args: WorkerArgs, global: &Global) -> Result<ExitStatus, Error>
             .hint("segue worker --server http://127.0.0.1:7400"));
     };
     let name = args.name.clone().unwrap_or_else(host_name);
-    let name: segue_proto::ids::WorkerName = name.parse().map_err(|e| Error::usage(format!("{e}")).hint("choose one with --name"))?;
+    let name: segue_proto::ids::WorkerName =
+        name.parse().map_err(|e| Error::usage(format!("{e}")).hint("choose one with --name"))?;
     let tls = match &args.ca_cert {
         Some(file) => Some(Tls { ca_pem: Some(read(file)?), domain: None }),
         None => None,
@@ -116,8 +118,12 @@ pub async fn run(args: WorkerArgs, global: &Global) -> Result<ExitStatus, Error>
 
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String =
-        name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' }).take(64).collect();
+    let name: String = name
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' })
+        .take(64)
+        .collect();
     if name.is_empty() { "worker".to_owned() } else { name }
 }
 

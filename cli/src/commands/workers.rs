@@ -28,7 +28,8 @@ pub async fn run(command: WorkersCommand, client: &Client, out: &mut Printer) ->
     match command {
         WorkersCommand::List => list(client, out).await,
         WorkersCommand::Drain { name } => {
-            let running = client.admin().drain_worker(v1::DrainWorkerRequest { name: name.clone() }).await?.into_inner().running;
+            let running =
+                client.admin().drain_worker(v1::DrainWorkerRequest { name: name.clone() }).await?.into_inner().running;
             if out.is_json() {
                 out.json(&json!({"worker": name, "running": running}))?;
             } else {

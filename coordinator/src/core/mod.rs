@@ -14,6 +14,9 @@ pub mod retry;
 mod run;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use cluster::{Config, Core, Dirty};
 pub use event::{Command, Effect, Event, Held, Outcome, Past, Record, Refused, Verdict};
 pub use run::{Attempt, AttemptState, Live, Progress, Run, RunState, Task, TaskState};

@@ -7,8 +7,8 @@ use std::{
 };
 
 use segue_proto::{
-    blob_key,
     artifact::NamedArtifact,
+    blob_key,
     failure::{Failure, FailureClass},
     ids::{AliasName, ModelName, RunId},
     store::v1::{CacheRecord, PipelineRecord},
@@ -177,7 +177,9 @@ impl Past for StorePast {
             }
         };
         let outputs = records::artifacts_from(record.outputs).ok()?;
-        let there = outputs.iter().all(|output| self.blobs.local_root().is_none_or(|root| root.join(blob_key(&output.artifact.digest)).is_file()));
+        let there = outputs.iter().all(|output| {
+            self.blobs.local_root().is_none_or(|root| root.join(blob_key(&output.artifact.digest)).is_file())
+        });
         there.then_some((outputs, record.metrics_json))
     }
 }
@@ -215,7 +217,21 @@ impl Actor {
         let (sender, inbox) = mpsc::channel(INBOX);
         let (changes, _) = broadcast::channel(GROUP);
         let handle = Handle { inbox: sender, changes: changes.clone() };
-        (Self { core, clock, committer, past, facts, inbox, changes, links: HashMap::new(), backlog: Vec::new(), stop }, handle)
+        (
+            Self {
+                core,
+                clock,
+                committer,
+                past,
+                facts,
+                inbox,
+                changes,
+                links: HashMap::new(),
+                backlog: Vec::new(),
+                stop,
+            },
+            handle,
+        )
     }
 
     /// Runs until it is stopped or the store fails. A failed commit ends it: memory is ahead of the disk then, and a
@@ -401,7 +417,9 @@ impl Actor {
 
     fn known_submission(&self, key: &str) -> Result<Option<RunId>, Error> {
         let record = crate::store::read::<v1::SubmitResponse>(&*self.past.store, &Key::Idempotency(key.to_owned()))?;
-        record.map(|answer| answer.run_id.parse().map_err(|e| Error::Internal(format!("idempotency record: {e}")))).transpose()
+        record
+            .map(|answer| answer.run_id.parse().map_err(|e| Error::Internal(format!("idempotency record: {e}"))))
+            .transpose()
     }
 
     /// Writes what changed, in one batch and one flush.

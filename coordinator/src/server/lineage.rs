@@ -143,7 +143,9 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
 fn find(store: &dyn Store, start: &str) -> Result<Digest, Error> {
     let none = || Error::NotFound(format!("there is no artifact `{}`", start.chars().take(64).collect::<String>()));
     if start.len() < 4 || !start.chars().all(|c| c.is_ascii_hexdigit()) {
-        return Err(Error::BadRequest("give at least 4 characters of the digest, as `segue artifacts list` shows it".into()));
+        return Err(Error::BadRequest(
+            "give at least 4 characters of the digest, as `segue artifacts list` shows it".into(),
+        ));
     }
     let rows = store.scan(&prefix::artifacts_like(&start.to_lowercase()), None, 2)?;
     match rows.as_slice() {

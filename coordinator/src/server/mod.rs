@@ -233,7 +233,9 @@ fn serve_grpc(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited!(v1::run_service_server::RunServiceServer::new(api::runs::Runs(shared.clone()))))
-        .add_service(limited!(v1::worker_service_server::WorkerServiceServer::new(api::worker::Workers(shared.clone()))))
+        .add_service(limited!(v1::worker_service_server::WorkerServiceServer::new(api::worker::Workers(
+            shared.clone()
+        ))))
         .add_service(limited!(v1::blob_service_server::BlobServiceServer::new(api::blobs::Blobs(shared.clone()))))
         .add_service(limited!(v1::log_service_server::LogServiceServer::new(api::logs::LogsApi(shared.clone()))))
         .add_service(limited!(v1::registry_service_server::RegistryServiceServer::new(api::registry::Registry(
@@ -268,7 +270,8 @@ fn serve_http(shared: &Shared, listener: TcpListener, tasks: &TaskTracker) {
 
 /// Leaves the address where commands with `--state-dir` find it.
 fn write_address(state_dir: &StateDir, address: SocketAddr, scheme: &str, epoch: u64) -> Result<(), Error> {
-    let text = serde_json::json!({ "address": format!("{scheme}://{address}"), "pid": std::process::id(), "epoch": epoch });
+    let text =
+        serde_json::json!({ "address": format!("{scheme}://{address}"), "pid": std::process::id(), "epoch": epoch });
     let file = state_dir.root().join(ADDRESS_FILE);
     let temporary = state_dir.root().join(format!("{ADDRESS_FILE}.{}", std::process::id()));
     std::fs::write(&temporary, text.to_string())

@@ -18,7 +18,8 @@ pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView
     for task in &run.tasks {
         *counts.entry(records::task_state(&task.state).into()).or_default() += 1;
     }
-    let tasks = if with_tasks { (0..run.tasks.len()).map(|task| task_view(run, task, core)).collect() } else { Vec::new() };
+    let tasks =
+        if with_tasks { (0..run.tasks.len()).map(|task| task_view(run, task, core)).collect() } else { Vec::new() };
     v1::RunView {
         run_id: run.id.to_string(),
         pipeline: run.spec.pipeline.to_string(),
@@ -91,13 +92,7 @@ pub fn explanations(run: &Run, core: &Core, only: &str) -> Vec<v1::Explanation> 
                 },
                 |reason| (reason.code.to_owned(), reason.text, reason.hint),
             );
-            Some(v1::Explanation {
-                task: run.spec.tasks[task].name.to_string(),
-                state: state.into(),
-                code,
-                text,
-                hint,
-            })
+            Some(v1::Explanation { task: run.spec.tasks[task].name.to_string(), state: state.into(), code, text, hint })
         })
         .collect()
 }

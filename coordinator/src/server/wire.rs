@@ -119,7 +119,8 @@ pub struct Introduction {
 /// # Errors
 /// Names the field that breaks the contract.
 pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
-    let key = WorkerKey { name: id("hello.worker", wire.worker)?, incarnation: id("hello.incarnation", wire.incarnation)? };
+    let key =
+        WorkerKey { name: id("hello.worker", wire.worker)?, incarnation: id("hello.incarnation", wire.incarnation)? };
     let operators: Vec<OperatorSpec> =
         wire.operators.into_iter().map(OperatorSpec::try_from).collect::<Result<_, _>>()?;
     let held = wire
@@ -131,8 +132,7 @@ pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
     worker.link = Some(link);
     worker.capacity = wire.capacity.ok_or(BadMessage::Missing("hello.capacity"))?.into();
     worker.labels = wire.labels;
-    worker.operators =
-        operators.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect::<BTreeSet<_>>();
+    worker.operators = operators.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect::<BTreeSet<_>>();
     worker.draining = wire.draining;
     worker.hostname = wire.hostname;
     worker.version = wire.version;

@@ -21,16 +21,19 @@ pub struct Admin(pub Shared);
 
 #[tonic::async_trait]
 impl AdminService for Admin {
-    async fn list_workers(&self, _: Request<v1::ListWorkersRequest>) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let workers = self
-            .0
-            .handle
-            .read(|core| core.workers().map(|worker| views::worker_view(worker, core)).collect())
-            .await?;
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let workers =
+            self.0.handle.read(|core| core.workers().map(|worker| views::worker_view(worker, core)).collect()).await?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
 
-    async fn drain_worker(&self, request: Request<v1::DrainWorkerRequest>) -> Result<Response<v1::DrainWorkerResponse>, Status> {
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
         let name: segue_proto::ids::WorkerName = id("name", request.into_inner().name).map_err(Error::from)?;
         self.0.handle.decide(Event::Drain { worker: name.clone() }).await?;
         let running = self
@@ -46,10 +49,14 @@ impl AdminService for Admin {
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<v1::BackupResponse>, Status> {
         let directory = PathBuf::from(request.into_inner().directory);
         if !directory.is_absolute() {
-            return Err(Status::invalid_argument("the directory of a backup must be an absolute path on the coordinator"));
+            return Err(Status::invalid_argument(
+                "the directory of a backup must be an absolute path on the coordinator",
+            ));
         }
-        let report = store::backup(store::Source::Running(self.0.committer.clone()), &self.0.blobs, &self.0.logs, &directory)
-            .await.map_err(Error::from)?;
+        let report =
+            store::backup(store::Source::Running(self.0.committer.clone()), &self.0.blobs, &self.0.logs, &directory)
+                .await
+                .map_err(Error::from)?;
         Ok(Response::new(v1::BackupResponse { records: report.records, blobs: report.blobs, bytes: report.bytes }))
     }
 

@@ -19,7 +19,10 @@ pub struct Blobs(pub Shared);
 
 #[tonic::async_trait]
 impl BlobService for Blobs {
-    async fn put(&self, request: Request<Streaming<v1::PutBlobRequest>>) -> Result<Response<v1::PutBlobResponse>, Status> {
+    async fn put(
+        &self,
+        request: Request<Streaming<v1::PutBlobRequest>>,
+    ) -> Result<Response<v1::PutBlobResponse>, Status> {
         let mut incoming = request.into_inner();
         let first = incoming.message().await?.ok_or_else(|| Status::invalid_argument("the upload is empty"))?;
         let expected: Option<Digest> = match first.digest.as_str() {

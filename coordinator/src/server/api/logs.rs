@@ -66,9 +66,11 @@ async fn stream(
             let offset = offsets.entry(source.token.clone()).or_default();
             loop {
                 let (logs, token, from) = (shared.logs.clone(), source.token.clone(), *offset);
-                let piece = tokio::task::spawn_blocking(move || logs.read(&token.run, &token.task, token.attempt, from, segue_proto::CHUNK_BYTES))
-                    .await
-                    .map_err(|e| Error::Internal(format!("a log read ended early: {e}")))??;
+                let piece = tokio::task::spawn_blocking(move || {
+                    logs.read(&token.run, &token.task, token.attempt, from, segue_proto::CHUNK_BYTES)
+                })
+                .await
+                .map_err(|e| Error::Internal(format!("a log read ended early: {e}")))??;
                 let Some(piece) = piece else { break };
                 *offset = piece.next();
                 let response = v1::ReadLogsResponse {
@@ -116,7 +118,8 @@ async fn sources(shared: &Shared, id: &RunId, request: &v1::ReadLogsRequest) -> 
 fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Error> {
     if !task.is_empty() && run.task_index(task).is_none() {
         let known: Vec<&str> = run.spec.tasks.iter().map(|task| task.name.as_str()).collect();
-        let hint = crate::spec::nearest(task, known).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
+        let hint =
+            crate::spec::nearest(task, known).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
         return Err(Error::NotFound(format!("run `{}` has no task `{task}`{hint}", run.id)));
     }
     let mut found: Vec<(u64, Source)> = Vec::new();

@@ -295,7 +295,10 @@ impl RunService for Runs {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::CancelRunResponse>, Status> {
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
         let id = self.resolve(request.into_inner().run_id).await?;
         match self.0.handle.decide(Event::CancelRun { run: id.clone() }).await {
             Ok(_) => {}
@@ -325,7 +328,11 @@ impl RunService for Runs {
             .handle
             .read(move |core| {
                 core.run(&wanted).map(|run| {
-                    (views::explanations(run, core, &task), records::run_state(run.state), run.task_index(&task).is_some())
+                    (
+                        views::explanations(run, core, &task),
+                        records::run_state(run.state),
+                        run.task_index(&task).is_some(),
+                    )
                 })
             })
             .await?;

@@ -44,7 +44,8 @@ impl WorkerService for Workers {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut incoming = request.into_inner();
         let link = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
-        let first = incoming.message().await?.ok_or_else(|| Status::invalid_argument("the link closed before its hello"))?;
+        let first =
+            incoming.message().await?.ok_or_else(|| Status::invalid_argument("the link closed before its hello"))?;
         let mut events = first.events.into_iter();
         let Some(v1::worker_event::Event::Hello(hello)) = events.next().and_then(|event| event.event) else {
             return Err(Status::invalid_argument("the first event of a link must be a hello"));
@@ -101,7 +102,9 @@ async fn pump(
     loop {
         for event in events {
             match event.event {
-                Some(v1::worker_event::Event::Log(chunk)) => keep_log(shared, key, answers, &mut known_logs, chunk).await?,
+                Some(v1::worker_event::Event::Log(chunk)) => {
+                    keep_log(shared, key, answers, &mut known_logs, chunk).await?
+                }
                 other => {
                     if let Some(event) = wire::event(v1::WorkerEvent { event: other }, key)? {
                         shared.handle.report(event).await?;
