@@ -1,6 +1,6 @@
 //! Dates as exports write them: ISO, day first, or month first.
 
-use chrono::{DateTime, NaiveDate};
+use chrono::DateTime;
 
 use crate::ops::OpError;
 
@@ -266,15 +266,11 @@ const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// Gives midnight of a calendar day in milliseconds since 1970.
-#[must_use]
-pub fn midnight(date: NaiveDate) -> i64 {
-    date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use chrono::{NaiveDate, NaiveTime};
 
     use super::*;
 
@@ -369,7 +365,7 @@ mod tests {
     fn every_day_of_three_centuries_agrees_with_the_calendar_of_chrono() {
         let mut day = NaiveDate::from_ymd_opt(1900, 1, 1).unwrap();
         while day < NaiveDate::from_ymd_opt(2200, 1, 1).unwrap() {
-            assert_eq!(parse_iso(&day.to_string()), Some(midnight(day)));
+            assert_eq!(parse_iso(&day.to_string()), Some(day.and_time(NaiveTime::MIN).and_utc().timestamp_millis()));
             day = day.succ_opt().unwrap();
         }
     }

@@ -51,7 +51,7 @@ impl Layout<'_> {
 /// Finds the records of `text`, whose first line is line `first_line` of the file, and which should have `fields` fields.
 #[must_use]
 pub fn lay_out(text: &str, fields: usize, first_line: u64) -> Layout<'_> {
-    let mut scan = Scan { text, done: 0, rewritten: None, lines: None, rows: 0, first_line };
+    let mut scan = Scan { text, rewritten: None, lines: None, rows: 0, first_line };
     let mut ragged = Vec::new();
     let (mut at, mut line) = (0, first_line);
     while at < text.len() {
@@ -61,10 +61,10 @@ pub fn lay_out(text: &str, fields: usize, first_line: u64) -> Layout<'_> {
         let (commas, quoted) = count(physical.as_bytes());
         if !quoted {
             match commas + 1 {
-                _ if physical.trim().is_empty() => scan.leave_out(at, at + length),
+                _ if physical.trim().is_empty() => scan.leave_out(at),
                 found if found == fields => scan.take(at, at + length, physical, line),
                 found => {
-                    scan.leave_out(at, at + length);
+                    scan.leave_out(at);
                     ragged.push(BadRow { line, reason: format!("{found} fields instead of {fields}") });
                 }
             }
@@ -72,7 +72,8 @@ pub fn lay_out(text: &str, fields: usize, first_line: u64) -> Layout<'_> {
             continue;
         }
         let record = measure(rest);
-        if record.closed && record.fields == fields {
+        // Over several lines quotes must be strict: else a stray one has met the quote of another record.
+        if record.closed && record.fields == fields && (record.strict || record.newlines == 1) {
             let inside = trim_end_of_line(&rest[..record.length]);
             if record.strict {
                 scan.take(at, at + record.length, inside, line);
@@ -89,7 +90,7 @@ pub fn lay_out(text: &str, fields: usize, first_line: u64) -> Layout<'_> {
                 (true, false) => format!("{} fields instead of {fields}", record.fields),
                 _ => "a quote is opened and not closed".to_owned(),
             };
-            scan.leave_out(at, at + length);
+            scan.leave_out(at);
             ragged.push(BadRow { line, reason });
             (at, line) = (at + length, line + 1);
         }
@@ -108,8 +109,6 @@ pub fn first_record(text: &str) -> (Vec<String>, usize, u64) {
 /// The state of a pass: what was copied so far, if anything had to be.
 struct Scan<'a> {
     text: &'a str,
-    /// Bytes of `text` that are in `rewritten` or left out, once there is a copy.
-    done: usize,
     rewritten: Option<String>,
     lines: Option<Vec<u64>>,
     rows: usize,
@@ -125,7 +124,6 @@ impl<'a> Scan<'a> {
         if let Some(copy) = &mut self.rewritten {
             copy.push_str(record);
             copy.push('\n');
-            self.done = to;
         }
         if let Some(lines) = &mut self.lines {
             lines.push(line);
@@ -133,10 +131,9 @@ impl<'a> Scan<'a> {
         self.rows += 1;
     }
 
-    fn leave_out(&mut self, from: usize, to: usize) {
+    fn leave_out(&mut self, from: usize) {
         self.copy_until(from);
         self.list_lines();
-        self.done = to;
     }
 
     /// Starts the copy with everything before `at`, which was fine as it was.
