@@ -255,15 +255,13 @@ mod tests {
     #[test]
     fn an_unknown_enum_number_is_refused_with_the_name_of_its_field() {
         let wire = v1::Failure { class: 99, ..Default::default() };
-        assert_eq!(
-            Failure::try_from(wire),
-            Err(BadMessage::UnknownNumber { field: "failure.class", number: 99 })
-        );
+        assert_eq!(Failure::try_from(wire), Err(BadMessage::UnknownNumber { field: "failure.class", number: 99 }));
     }
 
     #[test]
     fn a_token_with_a_bad_task_name_is_refused() {
-        let wire = v1::Token { run_id: "run_01j8zk5m8w0000000000000000".into(), task: "../x".into(), attempt: 1, epoch: 1 };
+        let wire =
+            v1::Token { run_id: "run_01j8zk5m8w0000000000000000".into(), task: "../x".into(), attempt: 1, epoch: 1 };
         assert!(matches!(Token::try_from(wire), Err(BadMessage::Id { field: "token.task", .. })));
     }
 }

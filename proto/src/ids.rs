@@ -66,8 +66,7 @@ macro_rules! id {
 }
 
 fn plain(text: &str, longest: usize) -> bool {
-    (1..=longest).contains(&text.len())
-        && text.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-'))
+    (1..=longest).contains(&text.len()) && text.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-'))
 }
 
 id!(

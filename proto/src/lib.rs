@@ -2,6 +2,7 @@
 //!
 //! Domain types live beside their conversions; nothing here decides anything.
 
+pub mod artifact;
 pub mod convert;
 pub mod failure;
 pub mod ids;

@@ -5,3 +5,4 @@ pub mod kernels;
 pub mod models;
 pub mod ops;
 pub mod runner;
+pub mod sample;

@@ -53,6 +53,9 @@ pub struct Task {
     pub priority: i32,
     /// Declared outputs of a command; an operator's are in the catalogue.
     pub outputs: Vec<Port>,
+    /// One line for people; may be empty.
+    #[serde(default)]
+    pub description: String,
 }
 
 /// What a task executes.
@@ -167,7 +170,8 @@ impl BoundTask {
     /// Iterates over the tasks that this one waits for, each once, in order.
     #[must_use]
     pub fn needs(&self) -> Vec<usize> {
-        let mut all: Vec<usize> = self.inputs.values().map(|input| input.task).chain(self.after.iter().copied()).collect();
+        let mut all: Vec<usize> =
+            self.inputs.values().map(|input| input.task).chain(self.after.iter().copied()).collect();
         all.sort_unstable();
         all.dedup();
         all

@@ -2,6 +2,7 @@
 
 pub mod boost;
 pub mod buyers;
+pub mod describe;
 pub mod kmeans;
 pub mod metrics;
 pub mod pca;

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::kernels::buyers::{BgNbd, GammaGamma};
+
 /// Name of this layout; another one is refused with a clear error.
 pub const FORMAT: &str = "segue-model/1";
 
@@ -72,8 +74,29 @@ pub struct ClvModel {
     pub spend: String,
     /// Applied to the output of `spend`: `none` or `expm1` (trained on ln(1 + spend)).
     pub spend_link: String,
-    /// Multiplies the expected spend, so that predictions of the training folds add up; 1 where unused.
+    /// Multiplies the expected spend, so that predictions for the customers trained on add up; 1 where unused.
     pub calibration: f64,
+    /// Those of `features` that `buys` takes, in order; empty: all of them.
+    #[serde(default)]
+    pub buys_features: Vec<String>,
+    /// Column with the spend that the baseline expects, blended into the prediction by `baseline_weight`; absent: no blending.
+    #[serde(default)]
+    pub baseline_feature: Option<String>,
+    /// `w` of `calibration * (probability * spend)^(1 - w) * baseline^w`, from 0 to 1.
+    #[serde(default)]
+    pub baseline_weight: f64,
+    /// The baseline behind the features of the scored table, for the record. Only `holdout`.
+    #[serde(default)]
+    pub baseline: Option<BaselineModel>,
+}
+
+/// BG/NBD and Gamma-Gamma with times in days.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BaselineModel {
+    pub purchases: BgNbd,
+    pub spend: GammaGamma,
+    /// Days that the expectation covers.
+    pub horizon_days: u32,
 }
 
 impl ModelDoc {

@@ -1,5 +1,7 @@
 //! Model documents: what a model artifact holds, how it is exported, how it scores new customers.
 
 pub mod doc;
+pub mod export;
+pub mod predict;
 
-pub use doc::{ClvModel, KMeansModel, ModelDoc, ScalerModel, Transform};
+pub use doc::{BaselineModel, ClvModel, KMeansModel, ModelDoc, ScalerModel, Transform};

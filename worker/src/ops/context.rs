@@ -166,7 +166,8 @@ impl Context {
     /// # Errors
     /// Class `infra` if the disk refuses.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), OpError> {
-        std::fs::write(self.output(name), bytes).map_err(|e| OpError::infra(format!("cannot write output `{name}`: {e}")))
+        std::fs::write(self.output(name), bytes)
+            .map_err(|e| OpError::infra(format!("cannot write output `{name}`: {e}")))
     }
 
     /// Describes the columns of a table or the shape of a matrix, for people and for lineage.

@@ -14,7 +14,9 @@ use super::{Context, OpError};
 /// Class `data` if the file is not a table, `infra` if it cannot be opened.
 pub fn read(path: &Path) -> Result<DataFrame, OpError> {
     let file = File::open(path).map_err(|e| OpError::infra(format!("cannot open {}: {e}", path.display())))?;
-    ParquetReader::new(file).finish().map_err(|e| OpError::data(format!("{} is not a Parquet table: {e}", path.display())))
+    ParquetReader::new(file)
+        .finish()
+        .map_err(|e| OpError::data(format!("{} is not a Parquet table: {e}", path.display())))
 }
 
 /// Writes a table as an output and describes its columns.
@@ -74,12 +76,7 @@ pub fn matrix(table: &DataFrame, columns: &[String]) -> Result<Array2<f64>, OpEr
 /// Names the numeric columns, in order.
 #[must_use]
 pub fn numeric_columns(table: &DataFrame) -> Vec<String> {
-    table
-        .columns()
-        .iter()
-        .filter(|c| c.dtype().is_primitive_numeric())
-        .map(|c| c.name().to_string())
-        .collect()
+    table.columns().iter().filter(|c| c.dtype().is_primitive_numeric()).map(|c| c.name().to_string()).collect()
 }
 
 fn missing(table: &DataFrame, column: &str) -> OpError {

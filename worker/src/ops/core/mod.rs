@@ -1,9 +1,12 @@
-//! Operators of this family.
+//! Operators for probes, examples and benches.
+
+pub mod noop;
+pub mod sleep;
 
 use super::Operator;
 
 /// Gives the operators of this family.
 #[must_use]
 pub fn operators() -> Vec<Box<dyn Operator>> {
-    Vec::new()
+    vec![Box::new(noop::Noop), Box::new(sleep::Sleep)]
 }

@@ -1,0 +1,120 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+
+/// First argument of a runner process.
+pub const RUNNER: &str = "__runner";
+
+/// Run data pipelines: submit, watch, rerun what failed.
+#[derive(Debug, Parser)]
+#[command(name = "segue", version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done; 1 the run failed or was cancelled; 2 wrong use or a bad pipeline file; \
+    3 coordinator unreachable or internal error.\n\nStart here: segue run pipelines/customer-segmentation.toml -p input=data.csv")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Coordinator to talk to, such as http://127.0.0.1:7400
+    #[arg(long, global = true, env = "SEGUE_SERVER", value_name = "URL", help_heading = "Global options")]
+    pub server: Option<String>,
+    /// State directory: its coordinator is used, or its store is opened
+    #[arg(
+        long,
+        global = true,
+        env = "SEGUE_STATE_DIR",
+        value_name = "DIR",
+        default_value = ".segue",
+        help_heading = "Global options"
+    )]
+    pub state_dir: PathBuf,
+    /// How data is printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT", help_heading = "Global options")]
+    pub output: Output,
+    /// Say more on standard error; twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Tables for people
+    Table,
+    /// JSON for scripts
+    Json,
+}
+
+/// Everything Segue does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Submit a pipeline and wait; without a server, the whole cluster runs inside this command
+    Run(commands::run::RunArgs),
+    /// Submit a pipeline and print the run id
+    Submit(commands::submit::SubmitArgs),
+    /// Check a pipeline file and report every fault at its place
+    Validate(commands::validate::ValidateArgs),
+    /// Show what a submission would do: tasks, cache hits, placement
+    Plan(commands::plan::PlanArgs),
+    /// Draw the DAG of a pipeline file
+    Graph(commands::graph::GraphArgs),
+    /// List runs, newest first
+    Runs(commands::runs::RunsArgs),
+    /// Show a run with its tasks
+    Show(commands::show::ShowArgs),
+    /// Follow a run until it ends
+    Watch(commands::watch::WatchArgs),
+    /// Wait for a run; the exit code is its outcome
+    Wait(commands::watch::WaitArgs),
+    /// Cancel a run
+    Cancel(commands::cancel::CancelArgs),
+    /// Execute tasks of an ended run again, keeping the artifacts of the others
+    Rerun(commands::rerun::RerunArgs),
+    /// Print or follow the logs of a run
+    Logs(commands::logs::LogsArgs),
+    /// Say why tasks are not running
+    Explain(commands::explain::ExplainArgs),
+    /// List, fetch and trace artifacts
+    #[command(subcommand)]
+    Artifacts(commands::artifacts::ArtifactsCommand),
+    /// List, show, alias and export registered models
+    #[command(subcommand)]
+    Models(commands::models::ModelsCommand),
+    /// Find the products most similar to a text, in the latest embedding
+    Similar(commands::similar::SimilarArgs),
+    /// Score new customers with registered models
+    Predict(commands::predict::PredictArgs),
+    /// List and drain workers
+    #[command(subcommand)]
+    Workers(commands::workers::WorkersCommand),
+    /// Back up, restore and verify the store
+    #[command(subcommand)]
+    Store(commands::store::StoreCommand),
+    /// Coordinator and one worker in this process, for development
+    Dev(commands::dev::DevArgs),
+    /// Serve as coordinator
+    Coordinator(commands::coordinator::CoordinatorArgs),
+    /// Serve as worker
+    Worker(commands::worker::WorkerArgs),
+    /// Write sample data of the schema of the UCI Online Retail set
+    SampleData(commands::sample_data::SampleDataArgs),
+    /// Print completions for a shell
+    Completions(commands::completions::CompletionsArgs),
+}
+
+/// A `-p KEY=VALUE`.
+#[derive(Debug, Clone, Args)]
+pub struct Params {
+    /// Parameter of the pipeline; `KEY=@FILE` uploads a file first
+    #[arg(short = 'p', long = "param", value_name = "KEY=VALUE")]
+    pub params: Vec<String>,
+}

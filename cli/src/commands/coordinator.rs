@@ -1,0 +1,92 @@
+//! `segue coordinator`: serve until told to stop.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use segue_coordinator::server::{Config, Coordinator};
+use tokio::net::TcpListener;
+
+use crate::{
+    args::Global,
+    embedded,
+    error::{Error, ExitStatus},
+    stop,
+};
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct CoordinatorArgs {
+    /// Address for gRPC; loopback unless told
+    #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+    /// Address for /healthz, /readyz and /metrics; `off` serves none
+    #[arg(long, default_value = "127.0.0.1:7401", value_name = "HOST:PORT")]
+    pub http: String,
+    /// Seconds that a worker may be silent before its attempts are lost
+    #[arg(long, default_value_t = embedded::LEASE.as_secs_f64(), value_name = "SECONDS")]
+    pub lease: f64,
+    /// Where blobs are kept, such as s3://bucket/prefix; the state directory unless told
+    #[arg(long, value_name = "URL")]
+    pub blobs: Option<String>,
+    /// PEM certificate chain for TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM key for TLS
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Listen on a non-loopback address without TLS
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, Error> {
+    let lease = lease(args.lease)?;
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+        _ => None,
+    };
+    let listener = bind(args.listen, tls.is_some() || args.insecure).await?;
+    let http = match args.http.as_str() {
+        "off" => None,
+        text => {
+            let address = text.parse().map_err(|e| {
+                Error::usage(format!("`--http {text}`: {e}")).hint("HOST:PORT with an IP address, or `off`")
+            })?;
+            Some(bind(address, args.insecure).await?)
+        }
+    };
+    let stop = stop::on_signals();
+    let config = Config { state_dir: embedded::absolute(&global.state_dir)?, blob_url: args.blobs, lease, tls };
+    Coordinator::start(config, listener, http, stop).await?.wait().await?;
+    Ok(ExitStatus::Done)
+}
+
+/// Binds an address; one that others can reach needs TLS or a word that it does not.
+pub async fn bind(address: SocketAddr, open_allowed: bool) -> Result<TcpListener, Error> {
+    if !address.ip().is_loopback() && !open_allowed {
+        return Err(Error::usage(format!("{address} can be reached from other machines, and TLS is off"))
+            .hint("give --tls-cert and --tls-key, or say --insecure if the network is trusted"));
+    }
+    TcpListener::bind(address).await.map_err(|e| {
+        Error::internal(format!("cannot listen on {address}: {e}"))
+            .hint("is another coordinator there? choose another port")
+    })
+}
+
+fn lease(seconds: f64) -> Result<Duration, Error> {
+    // Shorter than this, an ordinary pause of a busy machine would look like a lost worker.
+    if !(0.3..=3_600.0).contains(&seconds) {
+        return Err(Error::usage(format!("`--lease {seconds}` is not between 0.3 and 3600 seconds")));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Reads a file of the command line.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|e| Error::usage(format!("cannot read {}: {e}", path.display())))
+}

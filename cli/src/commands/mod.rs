@@ -1,0 +1,97 @@
+//! One file per command.
+
+pub mod artifacts;
+pub mod cancel;
+pub mod completions;
+pub mod coordinator;
+pub mod dev;
+pub mod explain;
+pub mod graph;
+pub mod logs;
+pub mod models;
+pub mod plan;
+pub mod predict;
+pub mod rerun;
+pub mod run;
+pub mod runs;
+pub mod sample_data;
+pub mod show;
+pub mod similar;
+pub mod store;
+pub mod submit;
+pub mod summary;
+pub mod validate;
+pub mod watch;
+pub mod worker;
+pub mod workers;
+
+use crate::{
+    args::{Cli, Command},
+    client::Client,
+    error::{Error, ExitStatus},
+    printer::Printer,
+};
+
+/// Executes the command of a command line.
+pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let global = cli.global;
+    match cli.command {
+        Command::Run(args) => run::run(args, &global, out).await,
+        Command::Dev(args) => dev::run(args, &global, out).await,
+        Command::Coordinator(args) => coordinator::run(args, &global).await,
+        Command::Worker(args) => worker::run(args, &global).await,
+        Command::Validate(args) => validate::run(args, &global, out).await,
+        Command::Plan(args) => plan::run(args, &global, out).await,
+        Command::Graph(args) => graph::run(args, out),
+        Command::SampleData(args) => sample_data::run(args, out),
+        Command::Completions(args) => completions::run(args, out),
+        Command::Store(command) => store::run(command, &global, out).await,
+        Command::Models(models::ModelsCommand::Fetch) => models::fetch(out).await,
+        command => {
+            let mut client = Client::connect(&global).await?;
+            if let Command::Rerun(args) = &command
+                && !args.dry_run
+            {
+                rerun::with_worker(&mut client).await?;
+            }
+            let done = with_client(command, &client, out).await;
+            let closed = client.close().await;
+            // What the command says comes first: a fault at closing must not hide it.
+            done.and_then(|status| closed.map(|()| status))
+        }
+    }
+}
+
+async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+    match command {
+        Command::Submit(args) => submit::run(args, client, out).await,
+        Command::Runs(args) => runs::run(args, client, out).await,
+        Command::Show(args) => show::run(args, client, out).await,
+        Command::Watch(args) => watch::watch(args, client, out).await,
+        Command::Wait(args) => watch::wait(args, client, out).await,
+        Command::Cancel(args) => cancel::run(args, client, out).await,
+        Command::Rerun(args) => rerun::run(args, client, out).await,
+        Command::Logs(args) => logs::run(args, client, out).await,
+        Command::Explain(args) => explain::run(args, client, out).await,
+        Command::Artifacts(command) => artifacts::run(command, client, out).await,
+        Command::Models(command) => models::run(command, client, out).await,
+        Command::Similar(args) => similar::run(args, client, out).await,
+        Command::Predict(args) => predict::run(args, client, out).await,
+        Command::Workers(command) => workers::run(command, client, out).await,
+        _ => Err(Error::internal("this command needs no coordinator")),
+    }
+}
+
+/// Reads a pipeline file and gives its text and absolute path.
+pub fn read_pipeline(file: &std::path::Path) -> Result<(String, String), Error> {
+    let bytes = std::fs::read(file).map_err(|e| {
+        Error::usage(format!("cannot read the pipeline file {}: {e}", file.display()))
+            .hint("give the path of a .toml file; `pipelines/` has two that work")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Error::usage(format!("{} is not UTF-8: byte {} is wrong", file.display(), e.utf8_error().valid_up_to()))
+            .hint("save the file as UTF-8")
+    })?;
+    let path = crate::embedded::absolute(file)?;
+    Ok((text, path.to_string_lossy().into_owned()))
+}

@@ -1,0 +1,80 @@
+//! `segue predict NAME[@ALIAS]`: score new customers with registered models.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use polars::prelude::{CsvWriter, DataFrame, ParquetWriter, SerWriter as _};
+use segue_worker::{models::predict::predict, ops::retail::score_input};
+use serde_json::json;
+
+use super::models::document;
+use crate::{
+    client::Client,
+    error::{Error, ExitStatus},
+    printer::Printer,
+};
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// NAME, NAME:VERSION or NAME@ALIAS; the champion where nothing is said. Several add their columns side by side
+    #[arg(required = true, value_name = "NAME[@ALIAS]")]
+    pub models: Vec<String>,
+    /// CSV or Parquet of customers, with the columns that the models take
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// File to write; Parquet where the name ends in .parquet, else CSV
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// Runs the command.
+pub async fn run(args: PredictArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let customers = score_input::read_customers(&args.input)?;
+    let mut scored: Option<DataFrame> = None;
+    let mut used = Vec::new();
+    for reference in &args.models {
+        let (name, version, doc) = document(reference, client).await?;
+        let table = predict(&doc, &customers)?;
+        used.push(json!({"model": name, "version": version.version, "kind": doc.kind()}));
+        match &mut scored {
+            None => scored = Some(table),
+            Some(scored) => {
+                for column in table.columns() {
+                    // The customer's id is there already; a second model of a kind gets its name before its columns.
+                    if column.name() == "CustomerID" {
+                        continue;
+                    }
+                    let mut column = column.clone();
+                    if scored.column(column.name()).is_ok() {
+                        let longer = format!("{name} {}", column.name());
+                        column.rename(longer.into());
+                    }
+                    scored.with_column(column).map_err(|e| Error::internal(format!("cannot join predictions: {e}")))?;
+                }
+            }
+        }
+    }
+    let mut scored = scored.ok_or_else(|| Error::usage("name at least one model"))?;
+    write(&args.out, &mut scored)?;
+    if out.is_json() {
+        out.json(&json!({"customers": scored.height(), "out": args.out, "models": used}))?;
+    } else {
+        out.note(&format!("{} customers scored, written to {}", scored.height(), args.out.display()));
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn write(path: &Path, table: &mut DataFrame) -> Result<(), Error> {
+    let cannot = |e: &dyn std::fmt::Display| Error::usage(format!("cannot write {}: {e}", path.display()));
+    let file = File::create(path).map_err(|e| cannot(&e))?;
+    if path.extension().is_some_and(|extension| extension == "parquet") {
+        ParquetWriter::new(file).finish(table).map_err(|e| cannot(&e))?;
+    } else {
+        CsvWriter::new(file).finish(table).map_err(|e| cannot(&e))?;
+    }
+    Ok(())
+}

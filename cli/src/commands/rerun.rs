@@ -1,0 +1,128 @@
+//! `segue rerun RUN`: the plan first, then exactly the plan.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use segue_proto::v1;
+use serde_json::json;
+
+use super::{
+    read_pipeline,
+    run::{follow, wait_for_worker},
+    summary,
+};
+use crate::{
+    client::Client,
+    error::{Error, ExitStatus},
+    format,
+    printer::{Printer, Rows},
+};
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct RerunArgs {
+    /// Run id, the start of one, or `latest`
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// What did not succeed, and what comes after it; the default
+    #[arg(long)]
+    pub failed: bool,
+    /// This task and what comes after it
+    #[arg(long, value_name = "TASK")]
+    pub from: Vec<String>,
+    /// This task alone
+    #[arg(long, value_name = "TASK")]
+    pub only: Vec<String>,
+    /// Version of the pipeline: the one that the run pinned, or what its file says now
+    #[arg(long, value_enum, default_value_t = Version::Pinned)]
+    pub version: Version,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Return as soon as the rerun is accepted
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Versions of the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Version {
+    /// As the run was submitted
+    Pinned,
+    /// As the file is now
+    Latest,
+}
+
+/// Runs the command.
+pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let latest_text = match args.version {
+        Version::Pinned => String::new(),
+        Version::Latest => {
+            let run = client.runs().get_run(v1::GetRunRequest { run_id: args.run.clone() }).await?.into_inner();
+            read_pipeline(&PathBuf::from(run.path))?.0
+        }
+    };
+    let request = v1::RerunRequest {
+        run_id: args.run.clone(),
+        failed: args.failed,
+        from: args.from.clone(),
+        only: args.only.clone(),
+        dry_run: true,
+        latest_text,
+    };
+    let plan = client.runs().rerun(request.clone()).await?.into_inner();
+    if !plan.diagnostics.is_empty() && plan.items.is_empty() {
+        return Err(Error::diagnostics(plan.diagnostics));
+    }
+    let executes = plan.items.iter().filter(|item| item.execute).count();
+    if args.dry_run {
+        print_plan(&plan, out)?;
+        return Ok(ExitStatus::Done);
+    }
+    if executes == 0 {
+        out.note("nothing to execute: every task of this run succeeded");
+        if out.is_json() {
+            print_plan(&plan, out)?;
+        }
+        return Ok(ExitStatus::Done);
+    }
+    for item in plan.items.iter().filter(|item| item.execute) {
+        out.note(&format!("  {} ({})", item.task, item.reason));
+    }
+    out.note(&format!("{executes} task(s) execute, {} kept", plan.items.len() - executes));
+    client.runs().rerun(v1::RerunRequest { dry_run: false, ..request }).await?;
+    if args.no_wait {
+        return Ok(ExitStatus::Done);
+    }
+    let run = follow(client, &plan.run_id, false, out).await?;
+    if out.is_json() {
+        out.json(&format::run_outcome(&run))?;
+    } else {
+        summary::print(&run, client, out).await?;
+    }
+    Ok(format::ended(run.state).unwrap_or(ExitStatus::Unreachable))
+}
+
+fn print_plan(plan: &v1::RerunResponse, out: &mut Printer) -> Result<(), Error> {
+    let items: Vec<_> = plan
+        .items
+        .iter()
+        .map(|item| json!({"task": item.task, "execute": item.execute, "reason": item.reason}))
+        .collect();
+    out.data(&json!({"run": plan.run_id, "version": plan.version, "tasks": items}), || {
+        let mut rows = Rows::new(&["task", "plan", "why"]);
+        for item in &plan.items {
+            rows.row([item.task.as_str(), if item.execute { "execute" } else { "keep" }, item.reason.as_str()]);
+        }
+        rows
+    })
+}
+
+/// A rerun without a server needs hands: this process becomes the worker.
+pub async fn with_worker(client: &mut Client) -> Result<(), Error> {
+    if let Some(embedded) = client.embedded_mut() {
+        embedded.add_worker(None)?;
+        wait_for_worker(client).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! `segue run FILE`: submit and wait; without a server the whole cluster runs inside this command.
+
+use clap::Args;
+use segue_proto::v1;
+use tracing::debug;
+
+use super::{
+    submit::{self, SubmitArgs},
+    summary,
+    worker::Amounts,
+};
+use crate::{
+    args::Global,
+    client::Client,
+    error::{Error, ExitStatus},
+    format,
+    printer::Printer,
+    progress::Progress,
+    stop,
+};
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub submit: SubmitArgs,
+    #[command(flatten)]
+    pub amounts: Amounts,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let mut client = match Client::running(global).await? {
+        Some(client) => client,
+        None => Client::embed(global).await?,
+    };
+    if let Some(embedded) = client.embedded_mut() {
+        // Faults of the file are shown before anything starts.
+        embedded.add_worker(Some(args.amounts.resources()?))?;
+        wait_for_worker(&client).await?;
+    }
+    let done = execute(&args, &client, out).await;
+    let closed = client.close().await;
+    done.and_then(|status| closed.map(|()| status))
+}
+
+/// Waits until the embedded worker has said what it offers: the checker knows operators from there.
+pub async fn wait_for_worker(client: &Client) -> Result<(), Error> {
+    for _ in 0..600 {
+        let status = client.admin().get_status(v1::GetStatusRequest {}).await?.into_inner();
+        if status.workers > 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    Err(Error::internal("the worker of this process did not connect"))
+}
+
+async fn execute(args: &RunArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let response = submit::submit(&args.submit, client, out).await?;
+    if !args.quiet {
+        out.note(&format!("{} {}", response.pipeline, response.run_id));
+    }
+    let run = tokio::select! {
+        run = follow(client, &response.run_id, args.quiet, out) => run?,
+        () = stop::next() => {
+            out.note("cancelling the run; press again to leave at once");
+            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone() }).await?;
+            tokio::select! {
+                run = follow(client, &response.run_id, args.quiet, out) => run?,
+                () = stop::next() => return Ok(ExitStatus::RunFailed),
+            }
+        }
+    };
+    let status = format::ended(run.state).unwrap_or(ExitStatus::Unreachable);
+    if out.is_json() {
+        out.json(&format::run_outcome(&run))?;
+    } else {
+        summary::print(&run, client, out).await?;
+    }
+    Ok(status)
+}
+
+/// Follows a run until it ends, over restarts of the coordinator too, and gives its last state.
+pub async fn follow(client: &Client, run_id: &str, quiet: bool, out: &Printer) -> Result<v1::RunView, Error> {
+    let mut progress = Progress::new(quiet || out.is_json());
+    let mut silent_tries = 0_u32;
+    loop {
+        let watched = client.runs().watch_run(v1::GetRunRequest { run_id: run_id.to_owned() }).await;
+        match watched {
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                loop {
+                    match stream.message().await {
+                        Ok(Some(run)) => {
+                            silent_tries = 0;
+                            progress.show(&run, out);
+                            if format::ended(run.state).is_some() {
+                                progress.finish();
+                                return Ok(run);
+                            }
+                        }
+                        Ok(None) => break,
+                        Err(status) => {
+                            debug!(%status, "watch broke off");
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(status) if status.code() == tonic::Code::Unavailable => {}
+            Err(status) => return Err(status.into()),
+        }
+        silent_tries += 1;
+        // A coordinator that restarts is back within seconds.
+        if silent_tries > 120 {
+            return Err(Error::internal("the coordinator went away while the run was going")
+                .hint(format!("the run goes on when it is back: segue watch {run_id}")));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}

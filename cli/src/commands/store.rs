@@ -1,0 +1,120 @@
+//! `segue store backup|restore|verify`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Subcommand;
+use segue_coordinator::{
+    blobs::BlobStore,
+    store::{self, SledStore, StateDir, Store},
+};
+use segue_proto::v1;
+use serde_json::json;
+
+use crate::{
+    args::Global,
+    client::Client,
+    error::{Error, ExitStatus},
+    format,
+    printer::Printer,
+};
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Write a consistent copy of records, blobs and logs to a new directory, also while the coordinator runs
+    Backup {
+        /// Directory that does not exist yet, on the coordinator's machine
+        directory: PathBuf,
+    },
+    /// Make a state directory from a backup
+    Restore {
+        /// Directory of the backup
+        backup: PathBuf,
+        /// State directory that does not exist yet
+        directory: PathBuf,
+    },
+    /// Read everything once and report what does not add up
+    Verify,
+}
+
+/// Runs the command.
+pub async fn run(command: StoreCommand, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
+    match command {
+        StoreCommand::Backup { directory } => backup(directory, global, out).await,
+        StoreCommand::Restore { backup, directory } => restore(backup, directory, out).await,
+        StoreCommand::Verify => verify(global, out).await,
+    }
+}
+
+async fn backup(directory: PathBuf, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let directory = crate::embedded::absolute(&directory)?;
+    let client = Client::connect(global).await?;
+    let request = v1::BackupRequest { directory: directory.to_string_lossy().into_owned() };
+    let answer = client.admin().backup(request).await;
+    client.close().await?;
+    let report = answer?.into_inner();
+    if out.is_json() {
+        out.json(
+            &json!({"directory": directory, "records": report.records, "blobs": report.blobs, "bytes": report.bytes}),
+        )?;
+    } else {
+        out.text(&format!(
+            "{}: {} records, {} blobs, {}",
+            directory.display(),
+            report.records,
+            report.blobs,
+            format::bytes(report.bytes)
+        ))?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+async fn restore(backup: PathBuf, directory: PathBuf, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let report = store::restore(&backup, &directory).await?;
+    if out.is_json() {
+        out.json(
+            &json!({"directory": directory, "records": report.records, "blobs": report.blobs, "logs": report.logs}),
+        )?;
+    } else {
+        out.text(&format!(
+            "{}: {} records, {} blobs, {} logs; use it with --state-dir",
+            directory.display(),
+            report.records,
+            report.blobs,
+            report.logs
+        ))?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Verifies over the coordinator where one runs; else opens the store itself, so that a store that no coordinator can
+/// start on can still be looked at.
+async fn verify(global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let (problems, records, blobs, bytes) = match Client::running(global).await? {
+        Some(client) => {
+            let report = client.admin().verify(v1::VerifyRequest {}).await?.into_inner();
+            (report.problems, report.records, report.blobs, report.bytes)
+        }
+        None => {
+            let state_dir = StateDir::new(crate::embedded::absolute(&global.state_dir)?);
+            let opened: Arc<dyn Store> = Arc::new(SledStore::open_existing(state_dir.store())?);
+            let blobs = BlobStore::open_local(&state_dir.blobs()).await?;
+            let report = store::verify(opened, &blobs).await?;
+            (report.problems, report.records, report.blobs, report.bytes)
+        }
+    };
+    if out.is_json() {
+        out.json(&json!({"problems": problems, "records": records, "blobs": blobs, "bytes": bytes}))?;
+    } else {
+        for problem in &problems {
+            out.text(problem)?;
+        }
+        out.text(&format!(
+            "{records} records, {blobs} blobs, {}: {} problem(s)",
+            format::bytes(bytes),
+            problems.len()
+        ))?;
+    }
+    // A damaged store is no success: scripts look at the exit code.
+    Ok(if problems.is_empty() { ExitStatus::Done } else { ExitStatus::Unreachable })
+}

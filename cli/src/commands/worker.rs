@@ -1,0 +1,158 @@
+//! `segue worker`: serve until told to stop, then drain.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use clap::Args;
+use segue_proto::resources::Resources;
+use segue_worker::agent::{self, Tls, WorkerConfig};
+
+use super::coordinator::read;
+use crate::{
+    args::Global,
+    embedded,
+    error::{Error, ExitStatus},
+    stop,
+};
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// Name, stable over restarts; the host's name unless told
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub amounts: Amounts,
+    /// Label that tasks may ask for
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Directory for cached blobs and attempts; one of its own under the temporary directory unless told
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes of blobs to keep, such as 20GiB
+    #[arg(long, default_value = "20GiB", value_name = "SIZE", value_parser = size)]
+    pub cache_limit: u64,
+    /// Seconds that running work may take to finish once the worker was told to stop
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    pub grace: f64,
+    /// PEM certificate of a private authority, for an https coordinator
+    #[arg(long, value_name = "FILE", env = "SEGUE_CA_CERT")]
+    pub ca_cert: Option<PathBuf>,
+}
+
+/// What a worker offers, where it is not what the machine has.
+#[derive(Debug, Args)]
+pub struct Amounts {
+    /// Cores to offer; all of this machine unless told
+    #[arg(long, value_name = "CORES")]
+    pub cpu: Option<f64>,
+    /// Memory to offer, such as 8GiB; all of this machine unless told
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// GPUs to offer; those of this machine unless told
+    #[arg(long, value_name = "N")]
+    pub gpus: Option<u32>,
+    /// Custom resource to offer
+    #[arg(long = "resource", value_name = "NAME=N")]
+    pub custom: Vec<String>,
+}
+
+impl Amounts {
+    /// Gives what is offered: what was detected, with what was told.
+    pub fn resources(&self) -> Result<Resources, Error> {
+        let mut offered = agent::detect();
+        if let Some(cpu) = self.cpu {
+            if !(0.001..=4_096.0).contains(&cpu) {
+                return Err(Error::usage(format!("`--cpu {cpu}` is not between 0.001 and 4096")));
+            }
+            offered.cpu_milli = (cpu * 1_000.0).round() as u32;
+        }
+        if let Some(memory) = self.memory {
+            offered.memory_bytes = memory;
+        }
+        if let Some(gpus) = self.gpus {
+            offered.gpu = gpus;
+        }
+        for (name, value) in pairs("--resource", &self.custom)? {
+            let amount =
+                value.parse().map_err(|_| Error::usage(format!("`--resource {name}={value}`: not a whole number")))?;
+            offered.custom.insert(name, amount);
+        }
+        Ok(offered)
+    }
+}
+
+/// Runs the command.
+pub async fn run(args: WorkerArgs, global: &Global) -> Result<ExitStatus, Error> {
+    let Some(server) = global.server.clone() else {
+        return Err(Error::usage("a worker needs the address of its coordinator")
+            .hint("segue worker --server http://127.0.0.1:7400"));
+    };
+    let name = args.name.clone().unwrap_or_else(host_name);
+    let name: segue_proto::ids::WorkerName =
+        name.parse().map_err(|e| Error::usage(format!("{e}")).hint("choose one with --name"))?;
+    let tls = match &args.ca_cert {
+        Some(file) => Some(Tls { ca_pem: Some(read(file)?), domain: None }),
+        None => None,
+    };
+    if !(0.0..=86_400.0).contains(&args.grace) {
+        return Err(Error::usage(format!("`--grace {}` is not between 0 and 86400 seconds", args.grace)));
+    }
+    let cache_dir = match &args.cache_dir {
+        Some(dir) => embedded::absolute(dir)?,
+        None => std::env::temp_dir().join(format!("segue-worker-{name}")),
+    };
+    let config = WorkerConfig {
+        name,
+        server,
+        capacity: args.amounts.resources()?,
+        labels: pairs("--label", &args.labels)?.into_iter().collect::<BTreeMap<_, _>>(),
+        cache_dir,
+        cache_limit_bytes: args.cache_limit,
+        runner_command: embedded::runner_command()?,
+        drain_grace: Duration::from_secs_f64(args.grace),
+        tls,
+    };
+    agent::run(config, stop::on_signals()).await.map_err(|e| Error::internal(e.to_string()))?;
+    Ok(ExitStatus::Done)
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' })
+        .take(64)
+        .collect();
+    if name.is_empty() { "worker".to_owned() } else { name }
+}
+
+fn pairs(option: &str, given: &[String]) -> Result<Vec<(String, String)>, Error> {
+    given
+        .iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(Error::usage(format!("`{option} {pair}` is not NAME=VALUE"))),
+        })
+        .collect()
+}
+
+/// Reads a size such as 8GiB, 500MB or 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a size: give one such as 8GiB"))?;
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "TiB" | "T" => 1 << 40,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        other => return Err(format!("`{other}` is not a unit of size: KiB, MiB, GiB, TiB, KB, MB, GB, TB")),
+    };
+    Ok((number * factor as f64) as u64)
+}

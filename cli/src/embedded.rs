@@ -1,0 +1,115 @@
+//! Coordinator and worker inside this process: the same code paths as a cluster, over a loopback port.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use segue_coordinator::server::{Config, Coordinator};
+use segue_proto::resources::Resources;
+use segue_worker::agent::{self, WorkerConfig};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{args::RUNNER, error::Error};
+
+/// Lease of workers unless told otherwise: a lost worker is noticed within it.
+pub const LEASE: Duration = Duration::from_secs(10);
+
+/// A cluster that lives as long as this command.
+#[derive(Debug)]
+pub struct Embedded {
+    pub url: String,
+    state_dir: PathBuf,
+    coordinator: JoinHandle<Result<(), segue_coordinator::server::Error>>,
+    stop_coordinator: CancellationToken,
+    worker: Option<(JoinHandle<Result<(), agent::Error>>, CancellationToken)>,
+}
+
+impl Embedded {
+    /// Starts a coordinator on a free loopback port.
+    pub async fn coordinator(state_dir: &Path) -> Result<Self, Error> {
+        let state_dir = absolute(state_dir)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .map_err(|e| Error::internal(format!("cannot listen on loopback: {e}")))?;
+        let stop = CancellationToken::new();
+        let config = Config { state_dir: state_dir.clone(), blob_url: None, lease: LEASE, tls: None };
+        let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
+        let url = format!("http://{}", coordinator.address);
+        Ok(Self { url, state_dir, coordinator: tokio::spawn(coordinator.wait()), stop_coordinator: stop, worker: None })
+    }
+
+    /// Adds a worker with what this machine has, or with `capacity`.
+    pub fn add_worker(&mut self, capacity: Option<Resources>) -> Result<(), Error> {
+        let name = "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?;
+        let config = WorkerConfig {
+            name,
+            server: self.url.clone(),
+            capacity: capacity.unwrap_or_else(agent::detect),
+            labels: std::collections::BTreeMap::default(),
+            cache_dir: self.state_dir.join("worker"),
+            cache_limit_bytes: CACHE_LIMIT,
+            runner_command: runner_command()?,
+            drain_grace: Duration::ZERO,
+            tls: None,
+        };
+        let stop = CancellationToken::new();
+        self.worker = Some((tokio::spawn(agent::run(config, stop.clone())), stop));
+        Ok(())
+    }
+
+    /// Ends worker and coordinator, in this order.
+    pub async fn stop(self) -> Result<(), Error> {
+        if let Some((worker, stop)) = self.worker {
+            stop.cancel();
+            match worker.await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => return Err(Error::internal(format!("the worker failed: {e}"))),
+                Err(e) => return Err(Error::internal(format!("the worker ended early: {e}"))),
+            }
+        }
+        self.stop_coordinator.cancel();
+        match self.coordinator.await {
+            Ok(done) => Ok(done?),
+            Err(e) => Err(Error::internal(format!("the coordinator ended early: {e}"))),
+        }
+    }
+
+    /// Waits until coordinator or worker ends by itself, which means that it failed.
+    pub async fn failed(&mut self) -> Error {
+        let worker = async {
+            match &mut self.worker {
+                Some((worker, _)) => worker.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = &mut self.coordinator => match ended {
+                Ok(Err(e)) => e.into(),
+                Ok(Ok(())) => Error::internal("the coordinator stopped"),
+                Err(e) => Error::internal(format!("the coordinator ended early: {e}")),
+            },
+            ended = worker => match ended {
+                Ok(Err(e)) => Error::internal(format!("the worker failed: {e}")),
+                Ok(Ok(())) => Error::internal("the worker stopped"),
+                Err(e) => Error::internal(format!("the worker ended early: {e}")),
+            },
+        }
+    }
+}
+
+/// Bytes of blobs that a worker keeps.
+pub const CACHE_LIMIT: u64 = 20 << 30;
+
+/// Gives the command that starts a runner: this program again.
+pub fn runner_command() -> Result<Vec<String>, Error> {
+    let program = std::env::current_exe().map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
+    Ok(vec![program.to_string_lossy().into_owned(), RUNNER.to_owned()])
+}
+
+/// Makes a path absolute without asking that it exists.
+pub fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|e| Error::usage(format!("{}: {e}", path.display())))
+}

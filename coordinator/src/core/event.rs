@@ -1,0 +1,192 @@
+//! What may happen to the core, and everything the core may do to the world.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use segue_proto::{
+    artifact::{ModelRegistration, NamedArtifact, Usage},
+    failure::Failure,
+    ids::{RunId, Token, WorkerName},
+    resources::Resources,
+};
+
+use super::{Run, WorkerKey};
+use crate::spec::RunSpec;
+
+/// Something that happened outside.
+#[derive(Debug)]
+pub enum Event {
+    /// A client submitted a run that was bound and checked.
+    Submit(Box<Run>),
+    /// A client asked for a rerun; `run` is as stored, `execute` is the plan by task index.
+    Rerun {
+        run: Box<Run>,
+        spec: Arc<RunSpec>,
+        execute: Vec<bool>,
+    },
+    CancelRun {
+        run: RunId,
+    },
+    /// A worker opened a link.
+    Hello {
+        worker: Box<super::Worker>,
+        held: Vec<Held>,
+    },
+    /// The link of a worker closed. Its leases go on until they expire.
+    LinkClosed {
+        worker: WorkerKey,
+        link: u64,
+    },
+    Heartbeat {
+        worker: WorkerKey,
+        sequence: u64,
+        tokens: Vec<Token>,
+    },
+    Started {
+        worker: WorkerKey,
+        token: Token,
+    },
+    Progress {
+        worker: WorkerKey,
+        token: Token,
+        progress: super::Progress,
+    },
+    Finished {
+        worker: WorkerKey,
+        token: Token,
+        usage: Usage,
+        outcome: Outcome,
+        log_bytes: u64,
+    },
+    HandBack {
+        worker: WorkerKey,
+        token: Token,
+        started: bool,
+    },
+    /// The worker says that it takes no more work.
+    Draining {
+        worker: WorkerKey,
+    },
+    /// A client asked a worker to take no more work.
+    Drain {
+        worker: WorkerName,
+    },
+    /// Time passed: leases and backoffs are looked at.
+    Tick,
+}
+
+/// An attempt that a worker says it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub token: Token,
+    pub started: bool,
+}
+
+/// How an attempt ended, in the words of its worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Success { outputs: Vec<NamedArtifact>, models: Vec<ModelRegistration>, metrics_json: String },
+    Failure(Failure),
+    Cancelled,
+}
+
+/// Everything that the core may do to the world, after its cause was flushed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Goes down the link of a worker, if that link is still open.
+    Send { worker: WorkerKey, link: u64, command: Command },
+    /// Watchers of the run look again.
+    RunChanged(RunId),
+}
+
+/// A command to a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    Welcome {
+        unknown: Vec<Token>,
+        adopted: Vec<Token>,
+    },
+    Assign {
+        token: Token,
+        task: u32,
+        inputs: Vec<NamedArtifact>,
+        reserved: Resources,
+    },
+    /// The reason is always a user's: timeouts and lost leases end an attempt on the worker's own account.
+    Cancel {
+        token: Token,
+    },
+    HeartbeatAck {
+        sequence: u64,
+        lost: Vec<Token>,
+    },
+    FinishedAck {
+        token: Token,
+    },
+    Drain,
+    Goodbye {
+        reason: &'static str,
+    },
+}
+
+/// What must be in the store besides the states of runs, tasks and attempts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// Outputs that an attempt committed.
+    Produced { run: RunId, task: u32, attempt: u32, outputs: Vec<NamedArtifact>, cached: bool },
+    /// A result that later tasks of the same key may use.
+    Cached { key: String, run: RunId, task: u32, attempt: u32, outputs: Vec<NamedArtifact>, metrics_json: String },
+    /// Models that a committed attempt registers.
+    Models { run: RunId, task: u32, attempt: u32, models: Vec<ModelRegistration>, inputs: Vec<NamedArtifact> },
+}
+
+/// Says what became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Done,
+    /// A late or repeated report: acknowledged and ignored.
+    Stale,
+}
+
+/// An event that no arrow allows. Logged and answered, never a panic.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("there is no run `{0}`")]
+    NoSuchRun(RunId),
+    #[error("run `{0}` has ended already")]
+    RunEnded(RunId),
+    #[error("run `{0}` is still going: cancel it or wait for it before a rerun")]
+    RunGoing(RunId),
+    #[error("the plan of run `{0}` executes nothing")]
+    NothingToDo(RunId),
+    #[error("there is no worker `{0}`")]
+    NoSuchWorker(WorkerName),
+    #[error("worker `{0}` is not connected under this incarnation")]
+    UnknownWorker(WorkerKey),
+    #[error("worker `{worker}` reported `{token}`, which is not its own")]
+    NotYours { worker: WorkerKey, token: Token },
+    #[error("`{token}` succeeded without its output `{output}`")]
+    MissingOutput { token: Token, output: String },
+}
+
+/// Ids whose records changed since the last commit.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub runs: BTreeSet<RunId>,
+    pub tasks: BTreeSet<(RunId, u32)>,
+    pub attempts: BTreeSet<(RunId, u32, u32)>,
+}
+
+/// What earlier runs left behind, read by the core through the shell.
+pub trait Past {
+    /// Finds the committed result of a cache key whose bytes are still there.
+    fn cached(&self, key: &str) -> Option<(Vec<NamedArtifact>, String)>;
+}
+
+impl Past for BTreeMap<String, (Vec<NamedArtifact>, String)> {
+    fn cached(&self, key: &str) -> Option<(Vec<NamedArtifact>, String)> {
+        self.get(key).cloned()
+    }
+}

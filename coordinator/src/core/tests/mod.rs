@@ -1,0 +1,10 @@
+//! Tests of the core: no sleep, no socket, time is a number.
+
+#![allow(clippy::unwrap_used)]
+
+mod leases;
+mod life;
+mod model;
+mod placement;
+mod rerun;
+mod support;

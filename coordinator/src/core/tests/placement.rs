@@ -1,0 +1,170 @@
+//! Placement: properties over generated workers and tasks, and named cases.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use segue_proto::resources::{GpuPreference, Resources};
+
+use super::support::{Bench, key, task};
+use crate::{
+    core::{
+        TaskState, WorkerKey,
+        placement::{Candidate, Unplaced, choose},
+    },
+    spec::ResourceRequest,
+};
+
+fn amounts(cpu: u32, gpu: u32) -> Resources {
+    Resources { cpu_milli: cpu * 1_000, memory_bytes: 0, gpu, custom: BTreeMap::new() }
+}
+
+#[derive(Debug)]
+struct Fleet(Vec<(WorkerKey, Resources, Resources)>);
+
+impl Fleet {
+    fn candidates<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> Vec<Candidate<'a>> {
+        self.0
+            .iter()
+            .map(|(key, capacity, free)| Candidate {
+                key,
+                capacity,
+                free: free.clone(),
+                labels,
+                offers: true,
+                local_bytes: 0,
+            })
+            .collect()
+    }
+}
+
+fn request(cpu: u32, gpu: GpuPreference) -> ResourceRequest {
+    let needed = u32::from(gpu == GpuPreference::Require);
+    ResourceRequest { amounts: amounts(cpu, needed), gpu, labels: BTreeMap::new() }
+}
+
+fn fleets() -> impl Strategy<Value = Fleet> {
+    prop::collection::vec((1_u32..8, 0_u32..3, 0_u32..8, 0_u32..3), 0..6).prop_map(|workers| {
+        Fleet(
+            workers
+                .into_iter()
+                .enumerate()
+                .map(|(n, (cpu, gpu, used_cpu, used_gpu))| {
+                    let free = amounts(cpu.saturating_sub(used_cpu), gpu.saturating_sub(used_gpu));
+                    (key(&format!("w{n}"), "a"), amounts(cpu, gpu), free)
+                })
+                .collect(),
+        )
+    })
+}
+
+fn preferences() -> impl Strategy<Value = GpuPreference> {
+    prop_oneof![Just(GpuPreference::None), Just(GpuPreference::Prefer), Just(GpuPreference::Require)]
+}
+
+proptest! {
+    #[test]
+    fn a_choice_fits_what_is_free_and_equal_input_gives_the_equal_choice(
+        fleet in fleets(), cpu in 1_u32..8, gpu in preferences(), gpu_open: bool,
+    ) {
+        let labels = BTreeMap::new();
+        let candidates = fleet.candidates(&labels);
+        let request = request(cpu, gpu);
+        let first = choose(&request, &candidates, gpu_open);
+        if let Ok((worker, reserved)) = &first {
+            let (_, _, free) = fleet.0.iter().find(|(key, ..)| key == *worker).unwrap();
+            prop_assert!(free.fits(reserved));
+            prop_assert!(reserved.fits(&request.amounts), "what is reserved covers what was asked for");
+        }
+        let mut turned = candidates.clone();
+        turned.reverse();
+        prop_assert_eq!(first, choose(&request, &turned, gpu_open), "the order of workers does not matter");
+    }
+
+    #[test]
+    fn nothing_stays_unplaced_that_would_still_fit(fleet in fleets(), cpu in 1_u32..8) {
+        let labels = BTreeMap::new();
+        let request = request(cpu, GpuPreference::None);
+        let chosen = choose(&request, &fleet.candidates(&labels), false);
+        let fits = fleet.0.iter().any(|(_, _, free)| free.fits(&request.amounts));
+        prop_assert_eq!(chosen.is_ok(), fits);
+    }
+
+    #[test]
+    fn planning_again_after_the_plan_was_applied_places_nothing(
+        cpus in prop::collection::vec(1_u32..5, 1..5), wants in prop::collection::vec(1_u32..5, 1..20),
+    ) {
+        let mut bench = Bench::new();
+        for (n, cpu) in cpus.iter().enumerate() {
+            bench.worker(&format!("w{n}"), *cpu);
+        }
+        let tasks = wants.iter().enumerate().map(|(n, cpu)| {
+            let mut task = task(&format!("t{n}"), &[]);
+            task.resources.amounts.cpu_milli = cpu * 1_000;
+            task
+        }).collect();
+        let run = bench.submit(1, tasks);
+        let placed = bench.assigned().len();
+        bench.pass(0);
+        prop_assert_eq!(bench.assigned().len(), placed);
+        // Work-conserving: a task that waits fits nowhere.
+        for (n, want) in wants.iter().enumerate() {
+            if *bench.state(&run, n) == TaskState::Ready {
+                let fits = bench.core.workers().any(|worker| worker.free().cpu_milli >= want * 1_000);
+                prop_assert!(!fits);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gpu_is_preferred_where_one_is_registered_and_waited_for_when_it_is_busy() {
+    let labels = BTreeMap::new();
+    let prefer = request(1, GpuPreference::Prefer);
+    let idle =
+        Fleet(vec![(key("cpu", "a"), amounts(8, 0), amounts(8, 0)), (key("gpu", "a"), amounts(8, 1), amounts(8, 1))]);
+    assert_eq!(choose(&prefer, &idle.candidates(&labels), true).unwrap().0.name.as_str(), "gpu");
+    let busy =
+        Fleet(vec![(key("cpu", "a"), amounts(8, 0), amounts(8, 0)), (key("gpu", "a"), amounts(8, 1), amounts(8, 0))]);
+    assert_eq!(choose(&prefer, &busy.candidates(&labels), true), Err(Unplaced::Busy));
+    let none = Fleet(vec![(key("cpu", "a"), amounts(8, 0), amounts(8, 0))]);
+    assert_eq!(choose(&prefer, &none.candidates(&labels), true).unwrap().0.name.as_str(), "cpu");
+}
+
+#[test]
+fn work_without_gpus_stays_off_gpu_workers_while_there_is_gpu_work() {
+    let labels = BTreeMap::new();
+    let plain = request(1, GpuPreference::None);
+    let fleet =
+        Fleet(vec![(key("cpu", "a"), amounts(1, 0), amounts(0, 0)), (key("gpu", "a"), amounts(8, 1), amounts(8, 1))]);
+    assert_eq!(choose(&plain, &fleet.candidates(&labels), true), Err(Unplaced::Busy));
+    assert_eq!(choose(&plain, &fleet.candidates(&labels), false).unwrap().0.name.as_str(), "gpu");
+    let only_gpu = Fleet(vec![(key("gpu", "a"), amounts(8, 1), amounts(8, 1))]);
+    assert_eq!(choose(&plain, &only_gpu.candidates(&labels), true).unwrap().0.name.as_str(), "gpu");
+}
+
+#[test]
+fn the_tightest_fit_wins_and_ties_go_to_the_smaller_name() {
+    let labels = BTreeMap::new();
+    let fleet = Fleet(vec![
+        (key("b", "a"), amounts(4, 0), amounts(2, 0)),
+        (key("a", "a"), amounts(4, 0), amounts(2, 0)),
+        (key("c", "a"), amounts(8, 0), amounts(8, 0)),
+    ]);
+    assert_eq!(
+        choose(&request(2, GpuPreference::None), &fleet.candidates(&labels), false).unwrap().0.name.as_str(),
+        "a"
+    );
+}
+
+#[test]
+fn the_longest_remaining_path_goes_first_and_priority_before_it() {
+    let mut bench = Bench::new();
+    let mut urgent = task("urgent", &[]);
+    urgent.priority = 5;
+    bench.submit(1, vec![task("short", &[]), task("long", &[]), task("after", &[1]), urgent]);
+    bench.worker("w", 1);
+    assert_eq!(bench.assigned(), ["urgent"]);
+    let run = super::support::run_id(1);
+    bench.finish(&run, 3, super::support::success("u"));
+    assert_eq!(bench.assigned(), ["urgent", "long"]);
+}

@@ -1,0 +1,84 @@
+//! A worker as the core sees it. Free amounts are derived from its leases, never counted apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segue_proto::{
+    ids::{Incarnation, RunId, WorkerName},
+    resources::Resources,
+};
+use serde::{Deserialize, Serialize};
+
+use super::UnixMillis;
+
+/// A worker's identity: its name and this start of its process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WorkerKey {
+    pub name: WorkerName,
+    pub incarnation: Incarnation,
+}
+
+impl std::fmt::Display for WorkerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.name, self.incarnation)
+    }
+}
+
+/// A registered worker, or one that is awaited because leases of it were found at start.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    pub key: WorkerKey,
+    /// Absent: not connected.
+    pub link: Option<u64>,
+    pub capacity: Resources,
+    pub labels: BTreeMap<String, String>,
+    /// Name and version.
+    pub operators: BTreeSet<(String, String)>,
+    pub draining: bool,
+    /// A newer incarnation of the same name has said hello.
+    pub superseded: bool,
+    pub hostname: String,
+    pub version: String,
+    pub connected_at: UnixMillis,
+    pub heartbeat_at: UnixMillis,
+    /// What its live attempts reserve, by run and task index.
+    pub leased: BTreeMap<(RunId, u32), Resources>,
+}
+
+impl Worker {
+    /// Makes a worker that is known by its leases alone.
+    #[must_use]
+    pub const fn awaited(key: WorkerKey) -> Self {
+        Self {
+            key,
+            link: None,
+            capacity: Resources { cpu_milli: 0, memory_bytes: 0, gpu: 0, custom: BTreeMap::new() },
+            labels: BTreeMap::new(),
+            operators: BTreeSet::new(),
+            draining: false,
+            superseded: false,
+            hostname: String::new(),
+            version: String::new(),
+            connected_at: 0,
+            heartbeat_at: 0,
+            leased: BTreeMap::new(),
+        }
+    }
+
+    /// Says whether it may be given work.
+    #[must_use]
+    pub const fn takes_work(&self) -> bool {
+        self.link.is_some() && !self.draining && !self.superseded
+    }
+
+    /// Adds up what its leases reserve.
+    #[must_use]
+    pub fn in_use(&self) -> Resources {
+        self.leased.values().fold(Resources::default(), |sum, amounts| sum.plus(amounts))
+    }
+
+    /// Gives what its leases leave free.
+    #[must_use]
+    pub fn free(&self) -> Resources {
+        self.capacity.checked_sub(&self.in_use()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,280 @@
+//! Logs of attempts: one append-only file each, `<run>/<task>.<attempt>.log`.
+//!
+//! Offsets count the bytes that the attempt has written, those that were lost on the way included. The file holds what
+//! arrived; a file beside it, `….gaps`, says where bytes are missing and how many. A piece that is sent again changes
+//! nothing. Appending does not sync: after a power cut the tail may be missing, which then shows as a gap.
+
+mod gaps;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use segue_proto::{
+    CHUNK_BYTES,
+    ids::{RunId, TaskName, Token},
+};
+
+use crate::store::{
+    Error,
+    durable::{make_dir, sync_dir},
+};
+use gaps::Gaps;
+
+/// Locks shared by all attempts: enough that two busy ones seldom meet.
+const STRIPES: usize = 64;
+
+/// The logs under one directory. Clones share it. Calls block.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    dir: PathBuf,
+    stripes: Arc<[Mutex<()>; STRIPES]>,
+}
+
+/// A piece of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Where `data` begins.
+    pub offset: u64,
+    pub data: Bytes,
+    /// Bytes lost just before it.
+    pub lost_before: u64,
+}
+
+impl Piece {
+    /// Gives the offset to read on from.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
+}
+
+/// Names a log that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogName {
+    pub task: TaskName,
+    pub attempt: u32,
+}
+
+/// Gives the line that stands for lost bytes.
+#[must_use]
+pub fn gap_marker(lost: u64) -> String {
+    format!("[… {lost} bytes lost …]\n")
+}
+
+impl Logs {
+    /// Opens the logs in a directory and makes it where it is missing.
+    ///
+    /// # Errors
+    /// [`Error::Directory`] naming it.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        let dir = dir.into();
+        make_dir(&dir)?;
+        Ok(Self { dir, stripes: Arc::new([const { Mutex::new(()) }; STRIPES]) })
+    }
+
+    /// Gives the directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Appends a piece and gives the offset up to which the log is kept: what to acknowledge. Bytes that are there
+    /// already are passed over. Bytes that are missing before the piece are recorded as lost, whether or not
+    /// `lost_before` says so: the sender has forgotten what it was told is kept.
+    ///
+    /// # Errors
+    /// [`Error::Log`] for offsets that make no sense, [`Error::Io`] naming the file.
+    pub fn append(&self, token: &Token, offset: u64, data: &[u8], lost_before: u64) -> Result<u64, Error> {
+        let path = self.path(&token.run, &token.task, token.attempt);
+        let _alone = self.lock(&path);
+        let wrong = |reason: String| Error::Log { attempt: token.to_string(), reason };
+        let end_of_piece = offset
+            .checked_add(data.len() as u64)
+            .ok_or_else(|| wrong(format!("a piece at the impossible offset {offset}")))?;
+        let kept = length_of(&path)?;
+        let mut gaps = Gaps::read(&gaps_path(&path), kept)?;
+        let end = kept + gaps.lost();
+        if end_of_piece <= end && !(data.is_empty() && offset > end) {
+            return Ok(end);
+        }
+        if offset > end {
+            if lost_before < offset - end {
+                tracing::warn!(%token, missing = offset - end, announced = lost_before, "log bytes are missing");
+            }
+            self.make_run_dir(&path)?;
+            gaps.add(kept, offset - end).map_err(wrong)?;
+        }
+        // In range: the piece is a slice in memory, and what is passed over is shorter than it.
+        let new = &data[usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len())..];
+        if !new.is_empty() {
+            self.make_run_dir(&path)?;
+            let append =
+                || -> io::Result<()> { OpenOptions::new().create(true).append(true).open(&path)?.write_all(new) };
+            append().map_err(|e| Error::io("writing", &path, e))?;
+        }
+        Ok(end_of_piece)
+    }
+
+    /// Makes the log of an attempt durable; called when the attempt has ended.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn sync(&self, token: &Token) -> Result<(), Error> {
+        let path = self.path(&token.run, &token.task, token.attempt);
+        for path in [gaps_path(&path), path.clone()] {
+            match File::open(&path).and_then(|file| file.sync_all()) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("syncing", &path, e)),
+            }
+        }
+        match path.parent() {
+            Some(dir) if dir.is_dir() => sync_dir(dir),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the length of a log in bytes, lost ones included; 0 where there is none. The next byte expected.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn length(&self, run: &RunId, task: &TaskName, attempt: u32) -> Result<u64, Error> {
+        let path = self.path(run, task, attempt);
+        let _alone = self.lock(&path);
+        let kept = length_of(&path)?;
+        Ok(kept + Gaps::read(&gaps_path(&path), kept)?.lost())
+    }
+
+    /// Reads the next piece from an offset: at most `most` bytes (and at most [`CHUNK_BYTES`]), and none at the end of
+    /// what is there. If the bytes at the offset were lost, the piece begins after them and says how many they were.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn read(
+        &self,
+        run: &RunId,
+        task: &TaskName,
+        attempt: u32,
+        offset: u64,
+        most: usize,
+    ) -> Result<Option<Piece>, Error> {
+        let path = self.path(run, task, attempt);
+        let _alone = self.lock(&path);
+        let kept = length_of(&path)?;
+        let place = Gaps::read(&gaps_path(&path), kept)?.locate(offset, kept);
+        let length = place.left.min(most.min(CHUNK_BYTES) as u64);
+        if length == 0 && place.lost_before == 0 {
+            return Ok(None);
+        }
+        let mut data = Vec::new();
+        if length > 0 {
+            let mut file = File::open(&path).map_err(|e| Error::io("reading", &path, e))?;
+            file.seek(SeekFrom::Start(place.position)).map_err(|e| Error::io("reading", &path, e))?;
+            file.take(length).read_to_end(&mut data).map_err(|e| Error::io("reading", &path, e))?;
+        }
+        Ok(Some(Piece { offset: place.offset, data: data.into(), lost_before: place.lost_before }))
+    }
+
+    /// Lists the logs of a run, by task and attempt.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the directory.
+    pub fn list(&self, run: &RunId) -> Result<Vec<LogName>, Error> {
+        let mut found: Vec<LogName> =
+            names_in(&self.dir.join(run.as_str()))?.iter().filter_map(|name| parse_name(name)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Lists the runs that have logs, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the directory.
+    pub fn runs(&self) -> Result<Vec<RunId>, Error> {
+        let mut found: Vec<RunId> = names_in(&self.dir)?.into_iter().filter_map(|name| name.try_into().ok()).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Copies one log as it is now to other logs, where it is durable when this returns; gives the bytes copied.
+    pub(crate) fn copy(&self, run: &RunId, name: &LogName, to: &Self) -> Result<u64, Error> {
+        let from = self.path(run, &name.task, name.attempt);
+        let target = to.path(run, &name.task, name.attempt);
+        let _alone = self.lock(&from);
+        to.make_run_dir(&target)?;
+        let mut copied = 0;
+        for (from, target) in [(from.clone(), target.clone()), (gaps_path(&from), gaps_path(&target))] {
+            let copy = || -> io::Result<u64> {
+                let length = fs::copy(&from, &target)?;
+                File::open(&target)?.sync_all()?;
+                Ok(length)
+            };
+            match copy() {
+                Ok(length) => copied += length,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("copying", &from, e)),
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Makes the path from ids alone, so that no name can lead out of the directory.
+    fn path(&self, run: &RunId, task: &TaskName, attempt: u32) -> PathBuf {
+        self.dir.join(run.as_str()).join(format!("{task}.{attempt}.log"))
+    }
+
+    fn make_run_dir(&self, path: &Path) -> Result<(), Error> {
+        make_dir(path.parent().unwrap_or(&self.dir))
+    }
+
+    fn lock(&self, path: &Path) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        // Below STRIPES, so it fits.
+        let stripe = (hasher.finish() % STRIPES as u64) as usize;
+        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gaps_path(log: &Path) -> PathBuf {
+    log.with_extension("gaps")
+}
+
+fn parse_name(name: &str) -> Option<LogName> {
+    // The log of an attempt that has only lost bytes has no file but its gaps.
+    let stem = name.strip_suffix(".log").or_else(|| name.strip_suffix(".gaps"))?;
+    let (task, attempt) = stem.rsplit_once('.')?;
+    Some(LogName { task: task.parse().ok()?, attempt: attempt.parse().ok()? })
+}
+
+fn length_of(path: &Path) -> Result<u64, Error> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(meta.len()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(Error::io("reading", path, e)),
+    }
+}
+
+fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("listing", dir, e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|e| Error::io("listing", dir, e))?.file_name();
+        names.extend(name.into_string().ok());
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

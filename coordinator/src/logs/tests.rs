@@ -1,0 +1,156 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::{
+    Code,
+    testing::{run, token},
+};
+
+fn logs() -> (tempfile::TempDir, Logs, Token) {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = Logs::open(dir.path().join("logs")).unwrap();
+    (dir, logs, token(&run(1), "clean", 1))
+}
+
+/// Reads a log to its end as people see it, in pieces of a few bytes.
+fn text(logs: &Logs, token: &Token, most: usize) -> String {
+    let (mut offset, mut text) = (0, String::new());
+    while let Some(piece) = logs.read(&token.run, &token.task, token.attempt, offset, most).unwrap() {
+        if piece.lost_before > 0 {
+            text.push_str(&gap_marker(piece.lost_before));
+        }
+        text.push_str(&String::from_utf8_lossy(&piece.data));
+        assert!(piece.next() > offset);
+        offset = piece.next();
+    }
+    text
+}
+
+#[test]
+fn pieces_join_and_those_sent_again_change_nothing() {
+    let (_dir, logs, token) = logs();
+    assert_eq!(logs.append(&token, 0, b"hello ", 0).unwrap(), 6);
+    assert_eq!(logs.append(&token, 6, b"world", 0).unwrap(), 11);
+    assert_eq!(logs.append(&token, 0, b"hello ", 0).unwrap(), 11, "an old piece is acknowledged up to the end");
+    assert_eq!(logs.append(&token, 6, b"world\n", 0).unwrap(), 12, "of an overlap only the new part is kept");
+    assert_eq!(logs.append(&token, 12, b"", 0).unwrap(), 12);
+    assert_eq!(text(&logs, &token, 4), "hello world\n");
+    assert_eq!(logs.length(&token.run, &token.task, 1).unwrap(), 12);
+}
+
+#[test]
+fn lost_bytes_count_and_show_as_a_marker() {
+    let (_dir, logs, token) = logs();
+    logs.append(&token, 100, b"one\n", 100).unwrap();
+    logs.append(&token, 104, b"two\n", 0).unwrap();
+    assert_eq!(logs.append(&token, 158, b"three\n", 50).unwrap(), 164);
+    assert_eq!(logs.append(&token, 158, b"three\n", 50).unwrap(), 164);
+    assert_eq!(text(&logs, &token, 3), "[… 100 bytes lost …]\none\ntwo\n[… 50 bytes lost …]\nthree\n");
+    let piece = logs.read(&token.run, &token.task, 1, 130, 99).unwrap().unwrap();
+    assert_eq!((piece.offset, piece.lost_before, &piece.data[..]), (158, 28, &b"three\n"[..]), "from within a gap");
+    let piece = logs.read(&token.run, &token.task, 1, 102, 99).unwrap().unwrap();
+    assert_eq!((piece.offset, piece.lost_before, &piece.data[..]), (102, 0, &b"e\ntwo\n"[..]));
+}
+
+#[test]
+fn a_gap_at_the_end_is_shown_before_anything_follows_it() {
+    let (_dir, logs, token) = logs();
+    logs.append(&token, 0, b"x\n", 0).unwrap();
+    assert_eq!(logs.append(&token, 12, b"", 10).unwrap(), 12);
+    assert_eq!(text(&logs, &token, 99), "x\n[… 10 bytes lost …]\n");
+    assert_eq!(logs.append(&token, 12, b"y\n", 10).unwrap(), 14, "told again with what follows");
+    assert_eq!(text(&logs, &token, 99), "x\n[… 10 bytes lost …]\ny\n");
+}
+
+#[test]
+fn bytes_that_nobody_announced_as_lost_are_still_a_gap() {
+    let (_dir, logs, token) = logs();
+    logs.append(&token, 0, b"a\n", 0).unwrap();
+    assert_eq!(logs.append(&token, 7, b"b\n", 0).unwrap(), 9, "the sender has no more than this");
+    assert_eq!(text(&logs, &token, 99), "a\n[… 5 bytes lost …]\nb\n");
+}
+
+#[test]
+fn attempts_have_logs_of_their_own_and_survive_reopening() {
+    let (_dir, logs, first) = logs();
+    let second = Token { attempt: 2, ..first.clone() };
+    logs.append(&first, 0, b"first", 0).unwrap();
+    logs.append(&second, 0, b"second", 0).unwrap();
+    logs.sync(&second).unwrap();
+    logs.sync(&Token { attempt: 9, ..first.clone() }).unwrap();
+    let again = Logs::open(logs.dir()).unwrap();
+    assert_eq!((text(&again, &first, 99), text(&again, &second, 99)), ("first".to_owned(), "second".to_owned()));
+    let task = first.task.clone();
+    let expected = [LogName { task: task.clone(), attempt: 1 }, LogName { task, attempt: 2 }];
+    assert_eq!(again.list(&first.run).unwrap(), expected);
+    assert_eq!(again.runs().unwrap(), std::slice::from_ref(&first.run));
+    assert_eq!(again.read(&run(9), &first.task, 1, 0, 99).unwrap(), None, "no log, nothing to read");
+}
+
+#[test]
+fn impossible_offsets_are_refused() {
+    let (_dir, logs, token) = logs();
+    assert_eq!(logs.append(&token, u64::MAX, b"x", 0).unwrap_err().code(), Code::Log);
+    assert_eq!(logs.append(&token, u64::MAX - 1, b"x", 0).unwrap(), u64::MAX);
+    assert_eq!(logs.append(&token, 0, b"x", 0).unwrap(), u64::MAX);
+    assert_eq!(logs.read(&token.run, &token.task, 1, u64::MAX, 9).unwrap(), None);
+}
+
+#[test]
+fn torn_and_foreign_lines_beside_a_log_are_passed_over() {
+    let (_dir, logs, token) = logs();
+    logs.append(&token, 0, b"abcdef", 0).unwrap();
+    let gaps = gaps_path(&logs.path(&token.run, &token.task, 1));
+    fs::write(&gaps, "2 10\nhello\n9 5\n-1 3\n1 7\n3 18446744073709551615\n4 1").unwrap();
+    assert_eq!(text(&logs, &token, 99), "ab[… 10 bytes lost …]\ncdef");
+    assert_eq!(logs.length(&token.run, &token.task, 1).unwrap(), 16);
+}
+
+#[test]
+fn gaps_without_end_are_refused() {
+    let (_dir, logs, token) = logs();
+    let path = logs.path(&token.run, &token.task, 1);
+    logs.append(&token, 5, b"x", 5).unwrap();
+    fs::write(gaps_path(&path), "0 1\n".repeat(10_000)).unwrap();
+    assert_eq!(logs.append(&token, 20_000, b"x", 1).unwrap_err().code(), Code::Log);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The sender's log is cut into pieces, some are lost, some are sent again; what arrives is exactly what was sent
+    /// and not lost, at its offsets.
+    #[test]
+    fn whatever_is_lost_or_sent_again_every_byte_stays_at_its_offset(
+        pieces in prop::collection::vec((1_usize..20, any::<bool>(), 0_usize..3), 1..30),
+        most in 1_usize..50,
+    ) {
+        let (_dir, logs, token) = logs();
+        let (mut offset, mut lost, mut expected) = (0_u64, 0_u64, Vec::<Option<u8>>::new());
+        for (length, is_lost, again) in pieces {
+            let data: Vec<u8> = (0..length).map(|i| ((offset as usize + i) % 251) as u8).collect();
+            expected.extend(data.iter().map(|&byte| (!is_lost).then_some(byte)));
+            if is_lost {
+                lost += length as u64;
+            } else {
+                for _ in 0..=again {
+                    prop_assert_eq!(logs.append(&token, offset, &data, lost).unwrap(), offset + length as u64);
+                }
+                lost = 0;
+            }
+            offset += length as u64;
+        }
+        let mut seen = vec![None; expected.len()];
+        let mut at = 0;
+        while let Some(piece) = logs.read(&token.run, &token.task, 1, at, most).unwrap() {
+            prop_assert_eq!(piece.offset, at + piece.lost_before);
+            for (i, &byte) in piece.data.iter().enumerate() {
+                seen[piece.offset as usize + i] = Some(byte);
+            }
+            at = piece.next();
+        }
+        prop_assert_eq!(seen, expected);
+    }
+}

@@ -1,0 +1,522 @@
+//! The loop that owns the core: decide, persist, act. Everything that waits is decided together and flushed once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use segue_proto::{
+    artifact::NamedArtifact,
+    blob_key,
+    failure::{Failure, FailureClass},
+    ids::{AliasName, ModelName, RunId},
+    store::v1::{CacheRecord, PipelineRecord},
+    v1,
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{
+    error::Error,
+    records,
+    wire::{self, WelcomeFacts},
+};
+use crate::{
+    blobs::BlobStore,
+    core::{Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict},
+    registry,
+    store::{Batch, Committer, Key, Store, keys::prefix},
+};
+
+/// Calls that may wait at the actor's door; the next one is told that the coordinator is overloaded.
+const INBOX: usize = 4_096;
+/// Calls that are decided and flushed together.
+const GROUP: usize = 1_024;
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+type Reader = Box<dyn FnOnce(&Core) + Send>;
+
+enum Message {
+    Event { event: Event, reply: Option<Reply<Verdict>> },
+    Open { link: u64, sender: mpsc::Sender<v1::CoordinatorMessage>, event: Event, reply: Reply<Verdict> },
+    Submit { run: Box<Run>, pipeline: Box<PipelineRecord>, reply: Reply<(RunId, bool)> },
+    SetAlias { name: ModelName, alias: AliasName, version: u32, reply: Reply<u32> },
+    Read(Reader),
+}
+
+/// The way to the actor. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Message>,
+    changes: broadcast::Sender<RunId>,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Message")
+    }
+}
+
+impl Handle {
+    /// Sends an event and waits until its decision is flushed.
+    ///
+    /// # Errors
+    /// The refusal of the core, an overload, or a stopped store.
+    pub async fn decide(&self, event: Event) -> Result<Verdict, Error> {
+        self.ask(|reply| Message::Event { event, reply: Some(reply) }).await
+    }
+
+    /// Sends an event of a worker, whose answer goes down its link. Waits for room: a worker is slowed, never dropped.
+    ///
+    /// # Errors
+    /// The coordinator is stopping.
+    pub async fn report(&self, event: Event) -> Result<(), Error> {
+        self.inbox.send(Message::Event { event, reply: None }).await.map_err(|_| Error::Stopping)
+    }
+
+    /// Opens the link of a worker.
+    ///
+    /// # Errors
+    /// As [`Handle::decide`].
+    pub async fn open(
+        &self,
+        link: u64,
+        sender: mpsc::Sender<v1::CoordinatorMessage>,
+        event: Event,
+    ) -> Result<Verdict, Error> {
+        self.ask(|reply| Message::Open { link, sender, event, reply }).await
+    }
+
+    /// Submits a run; gives its id, and whether it was there already under its idempotency key.
+    ///
+    /// # Errors
+    /// As [`Handle::decide`].
+    pub async fn submit(&self, run: Run, pipeline: PipelineRecord) -> Result<(RunId, bool), Error> {
+        self.ask(|reply| Message::Submit { run: Box::new(run), pipeline: Box::new(pipeline), reply }).await
+    }
+
+    /// Moves an alias; gives the version it named before, or 0.
+    ///
+    /// # Errors
+    /// An unknown model or version.
+    pub async fn set_alias(&self, name: ModelName, alias: AliasName, version: u32) -> Result<u32, Error> {
+        self.ask(|reply| Message::SetAlias { name, alias, version, reply }).await
+    }
+
+    /// Reads the core between two decisions: everything seen is flushed.
+    ///
+    /// # Errors
+    /// The coordinator is overloaded or stopping.
+    pub async fn read<T: Send + 'static>(&self, look: impl FnOnce(&Core) -> T + Send + 'static) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let reader: Reader = Box::new(move |core| {
+            let _ = reply.send(look(core)); // The caller may have gone.
+        });
+        self.post(Message::Read(reader))?;
+        answer.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Listens for changed runs.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<RunId> {
+        self.changes.subscribe()
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.post(message(reply))?;
+        answer.await.map_err(|_| Error::Stopping)?
+    }
+
+    fn post(&self, message: Message) -> Result<(), Error> {
+        self.inbox.try_send(message).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
+        })
+    }
+}
+
+/// Wall time that never goes back: leases must not end because a clock was set.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    base: UnixMillis,
+    start: Instant,
+}
+
+impl Clock {
+    /// Reads the wall clock once.
+    #[must_use]
+    pub fn start() -> Self {
+        let base = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        Self { base, start: Instant::now() }
+    }
+
+    /// Gives the time in milliseconds since 1970.
+    #[must_use]
+    pub fn now(&self) -> UnixMillis {
+        self.base + self.start.elapsed().as_millis() as u64
+    }
+}
+
+/// The past, as the core may look at it: committed results whose bytes are still there.
+#[derive(Debug, Clone)]
+pub struct StorePast {
+    pub store: Arc<dyn Store>,
+    pub blobs: BlobStore,
+}
+
+impl Past for StorePast {
+    fn cached(&self, key: &str) -> Option<(Vec<NamedArtifact>, String)> {
+        let record = match crate::store::read::<CacheRecord>(&*self.store, &Key::Cache(key.to_owned())) {
+            Ok(record) => record?,
+            Err(e) => {
+                warn!(key, error = %e, "cache record ignored");
+                return None;
+            }
+        };
+        let outputs = records::artifacts_from(record.outputs).ok()?;
+        let there = outputs.iter().all(|output| {
+            self.blobs.local_root().is_none_or(|root| root.join(blob_key(&output.artifact.digest)).is_file())
+        });
+        there.then_some((outputs, record.metrics_json))
+    }
+}
+
+/// The actor: owns the core, its inbox and the links.
+#[derive(Debug)]
+pub struct Actor {
+    core: Core,
+    clock: Clock,
+    committer: Committer,
+    past: StorePast,
+    facts: WelcomeFacts,
+    inbox: mpsc::Receiver<Message>,
+    changes: broadcast::Sender<RunId>,
+    links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
+    /// Messages put off to the next turn.
+    backlog: Vec<Message>,
+    stop: CancellationToken,
+}
+
+/// Replies that wait for the flush.
+type Waiting = Vec<Box<dyn FnOnce(Result<(), Error>) + Send>>;
+
+impl Actor {
+    /// Makes the actor and the way to it.
+    #[must_use]
+    pub fn new(
+        core: Core,
+        clock: Clock,
+        committer: Committer,
+        past: StorePast,
+        facts: WelcomeFacts,
+        stop: CancellationToken,
+    ) -> (Self, Handle) {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let (changes, _) = broadcast::channel(GROUP);
+        let handle = Handle { inbox: sender, changes: changes.clone() };
+        (
+            Self {
+                core,
+                clock,
+                committer,
+                past,
+                facts,
+                inbox,
+                changes,
+                links: HashMap::new(),
+                backlog: Vec::new(),
+                stop,
+            },
+            handle,
+        )
+    }
+
+    /// Runs until it is stopped or the store fails. A failed commit ends it: memory is ahead of the disk then, and a
+    /// restart is the way back.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn run(mut self) -> Result<(), Error> {
+        let stop = self.stop.clone();
+        let mut group = Vec::with_capacity(GROUP);
+        loop {
+            let wake = self.core.next_wakeup().map(|at| Duration::from_millis(at.saturating_sub(self.clock.now())));
+            if !self.backlog.is_empty() && !stop.is_cancelled() {
+                group = std::mem::take(&mut self.backlog);
+                self.turn_or_stop(std::mem::take(&mut group)).await?;
+                continue;
+            }
+            let alarm = async {
+                match wake {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased; // Stopping wins over a full inbox.
+                () = stop.cancelled() => break,
+                taken = self.inbox.recv_many(&mut group, GROUP) => if taken == 0 { break },
+                () = alarm => group.push(Message::Event { event: Event::Tick, reply: None }),
+            }
+            self.turn_or_stop(std::mem::take(&mut group)).await?;
+        }
+        Ok(())
+    }
+
+    async fn turn_or_stop(&mut self, group: Vec<Message>) -> Result<(), Error> {
+        self.turn(group).await.inspect_err(|e| {
+            error!(error = %e, "the store refused a commit: stopping");
+            self.stop.cancel();
+        })
+    }
+
+    /// Decides a group of messages, commits what they changed in one flush, then lets the effects go.
+    async fn turn(&mut self, group: Vec<Message>) -> Result<(), Error> {
+        let mut waiting: Waiting = Vec::new();
+        let mut batch = Batch::new();
+        let mut submitted: BTreeMap<String, RunId> = BTreeMap::new();
+        let (reads, rest): (Vec<_>, Vec<_>) = group.into_iter().partition(|m| matches!(m, Message::Read(_)));
+        // Reads first: they see the last flushed state.
+        for read in reads {
+            if let Message::Read(look) = read {
+                look(&self.core);
+            }
+        }
+        let now = self.clock.now();
+        let mut rest = rest.into_iter();
+        while let Some(message) = rest.next() {
+            match message {
+                Message::Read(_) => {}
+                Message::Event { event, reply } => self.decide(event, reply, now, &mut waiting),
+                Message::Open { link, sender, event, reply } => {
+                    self.links.insert(link, sender);
+                    self.decide(event, Some(reply), now, &mut waiting);
+                }
+                Message::Submit { run, pipeline, reply } => {
+                    self.submit(*run, &pipeline, reply, now, &mut batch, &mut submitted, &mut waiting);
+                }
+                Message::SetAlias { name, alias, version, reply } => {
+                    match registry::set_alias(&*self.past.store, &mut batch, &name, &alias, version) {
+                        Ok(previous) => waiting.push(Box::new(move |flushed| {
+                            let _ = reply.send(flushed.map(|()| previous));
+                        })),
+                        Err(e) => {
+                            let _ = reply.send(Err(e.into()));
+                        }
+                    }
+                    // The next move of an alias must see this one in the store.
+                    self.backlog = rest.by_ref().collect();
+                }
+            }
+        }
+        self.core.place(now);
+        let mut dirty = self.core.take();
+        let effects = std::mem::take(&mut dirty.effects);
+        let committed = self.persist(dirty, batch, now).await;
+        match &committed {
+            Ok(()) => self.act(effects),
+            Err(_) => self.links.clear(),
+        }
+        for reply in waiting {
+            reply(committed.clone());
+        }
+        self.core.forget_terminal();
+        committed
+    }
+
+    fn decide(&mut self, event: Event, reply: Option<Reply<Verdict>>, now: UnixMillis, waiting: &mut Waiting) {
+        if let Event::LinkClosed { link, .. } = &event {
+            self.links.remove(link);
+        }
+        let event = self.with_valid_models(event, now);
+        let verdict = self.core.decide(event, now, &self.past);
+        if let Err(refused) = &verdict {
+            warn!(%refused, "event refused");
+        }
+        let Some(reply) = reply else { return };
+        match verdict {
+            Ok(verdict) => waiting.push(Box::new(move |flushed| {
+                let _ = reply.send(flushed.map(|()| verdict));
+            })),
+            Err(refused) => {
+                let _ = reply.send(Err(refused.into()));
+            }
+        }
+    }
+
+    /// Turns a success whose models cannot be registered into a failure, before anything is decided on it.
+    fn with_valid_models(&self, event: Event, now: UnixMillis) -> Event {
+        let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
+        let outcome = match outcome {
+            Outcome::Success { outputs, models, metrics_json } if !models.is_empty() => {
+                match super::produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
+                    Ok(()) => Outcome::Success { outputs, models, metrics_json },
+                    Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
+                }
+            }
+            outcome => outcome,
+        };
+        Event::Finished { worker, token, usage, outcome, log_bytes }
+    }
+
+    #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename the arguments.
+    fn submit(
+        &mut self,
+        run: Run,
+        pipeline: &PipelineRecord,
+        reply: Reply<(RunId, bool)>,
+        now: UnixMillis,
+        batch: &mut Batch,
+        submitted: &mut BTreeMap<String, RunId>,
+        waiting: &mut Waiting,
+    ) {
+        let key = run.idempotency_key.clone();
+        if !key.is_empty() {
+            let known = match submitted.get(&key) {
+                Some(id) => Ok(Some(id.clone())),
+                None => self.known_submission(&key),
+            };
+            match known {
+                Err(e) => {
+                    let _ = reply.send(Err(e));
+                    return;
+                }
+                Ok(Some(id)) => {
+                    waiting.push(Box::new(move |flushed| {
+                        let _ = reply.send(flushed.map(|()| (id, true)));
+                    }));
+                    return;
+                }
+                Ok(None) => {
+                    let answer = v1::SubmitResponse {
+                        run_id: run.id.to_string(),
+                        pipeline: pipeline.name.clone(),
+                        ..v1::SubmitResponse::default()
+                    };
+                    batch.insert(&Key::Idempotency(key.clone()), &answer);
+                    submitted.insert(key, run.id.clone());
+                }
+            }
+        }
+        if let Ok(version) = pipeline.version.parse() {
+            batch.put(&Key::Pipeline(version), pipeline);
+        }
+        let id = run.id.clone();
+        match self.core.decide(Event::Submit(Box::new(run)), now, &self.past) {
+            Ok(_) => waiting.push(Box::new(move |flushed| {
+                let _ = reply.send(flushed.map(|()| (id, false)));
+            })),
+            Err(refused) => {
+                let _ = reply.send(Err(refused.into()));
+            }
+        }
+    }
+
+    fn known_submission(&self, key: &str) -> Result<Option<RunId>, Error> {
+        let record = crate::store::read::<v1::SubmitResponse>(&*self.past.store, &Key::Idempotency(key.to_owned()))?;
+        record
+            .map(|answer| answer.run_id.parse().map_err(|e| Error::Internal(format!("idempotency record: {e}"))))
+            .transpose()
+    }
+
+    /// Writes what changed, in one batch and one flush.
+    async fn persist(&mut self, dirty: Dirty, mut batch: Batch, now: UnixMillis) -> Result<(), Error> {
+        for id in &dirty.runs {
+            if let Some(run) = self.core.run(id) {
+                batch.put(&Key::Run(id.clone()), &records::run_record(run));
+            }
+        }
+        for (id, task) in &dirty.tasks {
+            if let Some(entry) = self.core.run(id).and_then(|run| run.tasks.get(*task as usize)) {
+                batch.put(&Key::Task { run: id.clone(), task: *task }, &records::task_record(entry));
+            }
+        }
+        for (id, task, number) in &dirty.attempts {
+            let entry = self.core.run(id).and_then(|run| run.tasks.get(*task as usize));
+            if let Some(attempt) = entry.and_then(|entry| entry.attempts.iter().rev().find(|a| a.number == *number)) {
+                let key = Key::Attempt { run: id.clone(), task: *task, attempt: *number };
+                batch.put(&key, &records::attempt_record(attempt));
+            }
+        }
+        for record in &dirty.records {
+            super::produce::add(record, &self.core, &*self.past.store, &mut batch, now)?;
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        Ok(self.committer.commit(batch).await?)
+    }
+
+    /// Lets effects go: one message per link, one notice per run.
+    fn act(&mut self, effects: Vec<Effect>) {
+        let mut outgoing: BTreeMap<u64, Vec<v1::Command>> = BTreeMap::new();
+        let mut changed = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::RunChanged(id) => changed.push(id),
+                Effect::Send { link, command, .. } => {
+                    let run = match &command {
+                        crate::core::Command::Assign { token, .. } => self.core.run(&token.run),
+                        _ => None,
+                    };
+                    if let Some(command) = wire::command(command, run, &self.facts) {
+                        outgoing.entry(link).or_default().push(command);
+                    }
+                }
+            }
+        }
+        for (link, commands) in outgoing {
+            let Some(sender) = self.links.get(&link) else { continue };
+            if sender.try_send(v1::CoordinatorMessage { commands }).is_err() {
+                // A worker that does not read is cut off; it comes back and says what it holds.
+                warn!(link, "worker does not read its commands: link closed");
+                self.links.remove(&link);
+            }
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        for id in changed {
+            let _ = self.changes.send(id); // Nobody may be watching.
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// Finds the newest run id that starts with `start`, for prefixes typed by people.
+///
+/// # Errors
+/// Unknown or ambiguous.
+pub fn resolve(store: &dyn Store, reference: &str) -> Result<RunId, Error> {
+    if let Ok(id) = reference.parse::<RunId>() {
+        return Ok(id);
+    }
+    let no_run = || Error::NoSuchRun(reference.chars().take(64).collect());
+    if reference == "latest" {
+        let row = store.scan_back(&prefix::runs(), None, 1)?.into_iter().next().ok_or_else(no_run)?;
+        return match Key::decode(&row.0) {
+            Ok(Key::Run(id)) => Ok(id),
+            _ => Err(no_run()),
+        };
+    }
+    let start = if reference.starts_with("run_") { reference.to_owned() } else { format!("run_{reference}") };
+    if start.len() < "run_".len() + 1 || !start.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(no_run());
+    }
+    let rows = store.scan(&prefix::runs_like(&start), None, 2)?;
+    match rows.as_slice() {
+        [] => Err(no_run()),
+        [(key, _)] => match Key::decode(key) {
+            Ok(Key::Run(id)) => Ok(id),
+            _ => Err(no_run()),
+        },
+        _ => Err(Error::AmbiguousRun(reference.to_owned())),
+    }
+}

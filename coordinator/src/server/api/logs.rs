@@ -1,0 +1,146 @@
+//! `LogService`: logs of attempts, whole or followed.
+
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
+
+use futures::Stream;
+use segue_proto::{
+    ids::{RunId, TaskName, Token},
+    v1::{self, log_service_server::LogService},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::{
+    core::{Run, TaskState},
+    server::{actor::resolve, error::Error, records},
+};
+
+/// Implements the service.
+#[derive(Debug, Clone)]
+pub struct LogsApi(pub Shared);
+
+/// A follower looks again after this long when no change of the run told it to: log bytes alone change no state.
+const FOLLOW: Duration = Duration::from_millis(200);
+
+/// An attempt whose log is read, and whether it may still grow.
+struct Source {
+    token: Token,
+    live: bool,
+}
+
+#[tonic::async_trait]
+impl LogService for LogsApi {
+    type ReadStream = Pin<Box<dyn Stream<Item = Result<v1::ReadLogsResponse, Status>> + Send>>;
+
+    async fn read(&self, request: Request<v1::ReadLogsRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let request = request.into_inner();
+        let reference = request.run_id.clone();
+        let id = self.0.blocking(move |shared| resolve(&*shared.store, &reference)).await?;
+        let (sources, _) = sources(&self.0, &id, &request).await?;
+        if sources.is_empty() && !request.task.is_empty() && !request.follow {
+            return Err(Status::not_found(format!("task `{}` of run `{id}` has no such attempt", request.task)));
+        }
+        let (sender, receiver) = mpsc::channel(16);
+        let shared = self.0.clone();
+        tokio::spawn(async move {
+            if let Err(e) = stream(&shared, &id, &request, &sender).await {
+                let _ = sender.send(Err(e.into())).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+async fn stream(
+    shared: &Shared,
+    id: &RunId,
+    request: &v1::ReadLogsRequest,
+    sender: &mpsc::Sender<Result<v1::ReadLogsResponse, Status>>,
+) -> Result<(), Error> {
+    let mut offsets: BTreeMap<Token, u64> = BTreeMap::new();
+    loop {
+        let (sources, ended) = sources(shared, id, request).await?;
+        for source in &sources {
+            let offset = offsets.entry(source.token.clone()).or_default();
+            loop {
+                let (logs, token, from) = (shared.logs.clone(), source.token.clone(), *offset);
+                let piece = tokio::task::spawn_blocking(move || {
+                    logs.read(&token.run, &token.task, token.attempt, from, segue_proto::CHUNK_BYTES)
+                })
+                .await
+                .map_err(|e| Error::Internal(format!("a log read ended early: {e}")))??;
+                let Some(piece) = piece else { break };
+                *offset = piece.next();
+                let response = v1::ReadLogsResponse {
+                    task: source.token.task.to_string(),
+                    attempt: source.token.attempt,
+                    offset: piece.offset,
+                    data: piece.data,
+                    lost_before: piece.lost_before,
+                };
+                if sender.send(Ok(response)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        if !request.follow || (ended && sources.iter().all(|source| !source.live)) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FOLLOW) => {}
+            () = sender.closed() => return Ok(()),
+            () = shared.stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Finds the attempts that the request means, in the order of their start, and says whether the run has ended.
+async fn sources(shared: &Shared, id: &RunId, request: &v1::ReadLogsRequest) -> Result<(Vec<Source>, bool), Error> {
+    let (wanted, task, attempt) = (id.clone(), request.task.clone(), request.attempt);
+    let active = shared.handle.read(move |core| core.run(&wanted).map(|run| pick(run, &task, attempt))).await?;
+    let found = match active {
+        Some(found) => found,
+        None => {
+            let (id, task) = (id.clone(), request.task.clone());
+            shared
+                .blocking(move |shared| {
+                    let run = records::load_run(&*shared.store, &id)?;
+                    Ok(run.map(|run| pick(&run, &task, attempt)).ok_or_else(|| Error::NoSuchRun(id.to_string()))?)
+                })
+                .await?
+        }
+    };
+    found
+}
+
+fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Error> {
+    if !task.is_empty() && run.task_index(task).is_none() {
+        let known: Vec<&str> = run.spec.tasks.iter().map(|task| task.name.as_str()).collect();
+        let hint =
+            crate::spec::nearest(task, known).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
+        return Err(Error::NotFound(format!("run `{}` has no task `{task}`{hint}", run.id)));
+    }
+    let mut found: Vec<(u64, Source)> = Vec::new();
+    for (bound, entry) in run.spec.tasks.iter().zip(&run.tasks) {
+        if !task.is_empty() && bound.name.as_str() != task {
+            continue;
+        }
+        let chosen = match attempt {
+            0 => entry.attempts.last(),
+            number => entry.attempts.iter().find(|attempt| attempt.number == number),
+        };
+        if let Some(chosen) = chosen {
+            let token = token(&run.id, &bound.name, chosen.number, chosen.epoch);
+            let live = matches!(&entry.state, TaskState::Live(live) if live.attempt == chosen.number);
+            found.push((chosen.assigned_at, Source { token, live }));
+        }
+    }
+    found.sort_by(|a, b| (a.0, &a.1.token.task).cmp(&(b.0, &b.1.token.task)));
+    Ok((found.into_iter().map(|(_, source)| source).collect(), run.state.is_terminal()))
+}
+
+fn token(run: &RunId, task: &TaskName, attempt: u32, epoch: u64) -> Token {
+    Token { run: run.clone(), task: task.clone(), attempt, epoch }
+}

@@ -1,0 +1,57 @@
+//! gRPC handlers: wire to domain, one call, domain to wire.
+
+pub mod admin;
+pub mod blobs;
+pub mod logs;
+pub mod registry;
+pub mod runs;
+pub mod worker;
+
+use std::sync::{Arc, RwLock};
+
+use segue_proto::operator::Catalogue;
+use tokio_util::sync::CancellationToken;
+
+use super::actor::{Clock, Handle};
+use crate::{
+    blobs::BlobStore,
+    logs::Logs,
+    store::{Committer, StateDir, Store},
+};
+
+/// What every handler needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub handle: Handle,
+    pub store: Arc<dyn Store>,
+    pub committer: Committer,
+    pub blobs: BlobStore,
+    pub logs: Logs,
+    pub state_dir: StateDir,
+    /// Operators that workers have advertised since this start.
+    pub catalogue: Arc<RwLock<Catalogue>>,
+    pub clock: Clock,
+    pub epoch: u64,
+    pub started_ms: u64,
+    pub stop: CancellationToken,
+}
+
+impl Shared {
+    /// Gives the operators that workers have advertised.
+    #[must_use]
+    pub fn operators(&self) -> Catalogue {
+        // A poisoned lock still holds a whole catalogue: each change is one assignment.
+        self.catalogue.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Runs a blocking read of the store off the runtime.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, super::error::Error> + Send + 'static,
+    ) -> Result<T, super::error::Error> {
+        let shared = self.clone();
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .map_err(|e| super::error::Error::Internal(format!("a read of the store ended early: {e}")))?
+    }
+}

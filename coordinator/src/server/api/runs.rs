@@ -1,0 +1,375 @@
+//! `RunService`: pipelines, runs, reruns, explanations, artifacts, lineage.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::Stream;
+use segue_proto::{
+    ids::RunId,
+    store::v1::{PipelineRecord, RunRecord},
+    v1::{self, run_service_server::RunService},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::{
+    core::{Event, Run, rerun},
+    server::{actor::resolve, error::Error, external, plan, records, views},
+    spec::{self, Pipeline, RunSpec},
+    store::{self, Key, keys::prefix},
+};
+
+/// Implements the service.
+#[derive(Debug, Clone)]
+pub struct Runs(pub Shared);
+
+/// Most rows of one answer.
+const MOST_ROWS: u32 = 1_000;
+
+impl Runs {
+    /// Checks a text and binds it to parameters; diagnostics are for the client, in file order.
+    fn compile(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
+        let catalogue = self.0.operators();
+        let checked = spec::check(&request.text, &request.path, &catalogue);
+        let wire = |diagnostics: &[spec::Diagnostic]| -> Vec<v1::Diagnostic> {
+            diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect()
+        };
+        let warnings = wire(&checked.diagnostics);
+        let Some(pipeline) = checked.pipeline else { return Ok(Err(warnings)) };
+        let working_dir = std::path::Path::new(&request.path)
+            .parent()
+            .map(|dir| dir.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        match spec::bind(&pipeline, &catalogue, &request.params, &working_dir, request.no_cache) {
+            Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
+            Err(diagnostics) => Ok(Err(wire(&diagnostics))),
+        }
+    }
+
+    async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+        let compiled = match self.compile(&request)? {
+            Ok(compiled) => compiled,
+            Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),
+        };
+        let Compiled { pipeline, spec, warnings } = compiled;
+        let now = self.0.clock.now();
+        let spec = Arc::new(spec);
+        let external_inputs = external::digests(&spec).await;
+        let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
+        run.idempotency_key = request.idempotency_key;
+        run.no_cache = request.no_cache;
+        run.external_inputs = external_inputs;
+        let record = PipelineRecord {
+            name: pipeline.name.to_string(),
+            version: spec.version.clone(),
+            text: request.text,
+            path: request.path,
+            created_ms: now,
+        };
+        let (id, existing) = self.0.handle.submit(run, record).await?;
+        Ok(v1::SubmitResponse {
+            run_id: id.to_string(),
+            existing,
+            diagnostics: warnings,
+            pipeline: pipeline.name.to_string(),
+        })
+    }
+
+    /// Shows a run, active or ended.
+    async fn view(&self, id: RunId, with_tasks: bool) -> Result<v1::RunView, Error> {
+        let wanted = id.clone();
+        let active = self
+            .0
+            .handle
+            .read(move |core| core.run(&wanted).map(|run| views::run_view(run, Some(core), with_tasks)))
+            .await?;
+        match active {
+            Some(view) => Ok(view),
+            None => {
+                let run = self.load(id).await?;
+                Ok(views::run_view(&run, None, with_tasks))
+            }
+        }
+    }
+
+    async fn load(&self, id: RunId) -> Result<Run, Error> {
+        self.0
+            .blocking(move |shared| {
+                records::load_run(&*shared.store, &id)?.ok_or_else(|| Error::NoSuchRun(id.to_string()))
+            })
+            .await
+    }
+
+    async fn resolve(&self, reference: String) -> Result<RunId, Error> {
+        self.0.blocking(move |shared| resolve(&*shared.store, &reference)).await
+    }
+
+    async fn rerun(&self, request: v1::RerunRequest) -> Result<v1::RerunResponse, Error> {
+        let id = self.resolve(request.run_id.clone()).await?;
+        let wanted = id.clone();
+        if self.0.handle.read(move |core| core.run(&wanted).is_some()).await? {
+            return Err(crate::core::Refused::RunGoing(id).into());
+        }
+        let run = self.load(id.clone()).await?;
+        let latest = if request.latest_text.is_empty() {
+            None
+        } else {
+            let submit = v1::SubmitRequest {
+                text: request.latest_text.clone(),
+                path: run.path.clone(),
+                params: run.spec.params.clone(),
+                no_cache: run.no_cache,
+                ..v1::SubmitRequest::default()
+            };
+            match self.compile(&submit)? {
+                Ok(compiled) => Some(compiled.spec),
+                Err(diagnostics) => {
+                    return Ok(v1::RerunResponse { run_id: id.into(), diagnostics, ..v1::RerunResponse::default() });
+                }
+            }
+        };
+        let nothing_named = !request.failed && request.from.is_empty() && request.only.is_empty();
+        let selector = rerun::Selector {
+            // Without a wish, what did not succeed is what people mean.
+            failed: request.failed || (nothing_named && latest.is_none()),
+            from: request.from,
+            only: request.only,
+        };
+        let plan = rerun::plan(&run, &selector, latest.as_ref()).map_err(|e| {
+            let hint = crate::spec::nearest(&e.task, e.known.iter().map(String::as_str))
+                .map(|near| format!(": did you mean `{near}`?"))
+                .unwrap_or_default();
+            Error::BadRequest(format!("run `{id}` has no task `{}`{hint}", e.task))
+        })?;
+        let execute = plan.execute();
+        let items = plan
+            .items
+            .iter()
+            .zip(&plan.spec.tasks)
+            .map(|(item, task)| v1::RerunItem {
+                task: task.name.to_string(),
+                execute: item.execute,
+                reason: item.reason.clone(),
+            })
+            .collect();
+        let version = plan.spec.version.clone();
+        if !request.dry_run && execute.contains(&true) {
+            let mut run = run;
+            if latest.is_some() {
+                run.external_inputs = external::digests(&plan.spec).await;
+            }
+            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec: plan.spec, execute }).await?;
+        }
+        Ok(v1::RerunResponse { run_id: id.into(), items, diagnostics: Vec::new(), version })
+    }
+
+    async fn lineage(&self, request: v1::LineageRequest) -> Result<v1::LineageResponse, Error> {
+        self.0.blocking(move |shared| super::super::lineage::trace(&*shared.store, &request.digest)).await
+    }
+}
+
+struct Compiled {
+    pipeline: Pipeline,
+    spec: RunSpec,
+    warnings: Vec<v1::Diagnostic>,
+}
+
+/// Makes a run id that sorts by time.
+fn new_run_id() -> RunId {
+    let id = format!("run_{}", ulid::Ulid::new().to_string().to_lowercase());
+    id.parse().expect("a ULID in lower case is 26 of 0-9, a-z")
+}
+
+#[tonic::async_trait]
+impl RunService for Runs {
+    async fn validate(&self, request: Request<v1::ValidateRequest>) -> Result<Response<v1::ValidateResponse>, Status> {
+        let request = request.into_inner();
+        let checked = spec::check(&request.text, &request.path, &self.0.operators());
+        let diagnostics = checked.diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect();
+        let (version, name) = checked
+            .pipeline
+            .map(|pipeline| (pipeline.version().to_string(), pipeline.name.to_string()))
+            .unwrap_or_default();
+        Ok(Response::new(v1::ValidateResponse { diagnostics, version, name }))
+    }
+
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        Ok(Response::new(Self::submit(self, request.into_inner()).await?))
+    }
+
+    async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        let request = request.into_inner();
+        let response = match self.compile(&request)? {
+            Err(diagnostics) => v1::PlanResponse { diagnostics, ..v1::PlanResponse::default() },
+            Ok(compiled) => {
+                let spec = Arc::new(compiled.spec);
+                let external_inputs = external::digests(&spec).await;
+                let tasks = plan::tasks(&self.0, Arc::clone(&spec), external_inputs, request.no_cache).await?;
+                v1::PlanResponse { diagnostics: compiled.warnings, tasks, version: spec.version.clone() }
+            }
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::RunView>, Status> {
+        let id = self.resolve(request.into_inner().run_id).await?;
+        Ok(Response::new(self.view(id, true).await?))
+    }
+
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = if request.limit == 0 { 50 } else { request.limit.min(MOST_ROWS) } as usize;
+        let ids = self
+            .0
+            .blocking(move |shared| {
+                let mut found = Vec::new();
+                let mut before = match request.before_run_id.parse::<RunId>() {
+                    Ok(id) => Some(Key::Run(id).encode()),
+                    Err(_) => None,
+                };
+                while found.len() < limit {
+                    let rows = shared.store.scan_back(&prefix::runs(), before.as_deref(), limit)?;
+                    let Some(last) = rows.last() else { break };
+                    before = Some(last.0.clone());
+                    for (key, value) in &rows {
+                        let (key, record) = store::codec::decode_row::<RunRecord>(key, value)?;
+                        if let Key::Run(id) = key
+                            && (request.pipeline.is_empty() || request.pipeline == record.pipeline)
+                            && found.len() < limit
+                        {
+                            found.push(id);
+                        }
+                    }
+                }
+                Ok(found)
+            })
+            .await?;
+        let mut runs = Vec::with_capacity(ids.len());
+        for id in ids {
+            runs.push(self.view(id, false).await?);
+        }
+        Ok(Response::new(v1::ListRunsResponse { runs }))
+    }
+
+    type WatchRunStream = Pin<Box<dyn Stream<Item = Result<v1::RunView, Status>> + Send>>;
+
+    async fn watch_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let id = self.resolve(request.into_inner().run_id).await?;
+        // Listening starts before the first look, so that no change falls between the two.
+        let mut changes = self.0.handle.changes();
+        let first = self.view(id.clone(), true).await?;
+        let (sender, receiver) = mpsc::channel(4);
+        let runs = self.clone();
+        tokio::spawn(async move {
+            let mut view = first;
+            loop {
+                let ended = is_terminal(view.state);
+                if sender.send(Ok(view)).await.is_err() || ended {
+                    return;
+                }
+                loop {
+                    tokio::select! {
+                        changed = changes.recv() => match changed {
+                            Ok(changed) if changed != id => {}
+                            // Behind: whatever was missed is in the next look.
+                            Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => break,
+                            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                        },
+                        () = sender.closed() => return,
+                        () = runs.0.stop.cancelled() => {
+                            let _ = sender.send(Err(Status::unavailable("the coordinator is stopping"))).await;
+                            return;
+                        }
+                    }
+                }
+                view = match runs.view(id.clone(), true).await {
+                    Ok(view) => view,
+                    Err(e) => {
+                        let _ = sender.send(Err(e.into())).await;
+                        return;
+                    }
+                };
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let id = self.resolve(request.into_inner().run_id).await?;
+        match self.0.handle.decide(Event::CancelRun { run: id.clone() }).await {
+            Ok(_) => {}
+            // Not active: it does not exist, or has ended.
+            Err(Error::Refused(crate::core::Refused::NoSuchRun(_))) => {
+                let run = self.load(id.clone()).await?;
+                if views::has_ended(&run) {
+                    return Err(Error::from(crate::core::Refused::RunEnded(id)).into());
+                }
+            }
+            Err(e) => return Err(e.into()),
+        }
+        let state = self.view(id, false).await?.state;
+        Ok(Response::new(v1::CancelRunResponse { state }))
+    }
+
+    async fn rerun(&self, request: Request<v1::RerunRequest>) -> Result<Response<v1::RerunResponse>, Status> {
+        Ok(Response::new(Self::rerun(self, request.into_inner()).await?))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(request.run_id).await?;
+        let (wanted, task) = (id.clone(), request.task.clone());
+        let active = self
+            .0
+            .handle
+            .read(move |core| {
+                core.run(&wanted).map(|run| {
+                    (
+                        views::explanations(run, core, &task),
+                        records::run_state(run.state),
+                        run.task_index(&task).is_some(),
+                    )
+                })
+            })
+            .await?;
+        let (explanations, state, known) = match active {
+            Some(found) => found,
+            None => {
+                let run = self.load(id.clone()).await?;
+                let task = request.task.clone();
+                self.0
+                    .handle
+                    .read(move |core| {
+                        let known = run.task_index(&task).is_some();
+                        (views::explanations(&run, core, &task), records::run_state(run.state), known)
+                    })
+                    .await?
+            }
+        };
+        if !request.task.is_empty() && !known {
+            return Err(Error::NotFound(format!("run `{id}` has no task `{}`", request.task)).into());
+        }
+        Ok(Response::new(v1::ExplainResponse { explanations, state: state.into() }))
+    }
+
+    async fn list_artifacts(
+        &self,
+        request: Request<v1::ListArtifactsRequest>,
+    ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
+        let request = request.into_inner();
+        let artifacts = self.0.blocking(move |shared| super::super::lineage::list(&*shared.store, &request)).await?;
+        Ok(Response::new(v1::ListArtifactsResponse { artifacts }))
+    }
+
+    async fn lineage(&self, request: Request<v1::LineageRequest>) -> Result<Response<v1::LineageResponse>, Status> {
+        Ok(Response::new(Self::lineage(self, request.into_inner()).await?))
+    }
+}
+
+fn is_terminal(state: i32) -> bool {
+    records::run_state_from(state).is_some_and(crate::core::RunState::is_terminal)
+}

@@ -1,0 +1,172 @@
+//! `WorkerService`: the link of a worker.
+
+use std::{
+    collections::BTreeSet,
+    pin::Pin,
+    sync::{
+        PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::Stream;
+use segue_proto::{
+    ids::Token,
+    v1::{self, worker_service_server::WorkerService},
+};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::Shared;
+use crate::{
+    core::{Event, WorkerKey},
+    server::{error::Error, wire},
+};
+
+/// Implements the service.
+#[derive(Debug, Clone)]
+pub struct Workers(pub Shared);
+
+/// Messages that may wait for a worker; one that falls further behind is cut off and comes back.
+const OUTBOX: usize = 1_024;
+
+/// Numbers links over all workers, so that a late close of an old link cannot end a new one.
+static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorMessage, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::WorkerMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut incoming = request.into_inner();
+        let link = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
+        let first =
+            incoming.message().await?.ok_or_else(|| Status::invalid_argument("the link closed before its hello"))?;
+        let mut events = first.events.into_iter();
+        let Some(v1::worker_event::Event::Hello(hello)) = events.next().and_then(|event| event.event) else {
+            return Err(Status::invalid_argument("the first event of a link must be a hello"));
+        };
+        let introduction = wire::hello(hello, link).map_err(Error::from)?;
+        let key = introduction.worker.key.clone();
+        {
+            let mut catalogue = self.0.catalogue.write().unwrap_or_else(PoisonError::into_inner);
+            for operator in introduction.operators {
+                catalogue.insert(operator);
+            }
+        }
+        let (sender, receiver) = mpsc::channel::<v1::CoordinatorMessage>(OUTBOX);
+        // Weak, so that the actor alone decides how long the link lives.
+        let answers = sender.downgrade();
+        let hello = Event::Hello { worker: Box::new(introduction.worker), held: introduction.held };
+        self.0.handle.open(link, sender, hello).await?;
+        info!(worker = %key, link, "worker connected");
+
+        let shared = self.0.clone();
+        let rest: Vec<v1::WorkerEvent> = events.collect();
+        tokio::spawn(async move {
+            let end = pump(&shared, &key, &answers, rest, &mut incoming).await;
+            match end {
+                Ok(()) => info!(worker = %key, link, "worker disconnected"),
+                // A malformed message costs this worker its connection and nothing else.
+                Err(e) => warn!(worker = %key, link, error = %e, "link of a worker ended"),
+            }
+            let _ = shared.handle.report(Event::LinkClosed { worker: key, link }).await;
+        });
+
+        let stop = self.0.stop.clone();
+        let outgoing = futures::stream::unfold((receiver, stop), |(mut receiver, stop)| async move {
+            tokio::select! {
+                biased;
+                message = receiver.recv() => message.map(|message| (Ok(message), (receiver, stop))),
+                () = stop.cancelled() => None,
+            }
+        });
+        Ok(Response::new(Box::pin(outgoing)))
+    }
+}
+
+/// Carries events from the worker to the core until the link ends.
+async fn pump(
+    shared: &Shared,
+    key: &WorkerKey,
+    answers: &mpsc::WeakSender<v1::CoordinatorMessage>,
+    first: Vec<v1::WorkerEvent>,
+    incoming: &mut Streaming<v1::WorkerMessage>,
+) -> Result<(), Error> {
+    let mut known_logs: BTreeSet<Token> = BTreeSet::new();
+    let mut events = first;
+    loop {
+        for event in events {
+            match event.event {
+                Some(v1::worker_event::Event::Log(chunk)) => {
+                    keep_log(shared, key, answers, &mut known_logs, chunk).await?
+                }
+                other => {
+                    if let Some(event) = wire::event(v1::WorkerEvent { event: other }, key)? {
+                        shared.handle.report(event).await?;
+                    }
+                }
+            }
+        }
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            () = shared.stop.cancelled() => return Ok(()),
+        };
+        events = match message {
+            Ok(Some(message)) => message.events,
+            Ok(None) => return Ok(()),
+            Err(status) if status.code() == tonic::Code::InvalidArgument => {
+                return Err(Error::BadRequest(status.message().to_owned()));
+            }
+            // The connection broke: an everyday event.
+            Err(_) => return Ok(()),
+        };
+    }
+}
+
+/// Appends a piece of a log, and tells the worker how far it is kept.
+async fn keep_log(
+    shared: &Shared,
+    key: &WorkerKey,
+    answers: &mpsc::WeakSender<v1::CoordinatorMessage>,
+    known: &mut BTreeSet<Token>,
+    chunk: v1::LogChunk,
+) -> Result<(), Error> {
+    let token = wire::token("log.token", chunk.token)?;
+    if !known.contains(&token) {
+        // Once per attempt and link: only the attempts of this very worker have logs from it.
+        let (wanted, key) = (token.clone(), key.clone());
+        let own = shared
+            .handle
+            .read(move |core| {
+                let Some(run) = core.run(&wanted.run) else { return true };
+                let Some(task) = run.task_index(wanted.task.as_str()) else { return false };
+                run.tasks[task].attempts.iter().any(|attempt| {
+                    attempt.number == wanted.attempt && attempt.epoch == wanted.epoch && attempt.worker == key
+                })
+            })
+            .await?;
+        if !own {
+            warn!(%token, "log of an attempt that is not this worker's ignored");
+            return Ok(());
+        }
+        known.insert(token.clone());
+    }
+    let offset = {
+        let (logs, token) = (shared.logs.clone(), token.clone());
+        tokio::task::spawn_blocking(move || logs.append(&token, chunk.offset, &chunk.data, chunk.lost_before))
+            .await
+            .map_err(|e| Error::Internal(format!("a log append ended early: {e}")))??
+    };
+    if let Some(answers) = answers.upgrade() {
+        let ack = v1::command::Command::LogAck(v1::LogAck { token: Some(token.into()), offset });
+        let message = v1::CoordinatorMessage { commands: vec![v1::Command { command: Some(ack) }] };
+        // A full outbox only delays the acknowledgement: the next chunk brings it.
+        let _ = answers.try_send(message);
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Errors of the server, and the one place where a gRPC status is made of them.
+
+use segue_proto::convert::BadMessage;
+use tonic::{Code, Status};
+
+use crate::{core::Refused, store};
+
+/// Why a call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("there is no run `{0}`")]
+    NoSuchRun(String),
+    #[error("more than one run starts with `{0}`: give more characters")]
+    AmbiguousRun(String),
+    #[error("{0}")]
+    Refused(Refused),
+    #[error("{0}")]
+    BadMessage(#[from] BadMessage),
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("the coordinator is overloaded: try again")]
+    Overloaded,
+    #[error("the coordinator is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::NoSuchRun(_) | Error::NotFound(_) => Code::NotFound,
+            Error::AmbiguousRun(_) | Error::BadMessage(_) | Error::BadRequest(_) => Code::InvalidArgument,
+            Error::Refused(refused) => match refused {
+                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) => Code::NotFound,
+                Refused::RunEnded(_) | Refused::RunGoing(_) | Refused::NothingToDo(_) => Code::FailedPrecondition,
+                Refused::UnknownWorker(_) | Refused::NotYours { .. } | Refused::MissingOutput { .. } => {
+                    Code::PermissionDenied
+                }
+            },
+            Error::Overloaded => Code::ResourceExhausted,
+            Error::Stopping => Code::Unavailable,
+            Error::Store(store) => store_code(store),
+            Error::Internal(_) => Code::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+const fn store_code(error: &store::Error) -> Code {
+    match error {
+        store::Error::NoBlob { .. } | store::Error::NoModel { .. } => Code::NotFound,
+        store::Error::Model { .. } | store::Error::Upload { .. } | store::Error::WrongDigest { .. } => {
+            Code::InvalidArgument
+        }
+        store::Error::Conflict { .. } => Code::Aborted,
+        store::Error::Stopped { .. } => Code::Unavailable,
+        store::Error::Corrupt { .. } | store::Error::Damaged { .. } => Code::DataLoss,
+        store::Error::NewerSchema { .. }
+        | store::Error::NotAStore { .. }
+        | store::Error::InUse { .. }
+        | store::Error::Directory { .. }
+        | store::Error::Io { .. }
+        | store::Error::Blobs { .. }
+        | store::Error::BadBackup { .. }
+        | store::Error::Log { .. } => Code::Internal,
+    }
+}

@@ -1,0 +1,146 @@
+//! Records of what attempts leave behind: artifacts with their producers, cache entries, model versions.
+
+use segue_proto::{
+    artifact::{ModelRegistration, NamedArtifact},
+    ids::{RunId, Token},
+    store::v1::{ArtifactRecord, CacheRecord, Producer},
+    v1,
+};
+
+use super::{error::Error, records};
+use crate::{
+    core::{Core, Record, Run, UnixMillis},
+    registry,
+    store::{self, Batch, Key, Store},
+};
+
+/// Producers that are kept per artifact: enough for lineage, bounded for outputs that every run makes again.
+const MOST_PRODUCERS: usize = 32;
+
+/// Adds a record to the batch.
+///
+/// # Errors
+/// Those of the store and of the registry.
+pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, now: UnixMillis) -> Result<(), Error> {
+    match record {
+        Record::Produced { run, task, attempt, outputs, cached } => {
+            let state = find(core, run)?;
+            let name = &state.spec.tasks[*task as usize].name;
+            for output in outputs {
+                let place = Place { run, index: *task, task: name.as_str(), attempt: *attempt, cached: *cached, now };
+                produced(&place, output, store, batch)?;
+            }
+            Ok(())
+        }
+        Record::Cached { key, run, task, attempt, outputs, metrics_json } => {
+            let state = find(core, run)?;
+            let record = CacheRecord {
+                outputs: records::wire_artifacts(outputs),
+                metrics_json: metrics_json.clone(),
+                run_id: run.to_string(),
+                task: state.spec.tasks[*task as usize].name.to_string(),
+                attempt: *attempt,
+                created_ms: now,
+            };
+            batch.put(&Key::Cache(key.clone()), &record);
+            Ok(())
+        }
+        Record::Models { run, task, attempt, models, inputs } => {
+            let state = find(core, run)?;
+            let entry = &state.tasks[*task as usize];
+            register(state, *task as usize, *attempt, models, inputs, &entry.outputs, store, batch, now)?;
+            Ok(())
+        }
+    }
+}
+
+/// Says whether the registry would take the models of an attempt that reports success.
+///
+/// # Errors
+/// Those of the registry: the attempt is at fault.
+pub fn check_models(
+    core: &Core,
+    store: &dyn Store,
+    token: &Token,
+    models: &[ModelRegistration],
+    outputs: &[NamedArtifact],
+    now: UnixMillis,
+) -> Result<(), Error> {
+    // A stale report is not looked at: the core acknowledges and ignores it.
+    let Some(run) = core.run(&token.run) else { return Ok(()) };
+    let Some(task) = run.task_index(token.task.as_str()) else { return Ok(()) };
+    let inputs = run.inputs_of(task).unwrap_or_default();
+    register(run, task, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now)
+}
+
+#[allow(clippy::too_many_arguments)] // The facts of one registration.
+fn register(
+    run: &Run,
+    task: usize,
+    attempt: u32,
+    models: &[ModelRegistration],
+    inputs: &[NamedArtifact],
+    outputs: &[NamedArtifact],
+    store: &dyn Store,
+    batch: &mut Batch,
+    now: UnixMillis,
+) -> Result<(), Error> {
+    let wire: Vec<v1::ModelRegistration> = models.iter().cloned().map(Into::into).collect();
+    let lineage = registry::Lineage {
+        run: &run.id,
+        task: &run.spec.tasks[task].name,
+        attempt,
+        pipeline: run.spec.pipeline.as_str(),
+        pipeline_version: &run.spec.version,
+        inputs: &records::wire_artifacts(inputs),
+        outputs: &records::wire_artifacts(outputs),
+        external_inputs: &run.external_inputs,
+        now_ms: now,
+    };
+    registry::register(store, batch, &wire, &lineage)?;
+    Ok(())
+}
+
+fn find<'a>(core: &'a Core, run: &RunId) -> Result<&'a Run, Error> {
+    core.run(run).ok_or_else(|| Error::Internal(format!("run `{run}` produced records after it was forgotten")))
+}
+
+struct Place<'a> {
+    run: &'a RunId,
+    index: u32,
+    task: &'a str,
+    attempt: u32,
+    cached: bool,
+    now: UnixMillis,
+}
+
+fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch: &mut Batch) -> Result<(), Error> {
+    let Ok(port) = output.name.parse() else {
+        return Err(Error::Internal(format!("output `{}` has no valid name", output.name)));
+    };
+    let view = v1::ArtifactView {
+        run_id: place.run.to_string(),
+        task: place.task.to_owned(),
+        output: output.name.clone(),
+        attempt: place.attempt,
+        artifact: Some(output.artifact.clone().into()),
+        created_ms: place.now,
+        cached: place.cached,
+    };
+    batch.put(&Key::Produced { run: place.run.clone(), task: place.index, output: port }, &view);
+
+    let key = Key::Artifact(output.artifact.digest.clone());
+    let mut record = store::read::<ArtifactRecord>(store, &key)?.unwrap_or_default();
+    record.artifact = Some(output.artifact.clone().into());
+    if record.producers.len() < MOST_PRODUCERS {
+        record.producers.push(Producer {
+            run_id: place.run.to_string(),
+            task: place.task.to_owned(),
+            output: output.name.clone(),
+            attempt: place.attempt,
+            created_ms: place.now,
+        });
+    }
+    batch.put(&key, &record);
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! Runs to records and back: what a restart, a rerun and a view of an old run are made from.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use segue_proto::{
+    artifact::NamedArtifact,
+    convert::BadMessage,
+    failure::Failure,
+    ids::RunId,
+    store::v1::{AttemptRecord, RunRecord, TaskRecord},
+    v1,
+};
+
+use crate::{
+    core::{Attempt, AttemptState, Live, Run, RunState, Task, TaskState, WorkerKey},
+    spec::RunSpec,
+    store::{self, Error, Key, Store, keys::prefix},
+};
+
+/// Encodes a run without its tasks.
+#[must_use]
+pub fn run_record(run: &Run) -> RunRecord {
+    RunRecord {
+        run_id: run.id.to_string(),
+        pipeline: run.spec.pipeline.to_string(),
+        version: run.spec.version.clone(),
+        path: run.path.clone(),
+        params: run.spec.params.clone(),
+        state: run_state(run.state).into(),
+        created_ms: run.created_at,
+        ended_ms: run.ended_at,
+        generation: run.generation,
+        idempotency_key: run.idempotency_key.clone(),
+        no_cache: run.no_cache,
+        external_inputs: run.external_inputs.clone(),
+        // Serialising plain data with string keys cannot fail.
+        spec: serde_json::to_vec(&*run.spec).unwrap_or_default().into(),
+    }
+}
+
+/// Encodes a task.
+#[must_use]
+pub fn task_record(task: &Task) -> TaskRecord {
+    let mut record = TaskRecord {
+        state: task_state(&task.state).into(),
+        next_attempt: task.next_attempt(),
+        tries: task.tries,
+        cached: task.cached,
+        outputs: wire_artifacts(&task.outputs),
+        failure: task.failure.clone().map(Into::into),
+        metrics_json: task.metrics_json.clone(),
+        ended_ms: task.ended_at,
+        forced: task.forced,
+        ..TaskRecord::default()
+    };
+    match &task.state {
+        TaskState::Backoff { until } => record.backoff_until_ms = *until,
+        TaskState::Live(live) => {
+            record.worker = live.worker.name.to_string();
+            record.incarnation = live.worker.incarnation.to_string();
+            record.token_epoch = live.epoch;
+            record.reserved = Some(live.reserved.clone().into());
+            record.started = live.started;
+        }
+        _ => {}
+    }
+    record
+}
+
+/// Encodes an attempt.
+#[must_use]
+pub fn attempt_record(attempt: &Attempt) -> AttemptRecord {
+    AttemptRecord {
+        view: Some(attempt_view(attempt)),
+        inputs: wire_artifacts(&attempt.inputs),
+        outputs: wire_artifacts(&attempt.outputs),
+    }
+}
+
+/// Gives the wire form of an attempt.
+#[must_use]
+pub fn attempt_view(attempt: &Attempt) -> v1::AttemptView {
+    v1::AttemptView {
+        attempt: attempt.number,
+        state: attempt_state(attempt.state).into(),
+        worker: attempt.worker.name.to_string(),
+        incarnation: attempt.worker.incarnation.to_string(),
+        assigned_ms: attempt.assigned_at,
+        started_ms: attempt.started_at,
+        ended_ms: attempt.ended_at,
+        usage: Some(attempt.usage.into()),
+        failure: attempt.failure.clone().map(Into::into),
+        log_bytes: attempt.log_bytes,
+        epoch: attempt.epoch,
+        generation: attempt.generation,
+    }
+}
+
+/// Gives the wire form of artifacts.
+#[must_use]
+pub fn wire_artifacts(artifacts: &[NamedArtifact]) -> Vec<v1::NamedArtifact> {
+    artifacts.iter().cloned().map(Into::into).collect()
+}
+
+/// Reads a run whole; `None` where there is none of that id.
+///
+/// # Errors
+/// Those of the store, and [`Error::Corrupt`] where a record does not make sense.
+pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
+    let key = Key::Run(id.clone());
+    let Some(record) = store::read::<RunRecord>(store, &key)? else { return Ok(None) };
+    let corrupt = |key: &Key, reason: String| Error::Corrupt { key: key.to_string(), reason };
+    let spec: RunSpec = serde_json::from_slice(&record.spec).map_err(|e| corrupt(&key, e.to_string()))?;
+    let mut run = Run::new(id.clone(), Arc::new(spec), record.path, record.created_ms);
+    run.state = run_state_from(record.state).ok_or_else(|| corrupt(&key, "unknown state of a run".to_owned()))?;
+    run.ended_at = record.ended_ms;
+    run.generation = record.generation;
+    run.idempotency_key = record.idempotency_key;
+    run.no_cache = record.no_cache;
+    run.external_inputs = record.external_inputs;
+
+    let mut attempts: BTreeMap<u32, Vec<Attempt>> = BTreeMap::new();
+    store::visit(store, &prefix::attempts(id), |key, value| {
+        let (key, record) = store::codec::decode_row::<AttemptRecord>(&key, &value)?;
+        if let Key::Attempt { task, .. } = &key {
+            let attempt = attempt_from(record).map_err(|e| corrupt(&key, e.to_string()))?;
+            attempts.entry(*task).or_default().push(attempt);
+        }
+        Ok(())
+    })?;
+    store::visit(store, &prefix::tasks(id), |key, value| {
+        let (key, record) = store::codec::decode_row::<TaskRecord>(&key, &value)?;
+        if let Key::Task { task: index, .. } = &key {
+            let made = attempts.remove(index).unwrap_or_default();
+            let slot = run.tasks.get_mut(*index as usize);
+            let slot = slot.ok_or_else(|| corrupt(&key, "the run has no task of this index".to_owned()))?;
+            *slot = task_from(record, made).map_err(|e| corrupt(&key, e.to_string()))?;
+        }
+        Ok(())
+    })?;
+    run.index();
+    Ok(Some(run))
+}
+
+fn task_from(record: TaskRecord, attempts: Vec<Attempt>) -> Result<Task, BadMessage> {
+    let unknown = BadMessage::UnknownNumber { field: "task.state", number: record.state };
+    let state = match v1::TaskState::try_from(record.state).map_err(|_| unknown.clone())? {
+        v1::TaskState::Unspecified => return Err(unknown),
+        // The count is derived again when the run is indexed.
+        v1::TaskState::Waiting => TaskState::Waiting { needs_left: 1 },
+        v1::TaskState::Ready => TaskState::Ready,
+        v1::TaskState::Backoff => TaskState::Backoff { until: record.backoff_until_ms },
+        v1::TaskState::Succeeded => TaskState::Succeeded,
+        v1::TaskState::Failed => TaskState::Failed,
+        v1::TaskState::UpstreamFailed => TaskState::UpstreamFailed,
+        v1::TaskState::Cancelled => TaskState::Cancelled,
+        v1::TaskState::Skipped => TaskState::Skipped,
+        live @ (v1::TaskState::Assigned | v1::TaskState::Running | v1::TaskState::Cancelling) => {
+            let attempt = attempts.last().map(|attempt| attempt.number).ok_or(BadMessage::Missing("attempt"))?;
+            TaskState::Live(Live {
+                attempt,
+                epoch: record.token_epoch,
+                worker: worker_key(record.worker, record.incarnation)?,
+                lease_until: 0,
+                started: record.started,
+                cancelling: live == v1::TaskState::Cancelling,
+                reserved: record.reserved.map(Into::into).unwrap_or_default(),
+            })
+        }
+    };
+    Ok(Task {
+        state,
+        tries: record.tries,
+        attempts,
+        cached: record.cached,
+        outputs: artifacts_from(record.outputs)?,
+        failure: record.failure.map(Failure::try_from).transpose()?,
+        metrics_json: record.metrics_json,
+        ended_at: record.ended_ms,
+        progress: None,
+        forced: record.forced,
+    })
+}
+
+/// Decodes an attempt.
+///
+/// # Errors
+/// Names the field that does not make sense.
+pub fn attempt_from(record: AttemptRecord) -> Result<Attempt, BadMessage> {
+    let view = record.view.ok_or(BadMessage::Missing("attempt.view"))?;
+    let unknown = BadMessage::UnknownNumber { field: "attempt.state", number: view.state };
+    let state = match v1::AttemptState::try_from(view.state).map_err(|_| unknown.clone())? {
+        v1::AttemptState::Unspecified => return Err(unknown),
+        v1::AttemptState::Assigned => AttemptState::Assigned,
+        v1::AttemptState::Running => AttemptState::Running,
+        v1::AttemptState::Succeeded => AttemptState::Succeeded,
+        v1::AttemptState::Failed => AttemptState::Failed,
+        v1::AttemptState::TimedOut => AttemptState::TimedOut,
+        v1::AttemptState::Lost => AttemptState::Lost,
+        v1::AttemptState::Cancelled => AttemptState::Cancelled,
+        v1::AttemptState::HandedBack => AttemptState::HandedBack,
+    };
+    Ok(Attempt {
+        number: view.attempt,
+        state,
+        worker: worker_key(view.worker, view.incarnation)?,
+        epoch: view.epoch,
+        generation: view.generation,
+        assigned_at: view.assigned_ms,
+        started_at: view.started_ms,
+        ended_at: view.ended_ms,
+        usage: view.usage.map(Into::into).unwrap_or_default(),
+        failure: view.failure.map(Failure::try_from).transpose()?,
+        log_bytes: view.log_bytes,
+        inputs: artifacts_from(record.inputs)?,
+        outputs: artifacts_from(record.outputs)?,
+    })
+}
+
+/// Decodes artifacts.
+///
+/// # Errors
+/// Names the field that does not make sense.
+pub fn artifacts_from(wire: Vec<v1::NamedArtifact>) -> Result<Vec<NamedArtifact>, BadMessage> {
+    wire.into_iter().map(NamedArtifact::try_from).collect()
+}
+
+fn worker_key(name: String, incarnation: String) -> Result<WorkerKey, BadMessage> {
+    use segue_proto::convert::id;
+    Ok(WorkerKey { name: id("worker", name)?, incarnation: id("incarnation", incarnation)? })
+}
+
+/// Gives the wire form of a run's state.
+#[must_use]
+pub const fn run_state(state: RunState) -> v1::RunState {
+    match state {
+        RunState::Running => v1::RunState::Running,
+        RunState::Cancelling => v1::RunState::Cancelling,
+        RunState::Succeeded => v1::RunState::Succeeded,
+        RunState::Failed => v1::RunState::Failed,
+        RunState::Cancelled => v1::RunState::Cancelled,
+    }
+}
+
+/// Reads the state of a run from a record.
+#[must_use]
+pub fn run_state_from(number: i32) -> Option<RunState> {
+    match v1::RunState::try_from(number).ok()? {
+        v1::RunState::Unspecified => None,
+        v1::RunState::Running => Some(RunState::Running),
+        v1::RunState::Cancelling => Some(RunState::Cancelling),
+        v1::RunState::Succeeded => Some(RunState::Succeeded),
+        v1::RunState::Failed => Some(RunState::Failed),
+        v1::RunState::Cancelled => Some(RunState::Cancelled),
+    }
+}
+
+/// Gives the wire form of a task's state.
+#[must_use]
+pub const fn task_state(state: &TaskState) -> v1::TaskState {
+    match state {
+        TaskState::Waiting { .. } => v1::TaskState::Waiting,
+        TaskState::Ready => v1::TaskState::Ready,
+        TaskState::Live(Live { cancelling: true, .. }) => v1::TaskState::Cancelling,
+        TaskState::Live(Live { started: true, .. }) => v1::TaskState::Running,
+        TaskState::Live(_) => v1::TaskState::Assigned,
+        TaskState::Backoff { .. } => v1::TaskState::Backoff,
+        TaskState::Succeeded => v1::TaskState::Succeeded,
+        TaskState::Failed => v1::TaskState::Failed,
+        TaskState::UpstreamFailed => v1::TaskState::UpstreamFailed,
+        TaskState::Cancelled => v1::TaskState::Cancelled,
+        TaskState::Skipped => v1::TaskState::Skipped,
+    }
+}
+
+const fn attempt_state(state: AttemptState) -> v1::AttemptState {
+    match state {
+        AttemptState::Assigned => v1::AttemptState::Assigned,
+        AttemptState::Running => v1::AttemptState::Running,
+        AttemptState::Succeeded => v1::AttemptState::Succeeded,
+        AttemptState::Failed => v1::AttemptState::Failed,
+        AttemptState::TimedOut => v1::AttemptState::TimedOut,
+        AttemptState::Lost => v1::AttemptState::Lost,
+        AttemptState::Cancelled => v1::AttemptState::Cancelled,
+        AttemptState::HandedBack => v1::AttemptState::HandedBack,
+    }
+}

@@ -1,0 +1,214 @@
+//! Commands of the core in the words of the wire, and worker events in the words of the core.
+
+use std::collections::BTreeSet;
+
+use segue_proto::{
+    artifact::{ModelRegistration, NamedArtifact},
+    convert::{BadMessage, id},
+    failure::Failure,
+    ids::Token,
+    operator::OperatorSpec,
+    resources::Resources,
+    v1,
+};
+
+use super::views;
+use crate::{
+    core::{Command, Event, Held, Outcome, Progress, Run, Worker, WorkerKey},
+    spec::{EnvValue, Work},
+};
+
+/// Between SIGTERM and SIGKILL of an attempt.
+pub const GRACE_MS: u32 = 5_000;
+
+/// What every welcome says.
+#[derive(Debug, Clone)]
+pub struct WelcomeFacts {
+    pub epoch: u64,
+    pub lease_ms: u32,
+    pub blob_url: String,
+    pub store_id: String,
+}
+
+/// Gives the wire form of a command. `run` is there for assignments.
+#[must_use]
+pub fn command(command: Command, run: Option<&Run>, facts: &WelcomeFacts) -> Option<v1::Command> {
+    use v1::command::Command as Wire;
+    let wire = match command {
+        Command::Welcome { unknown, adopted } => Wire::Welcome(v1::Welcome {
+            epoch: facts.epoch,
+            lease_ms: facts.lease_ms,
+            heartbeat_ms: (facts.lease_ms / 3).max(1),
+            blob_url: facts.blob_url.clone(),
+            store_id: facts.store_id.clone(),
+            unknown: tokens(unknown),
+            adopted: tokens(adopted),
+        }),
+        Command::Assign { token, task, inputs, reserved } => {
+            Wire::Assign(assign(run?, task as usize, token, inputs, reserved))
+        }
+        Command::Cancel { token } => {
+            Wire::Cancel(v1::Cancel { token: Some(token.into()), reason: v1::CancelReason::User.into() })
+        }
+        Command::HeartbeatAck { sequence, lost } => {
+            Wire::HeartbeatAck(v1::HeartbeatAck { sequence, lost: tokens(lost) })
+        }
+        Command::FinishedAck { token } => Wire::FinishedAck(v1::FinishedAck { token: Some(token.into()) }),
+        Command::Drain => Wire::Drain(v1::Drain { grace_ms: 0 }),
+        Command::Goodbye { reason } => Wire::Goodbye(v1::Goodbye { reason: reason.to_owned() }),
+    };
+    Some(v1::Command { command: Some(wire) })
+}
+
+fn tokens(tokens: Vec<Token>) -> Vec<v1::Token> {
+    tokens.into_iter().map(Into::into).collect()
+}
+
+fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, reserved: Resources) -> v1::Assign {
+    let bound = &run.spec.tasks[task];
+    let params_json = serde_json::Value::Object(bound.params.clone()).to_string();
+    let (work, wants_facts) = match &bound.work {
+        Work::Operator { name, version, wants_run_facts, .. } => (
+            v1::assign::Work::Operator(v1::OperatorCall { name: name.clone(), version: version.clone(), params_json }),
+            *wants_run_facts,
+        ),
+        Work::Command { argv } => (
+            v1::assign::Work::Command(v1::CommandCall {
+                argv: argv.clone(),
+                params_json,
+                outputs: bound.outputs.iter().cloned().map(Into::into).collect(),
+                working_dir: run.spec.working_dir.clone(),
+            }),
+            false,
+        ),
+    };
+    let env = bound
+        .env
+        .iter()
+        .map(|(name, value)| {
+            let value = match value {
+                EnvValue::Text(text) => v1::env_value::Value::Text(text.clone()),
+                EnvValue::Secret(reference) => v1::env_value::Value::Secret(reference.clone()),
+            };
+            (name.clone(), v1::EnvValue { value: Some(value) })
+        })
+        .collect();
+    v1::Assign {
+        token: Some(token.into()),
+        pipeline: run.spec.pipeline.to_string(),
+        work: Some(work),
+        inputs: inputs.into_iter().map(Into::into).collect(),
+        resources: Some(reserved.into()),
+        timeout_ms: bound.timeout_ms.unwrap_or(0),
+        env,
+        run_facts_json: if wants_facts { views::run_facts(run) } else { String::new() },
+        grace_ms: GRACE_MS,
+    }
+}
+
+/// A hello in the words of the core, and the operators it brings.
+#[derive(Debug)]
+pub struct Introduction {
+    pub worker: Worker,
+    pub held: Vec<Held>,
+    pub operators: Vec<OperatorSpec>,
+}
+
+/// Reads a hello. `link` is the number of the link that it came on.
+///
+/// # Errors
+/// Names the field that breaks the contract.
+pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
+    let key =
+        WorkerKey { name: id("hello.worker", wire.worker)?, incarnation: id("hello.incarnation", wire.incarnation)? };
+    let operators: Vec<OperatorSpec> =
+        wire.operators.into_iter().map(OperatorSpec::try_from).collect::<Result<_, _>>()?;
+    let held = wire
+        .held
+        .into_iter()
+        .map(|held| Ok(Held { token: token("held.token", held.token)?, started: held.started }))
+        .collect::<Result<_, BadMessage>>()?;
+    let mut worker = Worker::awaited(key);
+    worker.link = Some(link);
+    worker.capacity = wire.capacity.ok_or(BadMessage::Missing("hello.capacity"))?.into();
+    worker.labels = wire.labels;
+    worker.operators = operators.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect::<BTreeSet<_>>();
+    worker.draining = wire.draining;
+    worker.hostname = wire.hostname;
+    worker.version = wire.version;
+    Ok(Introduction { worker, held, operators })
+}
+
+/// A worker event in the words of the core; `None` for a log chunk, which goes its own way.
+///
+/// # Errors
+/// Names the field that breaks the contract.
+pub fn event(wire: v1::WorkerEvent, worker: &WorkerKey) -> Result<Option<Event>, BadMessage> {
+    use v1::worker_event::Event as Wire;
+    let worker = worker.clone();
+    let event = match wire.event.ok_or(BadMessage::Missing("event"))? {
+        Wire::Hello(_) => {
+            return Err(BadMessage::Value { field: "event", reason: "hello comes once, first".to_owned() });
+        }
+        Wire::Heartbeat(beat) => Event::Heartbeat {
+            worker,
+            sequence: beat.sequence,
+            tokens: beat.tokens.into_iter().map(Token::try_from).collect::<Result<_, _>>()?,
+        },
+        Wire::Started(started) => Event::Started { worker, token: token("started.token", started.token)? },
+        Wire::Progress(progress) => Event::Progress {
+            worker,
+            token: token("progress.token", progress.token)?,
+            progress: Progress { done: progress.done, total: progress.total, message: clip(progress.message) },
+        },
+        Wire::Finished(finished) => Event::Finished {
+            worker,
+            token: token("finished.token", finished.token)?,
+            usage: finished.usage.map(Into::into).unwrap_or_default(),
+            outcome: outcome(finished.outcome)?,
+            log_bytes: finished.log_bytes,
+        },
+        Wire::HandBack(back) => {
+            Event::HandBack { worker, token: token("hand_back.token", back.token)?, started: back.started }
+        }
+        Wire::Draining(_) => Event::Draining { worker },
+        Wire::Log(_) => return Ok(None),
+    };
+    Ok(Some(event))
+}
+
+/// Reads a token that must be there.
+///
+/// # Errors
+/// Names the field.
+pub fn token(field: &'static str, wire: Option<v1::Token>) -> Result<Token, BadMessage> {
+    wire.ok_or(BadMessage::Missing(field))?.try_into()
+}
+
+fn outcome(wire: Option<v1::finished::Outcome>) -> Result<Outcome, BadMessage> {
+    Ok(match wire.ok_or(BadMessage::Missing("finished.outcome"))? {
+        v1::finished::Outcome::Success(success) => Outcome::Success {
+            outputs: success.outputs.into_iter().map(NamedArtifact::try_from).collect::<Result<_, _>>()?,
+            models: success.models.into_iter().map(ModelRegistration::try_from).collect::<Result<_, _>>()?,
+            metrics_json: success.metrics_json,
+        },
+        v1::finished::Outcome::Failure(failure) => Outcome::Failure(clip_failure(failure.try_into()?)),
+        v1::finished::Outcome::Cancelled(v1::Cancelled {}) => Outcome::Cancelled,
+    })
+}
+
+/// Longest message that is kept with a task.
+const LONGEST_MESSAGE: usize = 4_096;
+
+fn clip(mut text: String) -> String {
+    if text.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn clip_failure(failure: Failure) -> Failure {
+    Failure { message: clip(failure.message), hint: clip(failure.hint), ..failure }
+}

@@ -1,0 +1,92 @@
+//! Every kind of fault that the checker and the binder report. A code is never given to another kind of fault.
+
+use std::fmt;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $title:literal, $explanation:literal;)*) => {
+        /// A kind of fault, printed as `P` and three digits.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $(#[doc = $title] $(#[$doc])* $name,)*
+        }
+
+        impl Code {
+            /// Every code, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Gives the code as it is printed, such as `P007`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// Gives the kind of fault in a few words.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+
+            /// Explains what is asked for, in a sentence or two.
+            #[must_use]
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$name => $explanation,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    Syntax = "P001", "not valid TOML", "The text breaks the grammar of TOML 1.1. Only faults of this kind are shown until it parses.";
+    UnknownKey = "P002", "unknown key", "A table holds a key that means nothing there. Keys are never ignored, because a misspelt one would be.";
+    MissingKey = "P003", "missing key", "A table lacks a key that it must have, such as `name` in `[pipeline]`.";
+    WrongType = "P004", "wrong type", "A value has another TOML type than its key takes.";
+    BadName = "P005", "bad name", "Pipelines, tasks, inputs and outputs are named with 1 to 64 of a-z, 0-9, _ and -; parameters with a-z, 0-9 and _; environment variables with letters, digits and _, not beginning with SEGUE_.";
+    Duplicate = "P006", "defined twice", "A key or a table occurs twice. TOML allows each once.";
+    UnknownTask = "P007", "unknown task", "An input or `after` names a task that is not in this file.";
+    UnknownOperator = "P008", "unknown operator", "No worker and no built-in catalogue offers an operator of this name.";
+    UnknownOutput = "P009", "unknown output", "An input refers to an output that its task does not have.";
+    UnknownInput = "P010", "unknown input", "`inputs` connects an input that the operator does not have.";
+    MissingInput = "P011", "missing input", "An input that the operator needs is not connected.";
+    KindMismatch = "P012", "output of the wrong kind", "The kind of the output differs from the kind of the input. An input of kind `file` takes any.";
+    Cycle = "P013", "cycle", "Tasks wait for each other, so that none of them can start. The path is shown in the order of execution.";
+    SelfDependency = "P014", "task depends on itself", "A task takes its own output or runs after itself.";
+    NeverRuns = "P015", "task can never run", "A task comes after a cycle, which never ends.";
+    UnknownParam = "P016", "unknown parameter", "A reference or a `-p` option names a parameter that `[params]` does not declare.";
+    BadReference = "P017", "malformed reference", "A data edge is written `task.output`; a parameter `${params.NAME}`; a literal `${` is written `$${`.";
+    BadValue = "P018", "bad parameter value", "A value has the wrong type, or is not one of the allowed values, or is out of range.";
+    MissingParam = "P019", "parameter without a value", "A parameter has no default and was not given at submission.";
+    MissingWith = "P020", "missing operator parameter", "The operator needs a parameter that `with` does not give.";
+    UnknownWith = "P021", "unknown operator parameter", "`with` gives a parameter that the operator does not have.";
+    BadWork = "P022", "neither operator nor command, or both", "A task names either an operator (`op`) or a program (`command`).";
+    EmptyCommand = "P023", "empty command", "`command` is a list that begins with a program.";
+    BadDuration = "P024", "bad duration", "A duration is written with units of d, h, m, s, ms, such as \"90s\" or \"1h30m\", more than 0 and at most 365d.";
+    BadMemory = "P025", "bad memory size", "A memory size is written with a unit, such as \"512MiB\" or \"2GiB\".";
+    BadRetry = "P026", "bad retry rule", "`retry` takes attempts 1 to 100, backoff constant or exponential, initial at most max, jitter 0 to 1, and classes of failure in `on`.";
+    ImpossibleResource = "P027", "resource that no worker can have", "cpu is more than 0 and at most 4096 cores, memory more than 0 and at most 1 PiB, gpu 0 to 1024 or \"prefer\", custom resources at least 1.";
+    BadSecret = "P028", "malformed secret reference", "A secret is written { secret = \"env:NAME\" }: the worker reads it from its own environment.";
+    NoTasks = "P029", "no tasks", "A pipeline has at least one task.";
+    TooLarge = "P030", "file too large", "A pipeline file has at most 16 MiB.";
+    TooMany = "P031", "too many faults", "Only the first 1,000 faults are listed.";
+    UnusedParam = "P040", "unused parameter", "A warning: `[params]` declares a parameter that nothing refers to.";
+    SecretInClear = "P041", "secret in clear text", "A warning: what looks like a secret stands in a place that is stored and shown. Secrets belong in `env` as { secret = \"env:NAME\" }.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_code_is_given_twice_and_every_one_is_explained() {
+        let distinct: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(distinct.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| !code.title().is_empty() && code.explanation().ends_with('.')));
+    }
+}

@@ -1,0 +1,278 @@
+//! `[tasks.NAME]`: reads each table by itself. What one task says of another is checked in [`super::resolve`].
+
+use segue_proto::{
+    ids::{PortName, TaskName},
+    operator::{Catalogue, KINDS, OperatorSpec, Port},
+};
+
+use super::{
+    code::Code,
+    diagnostic::quote,
+    faults::{Span, list},
+    fields::Check,
+    policy::Policy,
+    toml::{Entry, Node, Table, Value},
+};
+
+const KEYS: [&str; 13] = [
+    "op",
+    "command",
+    "inputs",
+    "after",
+    "with",
+    "resources",
+    "timeout",
+    "retry",
+    "cache",
+    "priority",
+    "env",
+    "outputs",
+    "description",
+];
+
+/// A string and where it stands.
+pub(super) type Spanned<'t> = (&'t str, Span);
+
+/// A task as written. Faults are reported already; what is at fault is left out.
+pub(super) struct Draft<'t> {
+    pub name: &'t str,
+    pub span: Span,
+    pub work: DraftWork<'t>,
+    /// Input name, and what it is connected to.
+    pub inputs: Vec<(Spanned<'t>, Spanned<'t>)>,
+    pub after: Vec<Spanned<'t>>,
+    pub with: Option<&'t Table>,
+    pub policy: Policy,
+    pub cache: Option<bool>,
+    pub priority: i32,
+    /// Of a command.
+    pub outputs: Vec<Port>,
+    pub description: &'t str,
+}
+
+pub(super) enum DraftWork<'t> {
+    Operator(&'t OperatorSpec),
+    Command(Vec<Spanned<'t>>),
+    /// At fault: nothing is known of its inputs, outputs and parameters.
+    Unknown,
+}
+
+impl Draft<'_> {
+    /// Gives the outputs, or nothing where they are not known.
+    pub fn outputs(&self) -> Option<&[Port]> {
+        match &self.work {
+            DraftWork::Operator(spec) => Some(&spec.outputs),
+            DraftWork::Command(_) => Some(&self.outputs),
+            DraftWork::Unknown => None,
+        }
+    }
+}
+
+/// Reads every task, in file order.
+pub(super) fn read<'t>(
+    node: &'t Node,
+    defaults: &Policy,
+    catalogue: &'t Catalogue,
+    check: &mut Check<'t>,
+) -> Vec<Draft<'t>> {
+    let Some(table) = check.open_table(node, "`tasks`") else { return Vec::new() };
+    if table.entries.is_empty() {
+        let hint = "add a table [tasks.NAME] with op = \"…\" or command = […]".to_owned();
+        check.faults.error(Code::NoTasks, node.span, "the pipeline has no tasks", hint);
+    }
+    let mut entries: Vec<&Entry> = table.entries.iter().collect();
+    entries.sort_by_key(|entry| entry.key_span.start);
+    entries.into_iter().filter_map(|entry| task(entry, defaults, catalogue, check)).collect()
+}
+
+fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check: &mut Check<'t>) -> Option<Draft<'t>> {
+    let name = entry.key.as_str();
+    if let Err(error) = name.parse::<TaskName>() {
+        let hint = "1 to 64 of a-z, 0-9, _ and -".to_owned();
+        let message = if name.len() > 64 { error.to_string() } else { format!("{} cannot name a task", quote(name)) };
+        check.faults.error(Code::BadName, entry.key_span, message, hint);
+    }
+    let what = format!("the task {}", quote(name));
+    let table = check.table(&entry.node, &what, &KEYS)?;
+    let work = work(table, entry, catalogue, check);
+    let mut policy = defaults.clone();
+    policy.read(table, check);
+    let mut draft = Draft {
+        name,
+        span: entry.key_span,
+        work,
+        inputs: Vec::new(),
+        after: Vec::new(),
+        with: None,
+        policy,
+        cache: None,
+        priority: 0,
+        outputs: Vec::new(),
+        description: "",
+    };
+    if let Some(entry) = table.get("inputs") {
+        draft.inputs = inputs(&entry.node, check);
+    }
+    if let Some(entry) = table.get("after") {
+        draft.after = check.strings(&entry.node, "`after`").unwrap_or_default();
+    }
+    if let Some(entry) = table.get("with") {
+        draft.with = check.open_table(&entry.node, "`with`");
+    }
+    if let Some(entry) = table.get("cache") {
+        draft.cache = check.boolean(&entry.node, "`cache`");
+    }
+    if let Some(entry) = table.get("priority")
+        && let Some(number) = check.int(&entry.node, "`priority`")
+    {
+        draft.priority = i32::try_from(number).unwrap_or_else(|_| {
+            let message = format!("`priority` cannot be {number}");
+            check.faults.error(Code::BadValue, entry.node.span, message, "from -2147483648 to 2147483647".to_owned());
+            0
+        });
+    }
+    if let Some(entry) = table.get("description") {
+        draft.description = check.string(&entry.node, "`description`").unwrap_or_default();
+    }
+    if let Some(entry) = table.get("outputs") {
+        match &draft.work {
+            DraftWork::Operator(spec) => {
+                let names = spec.outputs.iter().map(|port| port.name.as_str());
+                let hint = match spec.outputs.is_empty() {
+                    true => format!("{} has none", quote(&spec.name)),
+                    false => format!("{} gives {}", quote(&spec.name), list(names)),
+                };
+                let message = "`outputs` is for commands; an operator has its own";
+                check.faults.error(Code::UnknownKey, entry.key_span, message, hint);
+            }
+            _ => draft.outputs = outputs(&entry.node, check),
+        }
+    }
+    Some(draft)
+}
+
+fn work<'t>(table: &'t Table, entry: &Entry, catalogue: &'t Catalogue, check: &mut Check<'t>) -> DraftWork<'t> {
+    match (table.get("op"), table.get("command")) {
+        (Some(op), None) => operator(&op.node, catalogue, check),
+        (None, Some(command)) => argv(&command.node, check),
+        (Some(_), Some(command)) => {
+            let message = format!("the task {} has both `op` and `command`", quote(&entry.key));
+            let hint = "keep the one that it is to execute".to_owned();
+            check.faults.error(Code::BadWork, command.key_span, message, hint);
+            DraftWork::Unknown
+        }
+        (None, None) => {
+            // A misspelt `op` is reported already, as an unknown key.
+            let misspelt = table.entries.iter().any(|entry| !KEYS.contains(&entry.key.as_str()));
+            let message = format!("the task {} has neither `op` nor `command`", quote(&entry.key));
+            let hint = if misspelt {
+                "is its key misspelt?"
+            } else {
+                "add op = \"…\" or command = [\"program\", \"argument\"]"
+            };
+            check.faults.error(Code::BadWork, entry.key_span, message, hint.to_owned());
+            DraftWork::Unknown
+        }
+    }
+}
+
+fn operator<'t>(node: &Node, catalogue: &'t Catalogue, check: &mut Check<'t>) -> DraftWork<'t> {
+    let Some(name) = check.string(node, "`op`") else { return DraftWork::Unknown };
+    if let Some(spec) = catalogue.get(name) {
+        return DraftWork::Operator(spec);
+    }
+    let names = || catalogue.iter().map(|spec| spec.name.as_str());
+    let hint = check
+        .faults
+        .did_you_mean(name, names())
+        .or_else(|| {
+            // `kmeans` for `ml.kmeans`.
+            let full = names().find(|full| full.rsplit('.').next() == Some(name))?;
+            Some(format!("did you mean {}?", quote(full)))
+        })
+        .unwrap_or_else(|| format!("operators: {}", list(names())));
+    check.faults.error(Code::UnknownOperator, node.span, format!("there is no operator {}", quote(name)), hint);
+    DraftWork::Unknown
+}
+
+fn argv<'t>(node: &'t Node, check: &mut Check<'t>) -> DraftWork<'t> {
+    let Some(argv) = check.strings(node, "`command`") else { return DraftWork::Unknown };
+    if argv.first().is_none_or(|(program, _)| program.trim().is_empty()) {
+        let hint = "name a program first: [\"python3\", \"publish.py\"]".to_owned();
+        check.faults.error(Code::EmptyCommand, node.span, "`command` names no program", hint);
+        return DraftWork::Unknown;
+    }
+    for (argument, span) in &argv {
+        if argument.contains('\0') {
+            check.faults.error(Code::BadValue, *span, "an argument cannot hold a NUL character", None);
+        }
+    }
+    DraftWork::Command(argv)
+}
+
+fn inputs<'t>(node: &'t Node, check: &mut Check<'t>) -> Vec<(Spanned<'t>, Spanned<'t>)> {
+    let Some(table) = check.open_table(node, "`inputs`") else { return Vec::new() };
+    let mut inputs = Vec::with_capacity(table.entries.len());
+    for entry in &table.entries {
+        port_name(&entry.key, entry.key_span, "an input", check);
+        let what = format!("the input {}", quote(&entry.key));
+        if let Value::Text(from) = &entry.node.value {
+            inputs.push(((entry.key.as_str(), entry.key_span), (from.as_str(), entry.node.span)));
+        } else {
+            let hint = Some(format!("write {} = \"task.output\"", entry.key));
+            check.wrong_type(&entry.node, &what, "a reference to an output", hint);
+        }
+    }
+    inputs
+}
+
+fn outputs(node: &Node, check: &mut Check<'_>) -> Vec<Port> {
+    let mut ports: Vec<Port> = Vec::new();
+    let mut add = |name: &str, kind: &str| {
+        ports.push(Port { name: name.to_owned(), kind: kind.to_owned(), optional: false, help: String::new() });
+    };
+    match &node.value {
+        Value::List(_) => {
+            let mut seen = std::collections::HashSet::new();
+            for (name, span) in check.strings(node, "`outputs`").unwrap_or_default() {
+                port_name(name, span, "an output", check);
+                if seen.insert(name) {
+                    add(name, "file");
+                } else {
+                    check.faults.error(
+                        Code::Duplicate,
+                        span,
+                        format!("the output {} is listed twice", quote(name)),
+                        None,
+                    );
+                }
+            }
+        }
+        Value::Table(id) => {
+            for entry in &check.tree.table(*id).entries {
+                port_name(&entry.key, entry.key_span, "an output", check);
+                let what = format!("the kind of the output {}", quote(&entry.key));
+                let Some(kind) = check.string(&entry.node, &what) else { continue };
+                if !KINDS.contains(&kind) {
+                    let hint =
+                        check.faults.did_you_mean(kind, KINDS).unwrap_or_else(|| format!("kinds: {}", list(KINDS)));
+                    let message = format!("{} is not a kind of output", quote(kind));
+                    check.faults.error(Code::BadValue, entry.node.span, message, hint);
+                }
+                add(&entry.key, kind);
+            }
+        }
+        _ => {
+            let hint = "{ scores = \"table\" }, or [\"scores\"] for plain files".to_owned();
+            check.wrong_type(node, "`outputs`", "a table of names and kinds, or a list of names", Some(hint));
+        }
+    }
+    ports
+}
+
+fn port_name(name: &str, span: Span, what: &str, check: &mut Check<'_>) {
+    if name.parse::<PortName>().is_err() {
+        let hint = "1 to 64 of a-z, 0-9, _ and -".to_owned();
+        check.faults.error(Code::BadName, span, format!("{} cannot name {what}", quote(name)), hint);
+    }
+}

@@ -1,0 +1,286 @@
+//! Group commit: one thread takes every batch that waits, applies them, flushes once, and only then answers.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Batch, Store, error::Error};
+
+/// Batches that may wait for the commit thread; more make the sender wait. Enough for the reports of hundreds of
+/// workers, few enough that a slow disk is felt at once.
+const WAITING: usize = 1024;
+
+/// Batches of one flush: bounds how long the first of them waits for the last.
+const GROUP: usize = 512;
+
+/// Owns the write side of a store. Clones share one thread; when the last one is dropped, the thread commits what still
+/// waits and ends.
+#[derive(Clone)]
+pub struct Committer(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    /// Taken at the end, so that the thread sees that nobody sends any more.
+    link: Mutex<Option<Link>>,
+}
+
+struct Link {
+    sender: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+type Reading = Box<dyn FnOnce(&dyn Store) + Send>;
+
+enum Job {
+    Commit(Batch, oneshot::Sender<Result<(), Error>>),
+    /// Reads while nothing is written.
+    Quiet(Reading),
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    flushes: AtomicU64,
+    batches: AtomicU64,
+    conflicts: AtomicU64,
+    largest: AtomicU64,
+    flush_micros: AtomicU64,
+}
+
+/// What the commit thread has done since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CommitStats {
+    pub flushes: u64,
+    /// Batches answered, conflicts included.
+    pub batches: u64,
+    pub conflicts: u64,
+    /// Most batches of one flush.
+    pub largest_group: u64,
+    /// Time in flushes, all together.
+    pub flush_micros: u64,
+}
+
+/// A batch on its way: resolves when it is durable, or refused.
+#[derive(Debug)]
+#[must_use = "a batch counts only when this has resolved"]
+pub struct Pending(oneshot::Receiver<Result<(), Error>>);
+
+impl Future for Pending {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(gone())))
+    }
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committer").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Committer {
+    /// Starts the commit thread of a store.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the system gives no thread.
+    pub fn start(store: Arc<dyn Store>) -> Result<Self, Error> {
+        let (sender, jobs) = mpsc::channel(WAITING);
+        let counters = Arc::new(Counters::default());
+        let worker = Worker { store: Arc::clone(&store), counters: Arc::clone(&counters), failed: None };
+        let thread = thread::Builder::new()
+            .name("segue-commit".to_owned())
+            .spawn(move || worker.run(jobs))
+            .map_err(|e| Error::Stopped { reason: format!("the commit thread does not start ({e})") })?;
+        Ok(Self(Arc::new(Inner { store, counters, link: Mutex::new(Some(Link { sender, thread })) })))
+    }
+
+    /// Queues a batch, in the order of the calls that have returned; waits while the queue is full. The answer is the
+    /// [`Pending`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after [`Committer::close`].
+    pub async fn submit(&self, batch: Batch) -> Result<Pending, Error> {
+        let sender = self.sender()?;
+        let (reply, answer) = oneshot::channel();
+        sender.send(Job::Commit(batch, reply)).await.map_err(|_| gone())?;
+        Ok(Pending(answer))
+    }
+
+    /// Queues a batch and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if a precondition does not hold; what the store says; [`Error::Stopped`] after a flush that
+    /// failed, because nobody knows what the disk has then.
+    pub async fn commit(&self, batch: Batch) -> Result<(), Error> {
+        self.submit(batch).await?.await
+    }
+
+    /// Like [`Committer::commit`], for threads outside the runtime.
+    ///
+    /// # Errors
+    /// Those of [`Committer::commit`].
+    ///
+    /// # Panics
+    /// If called on a thread of an async runtime, where it would block others.
+    pub fn commit_blocking(&self, batch: Batch) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.sender()?.blocking_send(Job::Commit(batch, reply)).map_err(|_| gone())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Reads on the commit thread, between two flushes: `work` sees one state, and commits wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after [`Committer::close`].
+    pub async fn quiet<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Store) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Quiet(Box::new(move |store| {
+            // The caller may have gone.
+            let _ = reply.send(work(store));
+        }));
+        self.sender()?.send(job).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// Gives the store, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    /// Gives what has been done so far.
+    #[must_use]
+    pub fn stats(&self) -> CommitStats {
+        let counters = &self.0.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CommitStats {
+            flushes: read(&counters.flushes),
+            batches: read(&counters.batches),
+            conflicts: read(&counters.conflicts),
+            largest_group: read(&counters.largest),
+            flush_micros: read(&counters.flush_micros),
+        }
+    }
+
+    /// Commits what waits and ends the thread. Blocks until it has ended; later commits give [`Error::Stopped`].
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    fn sender(&self) -> Result<mpsc::Sender<Job>, Error> {
+        let link = self.0.link.lock().unwrap_or_else(PoisonError::into_inner);
+        link.as_ref().map(|link| link.sender.clone()).ok_or_else(gone)
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Link { sender, thread }) = link {
+            drop(sender);
+            // The last clone may be dropped by a closure that runs on the thread itself.
+            if thread.thread().id() != thread::current().id() {
+                // Its panic has been answered: every reply it held was dropped.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn gone() -> Error {
+    Error::Stopped { reason: "the commit thread has ended".to_owned() }
+}
+
+struct Worker {
+    store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    /// After a failed flush nobody knows what is on disk: everything later is refused with its reason.
+    failed: Option<String>,
+}
+
+impl Worker {
+    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut group = Vec::new();
+        while let Some(first) = jobs.blocking_recv() {
+            let mut next = Some(first);
+            let mut quiet = None;
+            while let Some(job) = next.take() {
+                match job {
+                    Job::Commit(batch, reply) => group.push((batch, reply)),
+                    Job::Quiet(work) => quiet = Some(work),
+                }
+                if quiet.is_none() && group.len() < GROUP {
+                    next = jobs.try_recv().ok();
+                }
+            }
+            self.commit(&mut group);
+            if let Some(work) = quiet {
+                work(self.store.as_ref());
+            }
+        }
+    }
+
+    fn commit(&mut self, group: &mut Vec<(Batch, oneshot::Sender<Result<(), Error>>)>) {
+        if group.is_empty() {
+            return;
+        }
+        let size = group.len() as u64;
+        let applied: Vec<Result<(), Error>> = group.iter().map(|(batch, _)| self.apply(batch)).collect();
+        let flushed = if applied.iter().any(Result::is_ok) { self.flush() } else { Ok(()) };
+
+        let conflicts = applied.iter().filter(|result| matches!(result, Err(Error::Conflict { .. }))).count() as u64;
+        self.counters.batches.fetch_add(size, Ordering::Relaxed);
+        self.counters.conflicts.fetch_add(conflicts, Ordering::Relaxed);
+        self.counters.largest.fetch_max(size, Ordering::Relaxed);
+        // A conflict too is answered only now, when the state that it was compared with is durable.
+        for ((_, reply), result) in group.drain(..).zip(applied) {
+            // The sender may have gone; its batch is committed all the same.
+            let _ = reply.send(flushed.clone().and(result));
+        }
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), Error> {
+        match &self.failed {
+            Some(reason) => Err(Error::Stopped { reason: reason.clone() }),
+            None => self.store.apply(batch),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let start = Instant::now();
+        let flushed = self.store.flush();
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        self.counters.flush_micros.fetch_add(micros, Ordering::Relaxed);
+        if let Err(e) = &flushed {
+            tracing::error!(error = %e, "flush failed, the store takes no more writes");
+            self.failed = Some(format!("a flush failed ({e})"));
+        }
+        flushed
+    }
+}
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

@@ -1,0 +1,290 @@
+//! One attempt from its assignment to its end: fetch the inputs, run, store the outputs.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use segue_proto::{
+    failure::{Failure, FailureClass},
+    ids::{Digest, Token},
+    operator::Catalogue,
+    v1::{self, assign::Work},
+};
+use serde_json::{Map, Value};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    backoff::entropy,
+    blobs::Blobs,
+    cache::{Cache, Pinned},
+    feed::{Feed, FeedSink},
+    files, inputs,
+    redact::Redactor,
+    scratch::Scratch,
+    secrets::{self, Environment},
+};
+use crate::runner::{
+    Exit, Limits, Pool, StopKind, Supervision,
+    frame::{CommandJob, JobResult, JobUsage, OperatorJob, Produced, Request},
+};
+
+/// What attempts share.
+#[derive(Debug)]
+pub struct Shared {
+    pub catalogue: Catalogue,
+    pub cache: Arc<Cache>,
+    pub blobs: Blobs,
+    pub pool: Pool,
+    /// Directory of the working directories of attempts.
+    pub scratch: PathBuf,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Succeeded(v1::Success),
+    Failed(Failure),
+    /// It was told to stop and no process of it is left.
+    Stopped,
+}
+
+/// The end of an attempt.
+#[derive(Debug)]
+pub struct Ended {
+    pub token: Token,
+    pub outcome: Outcome,
+    pub usage: v1::Usage,
+}
+
+/// Why an attempt does not go on.
+enum Halt {
+    Failed(Failure),
+    Stopped,
+    TimedOut,
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// An attempt that is being executed.
+pub struct Attempt {
+    pub shared: Arc<Shared>,
+    pub token: Token,
+    pub assign: v1::Assign,
+    pub feed: Arc<Feed>,
+    pub stop: watch::Receiver<StopKind>,
+}
+
+impl std::fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attempt").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+/// What a job needs beside its request.
+struct Prepared {
+    job: Job,
+    scratch: Scratch,
+    environment: Environment,
+    ports: Vec<v1::Port>,
+    /// Keeps the inputs in the cache.
+    _pins: Vec<Pinned>,
+}
+
+/// The work with its inputs at hand.
+enum Job {
+    Operator { call: v1::OperatorCall, params: Map<String, Value>, inputs: BTreeMap<String, PathBuf> },
+    Command { argv: Vec<String>, working_dir: PathBuf, env: BTreeMap<String, String> },
+}
+
+impl Attempt {
+    /// Executes the attempt. When it returns, no process of it is left and its working directory is gone.
+    pub async fn execute(mut self) -> Ended {
+        let begun = Instant::now();
+        let limit = Duration::from_millis(self.assign.timeout_ms);
+        let deadline = (!limit.is_zero()).then(|| begun + limit);
+        let mut cost = JobUsage::default();
+        let outcome = match self.work(deadline, &mut cost).await {
+            Ok(success) => Outcome::Succeeded(success),
+            Err(Halt::Failed(failure)) => Outcome::Failed(failure),
+            Err(Halt::Stopped) => Outcome::Stopped,
+            Err(Halt::TimedOut) => Outcome::Failed(
+                Failure::new(FailureClass::Timeout, format!("stopped after its time of {} s", limit.as_secs_f64()))
+                    .hint("raise the timeout of the task if it needs longer"),
+            ),
+        };
+        let usage = v1::Usage {
+            wall_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            cpu_ms: cost.cpu_ms,
+            peak_memory_bytes: cost.peak_memory_bytes,
+        };
+        Ended { token: self.token, outcome, usage }
+    }
+
+    async fn work(&mut self, deadline: Option<Instant>, cost: &mut JobUsage) -> Result<v1::Success, Halt> {
+        let mut stop = self.stop.clone();
+        let mut prepared = interruptible(self.prepare(), &mut stop, deadline).await?;
+        let produced = self.run(&mut prepared, deadline, cost).await?;
+        let outputs = interruptible(self.store(&prepared, produced.schemas), &mut stop, deadline).await?;
+        let metrics_json =
+            if produced.metrics.is_empty() { String::new() } else { Value::Object(produced.metrics).to_string() };
+        Ok(v1::Success { outputs, models: produced.models.into_iter().map(Into::into).collect(), metrics_json })
+    }
+
+    async fn prepare(&self) -> Result<Prepared, Failure> {
+        let environment = secrets::resolve(&self.assign.env)?;
+        let scratch = Scratch::create(&self.shared.scratch, &self.token)?;
+        let mut pins = Vec::new();
+        let inputs = inputs::artifacts(&self.shared, &self.assign.inputs, &mut pins).await?;
+        let (job, ports) = match self.assign.work.clone() {
+            Some(Work::Operator(call)) => {
+                let Some(spec) = self.shared.catalogue.get(&call.name) else {
+                    return Err(Failure::new(
+                        FailureClass::User,
+                        format!("this worker has no operator `{}`", call.name),
+                    ));
+                };
+                let params = inputs::params(&self.shared, &call.params_json, Some(spec), &mut pins).await?;
+                let ports = spec.outputs.iter().cloned().map(Into::into).collect();
+                (Job::Operator { call, params, inputs }, ports)
+            }
+            Some(Work::Command(call)) => {
+                let params = inputs::params(&self.shared, &call.params_json, None, &mut pins).await?;
+                let given = PathBuf::from(&call.working_dir);
+                let working_dir =
+                    if !call.working_dir.is_empty() && given.is_dir() { given } else { scratch.directory().to_owned() };
+                let mut env = inputs::variables(&self.token, &inputs, &params, &scratch.outputs());
+                env.extend(environment.variables.clone());
+                (Job::Command { argv: call.argv, working_dir, env }, call.outputs)
+            }
+            None => return Err(Failure::new(FailureClass::Infra, "the assignment names no work")),
+        };
+        Ok(Prepared { job, scratch, environment, ports, _pins: pins })
+    }
+
+    async fn run(
+        &self,
+        prepared: &mut Prepared,
+        deadline: Option<Instant>,
+        cost: &mut JobUsage,
+    ) -> Result<Produced, Halt> {
+        // Cannot be guessed by the job, so that no line of its own ends the log.
+        let end_mark = format!("\0segue-{:016x}{:016x}\0", entropy(), entropy());
+        let redactor = Redactor::new(prepared.environment.secrets.iter().map(String::as_str), end_mark.as_bytes());
+        let plain = BTreeMap::new();
+        let (request, runner) = match &mut prepared.job {
+            Job::Operator { call, params, inputs } => {
+                let run_facts = inputs::json("run_facts_json", &self.assign.run_facts_json)?;
+                let request = Request::Operator(OperatorJob {
+                    name: call.name.clone(),
+                    version: call.version.clone(),
+                    params: std::mem::take(params),
+                    inputs: std::mem::take(inputs),
+                    output_dir: prepared.scratch.outputs(),
+                    run_facts,
+                    end_mark,
+                });
+                // Variables are those of a process, so a task that sets some gets a process of its own.
+                let env = &prepared.environment.variables;
+                let runner = if env.is_empty() {
+                    self.shared.pool.take(&call.name).await
+                } else {
+                    self.shared.pool.fresh(env).await
+                };
+                (request, runner)
+            }
+            Job::Command { argv, working_dir, env } => {
+                let request = Request::Command(CommandJob {
+                    argv: std::mem::take(argv),
+                    working_dir: std::mem::take(working_dir),
+                    env: std::mem::take(env),
+                    end_mark,
+                });
+                (request, self.shared.pool.fresh(&plain).await)
+            }
+        };
+        let mut runner =
+            runner.map_err(|e| Failure::new(FailureClass::Infra, format!("the worker cannot start a runner: {e}")))?;
+        let mut sink = FeedSink(Arc::clone(&self.feed));
+        let limits = Limits { deadline, grace: Duration::from_millis(self.assign.grace_ms.into()) };
+        let supervision = Supervision { limits, stop: self.stop.clone(), redactor, sink: &mut sink };
+        let exit = runner.run(&request, supervision).await;
+        let (result, usage, reusable) = match exit {
+            Exit::Ended { result: JobResult::Succeeded(produced), usage, reusable } => (Ok(produced), usage, reusable),
+            Exit::Ended { result: JobResult::Failed(failure), usage, reusable } => {
+                (Err(failure.into()), usage, reusable)
+            }
+            Exit::Crashed(failure) => (Err(failure.into()), JobUsage::default(), false),
+            Exit::Stopped { usage, reusable } => (Err(Halt::Stopped), usage, reusable),
+            Exit::TimedOut { usage, reusable } => (Err(Halt::TimedOut), usage, reusable),
+        };
+        *cost = usage;
+        if reusable && prepared.environment.variables.is_empty() {
+            self.shared.pool.give_back(runner);
+        }
+        result
+    }
+
+    async fn store(
+        &self,
+        prepared: &Prepared,
+        mut schemas: BTreeMap<String, Value>,
+    ) -> Result<Vec<v1::NamedArtifact>, Failure> {
+        let directory = prepared.scratch.outputs();
+        let mut stored = Vec::with_capacity(prepared.ports.len());
+        for port in &prepared.ports {
+            let Some(file) = files::find_output(&directory, &port.name)? else {
+                if port.optional {
+                    continue;
+                }
+                let message = format!("output `{}` was not written", port.name);
+                return Err(Failure::new(FailureClass::User, message)
+                    .hint(format!("write it to a file named `{}` in $SEGUE_OUTPUT_DIR", port.name)));
+            };
+            let (digest, size_bytes) = self.store_file(&port.name, file).await?;
+            let schema = schemas.remove(&port.name).map(|schema| schema.to_string()).unwrap_or_default();
+            let artifact = v1::Artifact { digest: digest.into(), size_bytes, kind: port.kind.clone(), schema };
+            stored.push(v1::NamedArtifact { name: port.name.clone(), artifact: Some(artifact) });
+        }
+        Ok(stored)
+    }
+
+    async fn store_file(&self, port: &str, file: PathBuf) -> Result<(Digest, u64), Failure> {
+        let unreadable = |e: String| Failure::new(FailureClass::Infra, format!("cannot read output `{port}`: {e}"));
+        let path = file.clone();
+        let (digest, size) = tokio::task::spawn_blocking(move || files::digest(&path))
+            .await
+            .map_err(|e| unreadable(e.to_string()))?
+            .map_err(|e| unreadable(e.to_string()))?;
+        self.shared.blobs.store(&file, &digest, size).await?;
+        // Where the store is far away the file is still here, and the next task may want it. It is no loss if not.
+        if self.shared.blobs.in_place(&digest).is_none() && files::is_own(&file) {
+            let _ = self.shared.cache.adopt(&file, &digest, size);
+        }
+        Ok((digest, size))
+    }
+}
+
+/// Does a part of the work that can be dropped at any point.
+async fn interruptible<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    stop: &mut watch::Receiver<StopKind>,
+    deadline: Option<Instant>,
+) -> Result<T, Halt> {
+    let out_of_time = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        Ok(_) = stop.wait_for(|kind| *kind != StopKind::GoOn) => Err(Halt::Stopped),
+        result = work => result.map_err(Halt::Failed),
+        () = out_of_time => Err(Halt::TimedOut),
+    }
+}

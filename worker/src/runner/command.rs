@@ -1,0 +1,228 @@
+//! Supervises one command: its own process group, a polite end, a certain one, and nothing left behind.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::{
+        fd::AsFd as _,
+        unix::process::{CommandExt as _, ExitStatusExt as _},
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        signal::{Signal, kill, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
+    },
+    unistd::Pid,
+};
+use segue_proto::failure::{Failure, FailureClass};
+
+use super::{
+    frame::{CommandJob, JobResult, JobUsage, Produced, Reply},
+    oom,
+    serve::Replies,
+    stop::{Stopper, Wake},
+    usage,
+};
+
+/// How often the rest of a group is looked at during its grace. The system has no event for "this group is empty".
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How long killed processes may take to disappear; one that hangs in the kernel can take for ever.
+const REAP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs a command to its end. When it returns, no process of the command is left.
+pub fn run(job: &CommandJob, stopper: &Arc<Stopper>, replies: &Replies) -> (JobResult, JobUsage) {
+    // The runner must outlive its worker for as long as it takes to kill the command.
+    let _ = prctl::set_pdeathsig(None);
+    // Descendants that leave the group come to this process when their parents end, and are found there.
+    let _ = prctl::set_child_subreaper(true);
+    let kills_before = oom::kills();
+    let result = match spawn(job) {
+        Ok(child) => match supervise(child, stopper, replies) {
+            Ok(status) => judge(&job.argv[0], status, oom::kills() > kills_before),
+            Err(e) => JobResult::Failed(Failure::new(FailureClass::Infra, format!("cannot wait for the command: {e}"))),
+        },
+        Err(failure) => JobResult::Failed(failure),
+    };
+    (result, usage::of_children())
+}
+
+fn spawn(job: &CommandJob) -> Result<Child, Failure> {
+    let Some((program, arguments)) = job.argv.split_first() else {
+        return Err(Failure::new(FailureClass::User, "the command is empty"));
+    };
+    let log = |stream: io::Result<std::os::fd::OwnedFd>| {
+        stream.map_err(|e| Failure::new(FailureClass::Infra, format!("cannot set up the log of the command: {e}")))
+    };
+    Command::new(program)
+        .args(arguments)
+        .envs(&job.env)
+        .current_dir(&job.working_dir)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(log(io::stderr().as_fd().try_clone_to_owned())?)
+        .stderr(log(io::stderr().as_fd().try_clone_to_owned())?)
+        .spawn()
+        .map_err(|e| unspawned(program, &e))
+}
+
+fn unspawned(program: &str, error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Failure::new(FailureClass::User, format!("the program `{program}` is not on this worker"))
+                .hint("install it there, or give its path; a task can ask for workers that have it by label")
+        }
+        ErrorKind::PermissionDenied => {
+            Failure::new(FailureClass::User, format!("the program `{program}` may not be executed"))
+                .hint("make the file executable")
+        }
+        ErrorKind::InvalidInput | ErrorKind::ArgumentListTooLong => {
+            Failure::new(FailureClass::User, format!("the command `{program}` cannot be started: {error}"))
+        }
+        _ => Failure::new(FailureClass::Infra, format!("the command `{program}` cannot be started: {error}")),
+    }
+}
+
+/// Waits for the command, ends it when told to, and leaves nothing of it.
+fn supervise(mut child: Child, stopper: &Arc<Stopper>, replies: &Replies) -> io::Result<ExitStatus> {
+    let leader = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    replies.send(&Reply::Started { group: leader.as_raw() });
+    let waiter = Arc::clone(stopper);
+    let watching = std::thread::Builder::new().name("waiter".into()).spawn(move || {
+        // Leaves the zombie: while it is there its number belongs to our group and nobody else's.
+        while waitid(Id::Pid(leader), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+        waiter.exited();
+    });
+    if let Err(e) = watching {
+        let _ = killpg(leader, Signal::SIGKILL);
+        child.wait()?;
+        return Err(e);
+    }
+    let mut stopped = false;
+    if let Wake::StopAt(deadline) = stopper.wait_for_either() {
+        stopped = true;
+        if deadline > Instant::now() {
+            let _ = killpg(leader, Signal::SIGTERM);
+        }
+        if stopper.wait_for_exit() == Wake::Deadline {
+            let _ = killpg(leader, Signal::SIGKILL);
+        }
+    }
+    if !stopped {
+        let _ = killpg(leader, Signal::SIGKILL);
+    }
+    let status = child.wait()?;
+    if stopped {
+        grant_grace(leader, stopper);
+    }
+    kill_the_rest();
+    Ok(status)
+}
+
+/// Lets the rest of the group finish its work after the leader went, and kills it when the grace is over.
+fn grant_grace(group: Pid, stopper: &Stopper) {
+    loop {
+        reap();
+        if killpg(group, None).is_err() {
+            return;
+        }
+        if stopper.deadline().is_none_or(|deadline| deadline <= Instant::now()) {
+            let _ = killpg(group, Signal::SIGKILL);
+            return;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Kills every process that is left under this one, those that left the group included, and waits until they are gone.
+fn kill_the_rest() {
+    let until = Instant::now() + REAP_WITHIN;
+    while reap() && Instant::now() < until {
+        for child in children() {
+            let _ = kill(child, Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Takes the exits of ended children; says whether any child is left.
+fn reap() -> bool {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return true,
+            Err(Errno::ECHILD) => return false,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Lists the children of this process, adopted ones included.
+fn children() -> Vec<Pid> {
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let lists = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Says what an exit means. Signals that come from outside may pass, those of the program itself do not.
+fn judge(program: &str, status: ExitStatus, killed_for_memory: bool) -> JobResult {
+    if status.success() {
+        return JobResult::Succeeded(Produced::default());
+    }
+    if let Some(code) = status.code() {
+        let mut failure = Failure::new(FailureClass::User, format!("`{program}` exited with code {code}"));
+        failure.exit_code = Some(code);
+        return JobResult::Failed(failure.hint("the log of the attempt says why"));
+    }
+    let number = status.signal().unwrap_or(0);
+    let signal = Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string());
+    let mut failure = match number {
+        9 if killed_for_memory => Failure::new(FailureClass::Oom, format!("`{program}` was killed for memory"))
+            .hint("ask for more memory in the task's resources"),
+        9 | 15 => Failure::new(FailureClass::Lost, format!("`{program}` was killed from outside with {signal}")),
+        _ => Failure::new(FailureClass::User, format!("`{program}` died of {signal}")).hint("the program crashed"),
+    };
+    failure.signal = Some(number);
+    JobResult::Failed(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn failure(status: i32, oom: bool) -> Failure {
+        match judge("x", ExitStatus::from_raw(status), oom) {
+            JobResult::Failed(failure) => failure,
+            JobResult::Succeeded(_) => panic!("status {status} is no success"),
+        }
+    }
+
+    #[test]
+    fn an_exit_is_judged_by_code_and_signal() {
+        let exited = failure(3 << 8, false);
+        assert_eq!((exited.class, exited.exit_code, exited.signal), (FailureClass::User, Some(3), None));
+        let crashed = failure(11, false);
+        assert_eq!((crashed.class, crashed.signal), (FailureClass::User, Some(11)));
+        assert_eq!(failure(9, true).class, FailureClass::Oom);
+        assert_eq!(failure(9, false).class, FailureClass::Lost);
+        assert_eq!(failure(15, false).class, FailureClass::Lost);
+    }
+
+    #[test]
+    fn a_missing_program_is_the_fault_of_the_task() {
+        let error = unspawned("pyhton3", &ErrorKind::NotFound.into());
+        assert_eq!(error.class, FailureClass::User);
+        assert!(error.message.contains("pyhton3") && !error.hint.is_empty());
+        assert_eq!(unspawned("x", &ErrorKind::OutOfMemory.into()).class, FailureClass::Infra);
+    }
+}

@@ -1,0 +1,141 @@
+//! The body of a runner process: reads requests, runs one job at a time, ends with its worker.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd as _,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
+
+use nix::sys::{prctl, signal::Signal};
+
+use super::{
+    command,
+    frame::{self, Reply, Request},
+    operator,
+    stop::Stopper,
+};
+use crate::ops::{self, Operator};
+
+/// How long a supervised command and its children may take to die after the worker did.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+/// Where replies go. A lock keeps frames whole: progress may come from any thread.
+pub struct Replies(Mutex<Box<dyn Write + Send>>);
+
+impl fmt::Debug for Replies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replies").finish_non_exhaustive()
+    }
+}
+
+impl Replies {
+    /// Sends replies to this stream.
+    pub fn to(stream: impl Write + Send + 'static) -> Self {
+        Self(Mutex::new(Box::new(stream)))
+    }
+
+    /// Sends one reply. A worker that is gone is noticed by the thread that reads.
+    pub fn send(&self, reply: &Reply) {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = frame::write(&mut *stream, reply);
+    }
+}
+
+/// Runs a runner with every built-in operator: the body of the hidden subcommand that workers start.
+#[must_use]
+pub fn runner_main() -> ExitCode {
+    if io::stdin().is_terminal() {
+        eprintln!("this command is started by a worker and is of no use by hand");
+        return ExitCode::from(2);
+    }
+    serve(&ops::all())
+}
+
+/// Runs a runner with these operators, until its stdin ends.
+#[must_use]
+pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
+    let replies = match take_stdout() {
+        Ok(stdout) => Arc::new(Replies::to(stdout)),
+        Err(e) => {
+            eprintln!("the runner cannot set up its streams: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Dies with the thread that started it, even where it is too busy to see the end of its stdin.
+    let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    start_log();
+    let (jobs, inbox) = mpsc::channel::<(Request, Arc<Stopper>)>();
+    let reader = std::thread::Builder::new().name("requests".into()).spawn(move || read_requests(jobs));
+    if let Err(e) = reader {
+        eprintln!("the runner cannot start a thread: {e}");
+        return ExitCode::FAILURE;
+    }
+    for (request, stopper) in inbox {
+        let (end_mark, (result, usage)) = match request {
+            Request::Operator(job) => {
+                replies.send(&Reply::Started { group: nix::unistd::getpgrp().as_raw() });
+                (job.end_mark.clone(), operator::run(job, operators, &stopper, &replies))
+            }
+            Request::Command(job) => (job.end_mark.clone(), command::run(&job, &stopper, &replies)),
+            Request::Stop { .. } => continue,
+        };
+        end_log(&end_mark);
+        replies.send(&Reply::Ended { result, usage });
+    }
+    ExitCode::SUCCESS
+}
+
+/// Reads requests until the worker is gone. Then an operator ends with the process, and a command is killed first.
+fn read_requests(jobs: mpsc::Sender<(Request, Arc<Stopper>)>) {
+    let mut stdin = io::stdin().lock();
+    let mut current: Option<(bool, Arc<Stopper>)> = None;
+    loop {
+        match frame::read(&mut stdin) {
+            Ok(Some(Request::Stop { grace_ms })) => {
+                if let Some((_, stopper)) = &current {
+                    stopper.stop(Duration::from_millis(grace_ms));
+                }
+            }
+            Ok(Some(job)) => {
+                let stopper = Arc::new(Stopper::default());
+                current = Some((matches!(job, Request::Command(_)), Arc::clone(&stopper)));
+                if jobs.send((job, stopper)).is_err() {
+                    return;
+                }
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    if let Some((true, stopper)) = current {
+        stopper.stop(Duration::ZERO);
+        // The main thread kills the group, finds that no request can come, and ends the process before this one does.
+        drop(jobs);
+        std::thread::park_timeout(LAST_BREATH);
+    }
+    std::process::exit(0);
+}
+
+/// Takes the stream of frames away from fd 1 and points fd 1 at the log, so that a print of a library cannot break it.
+fn take_stdout() -> io::Result<File> {
+    // Marked close-on-exec: no command inherits it.
+    let stream = io::stdout().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdout(io::stderr())?;
+    Ok(File::from(stream))
+}
+
+/// Sends traces of operators to the log of the attempt, as plain lines.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEGUE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second subscriber in one process is refused; the first one is as good.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+}
+
+/// Marks the end of an attempt's log: the worker reads until it, so that not a byte is missed.
+fn end_log(mark: &str) {
+    let _ = io::stderr().write_all(mark.as_bytes());
+}
