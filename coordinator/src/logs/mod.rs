@@ -100,7 +100,7 @@ impl Logs {
         let kept = length_of(&path)?;
         let mut gaps = Gaps::read(&gaps_path(&path), kept)?;
         let end = kept + gaps.lost();
-        if end_of_piece <= end && !(data.is_empty() && offset > end) {
+        if end_of_piece <= end {
             return Ok(end);
         }
         if offset > end {
@@ -189,6 +189,8 @@ impl Logs {
         let mut found: Vec<LogName> =
             names_in(&self.dir.join(run.as_str()))?.iter().filter_map(|name| parse_name(name)).collect();
         found.sort_unstable();
+        // A log with gaps has two files.
+        found.dedup();
         Ok(found)
     }
 
