@@ -12,6 +12,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures::StreamExt as _;
 use segue_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -241,19 +242,27 @@ async fn fill(src: &Path, manifest: &Manifest, dest: &Path) -> Result<RestoreRep
         blocking(move || Ok(Arc::new(load(&records_file, &dir)?))).await?
     };
 
-    let (from, to) = (BlobStore::open_local(src).await?, BlobStore::open_local(&dirs.blobs()).await?);
+    let (from, to) = (BlobStore::open_to_read(src)?, BlobStore::open_local(&dirs.blobs()).await?);
     let mut blobs = 0;
     let mut listed = from.list();
-    while let Some(blob) = futures::StreamExt::next(&mut listed).await {
-        copy_blob(&from, &to, &blob?.digest).await?;
-        blobs += 1;
+    while let Some(blob) = listed.next().await {
+        match copy_blob(&from, &to, &blob?.digest).await {
+            Ok(_) => blobs += 1,
+            Err(e @ (Error::NoBlob { .. } | Error::WrongDigest { .. } | Error::Upload { .. })) => {
+                return Err(bad(e.to_string()));
+            }
+            Err(e) => return Err(e),
+        }
     }
     if blobs != manifest.blobs {
         return Err(bad(format!("it has {blobs} blobs, and {MANIFEST} says {}", manifest.blobs)));
     }
 
-    let (from_logs, to_logs) = (StateDir::new(src).logs(), Logs::open(dirs.logs())?);
-    let (logs, _) = blocking(move || copy_logs(&Logs::open(from_logs)?, &to_logs)).await?;
+    let (from_logs, to_logs) = (Logs::open_to_read(StateDir::new(src).logs()), Logs::open(dirs.logs())?);
+    let (logs, _) = blocking(move || copy_logs(&from_logs, &to_logs)).await?;
+    if logs != manifest.logs {
+        return Err(bad(format!("it has {logs} logs, and {MANIFEST} says {}", manifest.logs)));
+    }
     let report = verify::verify(store, &to).await?;
     Ok(RestoreReport { records, blobs, logs, problems: report.problems })
 }

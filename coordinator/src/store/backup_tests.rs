@@ -29,6 +29,7 @@ async fn what_was_backed_up_is_restored_the_same() {
     assert_eq!((report.blobs, report.logs), (3, 1));
 
     let dirs = StateDir::new(&dest);
+    assert_eq!(verify::verify_dir(&dirs).await.unwrap().problems, Vec::<String>::new());
     let store = SledStore::open_existing(dirs.store()).unwrap();
     assert!(meta::epoch(&store).unwrap() > 1_000_000_000_000, "no token of before can be given out again");
     let epoch = Key::Meta(Meta::Epoch).encode();

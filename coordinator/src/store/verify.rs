@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use segue_proto::ids::{Digest, RunId};
 
 use super::{
-    Store,
+    SledStore, StateDir, Store,
     codec::{self, Value},
     error::Error,
     keys::{Key, describe},
@@ -70,6 +70,16 @@ pub async fn verify(store: Arc<dyn Store>, blobs: &BlobStore) -> Result<VerifyRe
         found.report.orphans += u64::from(!found.seen.contains(&blob?.digest));
     }
     Ok(found.finish())
+}
+
+/// Verifies a state directory that no coordinator holds, with its blobs beside the store.
+///
+/// # Errors
+/// Those of [`SledStore::open_existing`] and of [`verify`].
+pub async fn verify_dir(dir: &StateDir) -> Result<VerifyReport, Error> {
+    let store_dir = dir.store();
+    let store = blocking(move || SledStore::open_existing(store_dir)).await?;
+    verify(Arc::new(store), &BlobStore::open_to_read(dir.root())?).await
 }
 
 #[derive(Default)]
