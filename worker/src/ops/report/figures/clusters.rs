@@ -126,7 +126,6 @@ pub(super) fn pca(data: &Data) -> Figure {
         canvas.text(place(at), "middle", "halo", &format!("PC{}", axis + 1));
     }
     let desc = format!("Projection of {} customers, coloured by segment. {}", points.len(), explained(data));
-    #[allow(clippy::cast_precision_loss)]
     let note = match cloud.outside {
         0 => String::new(),
         outside => format!("{} extreme customers lie outside this view.", integer(outside as f64)),

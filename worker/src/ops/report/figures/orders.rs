@@ -98,7 +98,6 @@ pub(super) fn scatter(data: &Data) -> Figure {
     let label = |text: &str, log: bool| if log { format!("{text} (log axis)") } else { text.to_owned() };
     let labels = (label("pieces", logs.0), label("sales", logs.1));
     let panel = scatter::panel(TITLE, (&labels.0, &labels.1), &shown, logs);
-    #[allow(clippy::cast_precision_loss)]
     let (drawn, of) = (shown.len() as f64, number(stats, "/scatter/of").unwrap_or(points.len() as f64));
     let note = if of > drawn {
         format!("A sample of {} of {} order lines, the same at every run.", integer(drawn), integer(of))
@@ -149,7 +148,6 @@ fn feature(title: &str, unit: &str, values: &[f64]) -> Panel {
         },
     );
     let end = bins.edges.last().copied().unwrap_or(0.0);
-    #[allow(clippy::cast_precision_loss)]
     let note = match (bins.beyond, bins.unplaced) {
         (0, 0) => String::new(),
         (0, zero) => format!("{} at or below 0 are not drawn.", integer(zero as f64)),

@@ -40,7 +40,6 @@ pub(super) fn predicted(data: &Data) -> Figure {
             ..Histogram::default()
         },
     );
-    #[allow(clippy::cast_precision_loss)]
     let note = match bins.unplaced {
         0 => String::new(),
         n => format!("{} customers with a prediction of 0 or less are not drawn.", integer(n as f64)),

@@ -25,9 +25,9 @@ pub(super) fn segments(data: &Data, figures: &Figures) -> String {
         Some(summary) => {
             body.push_str(&profiles(data, summary));
             if let Some(rule) = text(summary, "/naming_rule") {
-                let _ = write!(
+                let _ = writeln!(
                     body,
-                    "<details><summary>How the segments got their names</summary><p>{}</p></details>\n",
+                    "<details><summary>How the segments got their names</summary><p>{}</p></details>",
                     escape(&rule)
                 );
             }
@@ -60,7 +60,6 @@ fn profiles(data: &Data, summary: &Value) -> String {
         Table::new("Averages by segment. Recency and tenure in days; order value and Monetary in sales.", &head);
     for cluster in clusters {
         let label = number(cluster, "/cluster");
-        #[allow(clippy::cast_precision_loss)]
         let place = data.groups.iter().position(|g| Some(g.label as f64) == label);
         let name = text(cluster, "/name").unwrap_or_default();
         let share = |field: &str| number(cluster, field).unwrap_or(f64::NAN);
@@ -86,7 +85,6 @@ fn cloud(data: &Data, figures: &Figures) -> String {
     let Some(points) = &data.pca else { return fixed_view };
     let cloud = turnable(points);
     // Whole numbers: a thousandth of the view is finer than a pixel.
-    #[allow(clippy::cast_possible_truncation)]
     let flat: Vec<i64> = cloud
         .points
         .iter()
@@ -98,7 +96,6 @@ fn cloud(data: &Data, figures: &Figures) -> String {
     let view = json!({"points": flat, "yaw": YAW, "pitch": PITCH});
     let outside = match cloud.outside {
         0 => String::new(),
-        #[allow(clippy::cast_precision_loss)]
         n => format!(" {} extreme customers lie outside the first view; zoom out to see them.", integer(n as f64)),
     };
     format!(
@@ -215,9 +212,8 @@ fn remarks(data: &Data, kmeans: &Value) -> Vec<String> {
     }
     let columns: Vec<&[f64]> = FEATURES.iter().filter_map(|f| data.features.get(f.0)).map(Vec::as_slice).collect();
     match contrast::two_means(&columns) {
-        #[allow(clippy::cast_precision_loss)]
         Some((small, large)) if (small as f64) < TINY * (small + large) as f64 => vec![format!(
-            "Why not the raw features? Standardised as they are, without a logarithm, they split in two into clusters of {} and \
+            "Why not the raw features? Standardised as they are, without a logarithm, their best split in two is clusters of {} and \
              {} customers: extreme buyers and everybody else. Silhouette rewards such a split, and that is the weakness of the \
              classic notebook. It does not arise here.",
             integer(small as f64),

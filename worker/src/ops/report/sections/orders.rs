@@ -93,7 +93,7 @@ fn cleaning(quality: &Value) -> String {
                 escape(&text(row, "/reason").unwrap_or_default()),
             ]);
         }
-        let _ = write!(out, "<details><summary>Lines that cannot be read</summary>{}</details>\n", table.html());
+        let _ = writeln!(out, "<details><summary>Lines that cannot be read</summary>{}</details>", table.html());
     }
     out
 }

@@ -79,7 +79,6 @@ impl Scale {
     fn log_ticks(&self, wanted: usize) -> Vec<f64> {
         let (low, high) = (self.lo.log10(), self.hi.log10());
         let decades = high - low;
-        #[allow(clippy::cast_precision_loss)]
         let every = (decades / wanted.max(1) as f64).ceil().max(1.0);
         // Few decades leave room for steps between them.
         let steps: &[f64] = if decades < 2.0 {
@@ -108,7 +107,6 @@ impl Scale {
 
 /// Gives a step of 1, 2 or 5 times a power of ten.
 fn step(range: f64, wanted: usize) -> f64 {
-    #[allow(clippy::cast_precision_loss)]
     let rough = range / wanted.max(1) as f64;
     if !(rough.is_finite() && rough > 0.0) {
         return 1.0;

@@ -54,7 +54,8 @@ pub(in super::super) fn panel(title: &str, labels: (&str, &str), points: &[Point
         canvas.circle(at, 5.0, if point.ineligible { "hollow" } else { "mark" });
         if point.chosen {
             canvas.circle(at, 9.0, "chosen");
-            canvas.text((at.0, at.1 - 15.0), "middle", "halo", "chosen");
+            // Up and to the right: away from a line that falls.
+            canvas.text((at.0 + 11.0, at.1 - 10.0), "start", "halo", "chosen");
         }
         let state = if point.chosen {
             " (chosen)"

@@ -85,7 +85,7 @@ pub(super) fn high_value(customers: &Customers, rules: &Rules) -> Chosen {
         Some(predicted) => (predicted.iter().map(|p| p.unwrap_or(f64::NEG_INFINITY)).collect(), "predicted spend"),
         None => (money.to_vec(), "past spend (Monetary)"),
     };
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of a count, between 1 and the count.
+    // A share of a count, between 1 and the count.
     let wanted = ((rules.high_value_share * count(customers.len())).ceil() as usize).clamp(1, customers.len());
     let mut rows: Vec<usize> = (0..customers.len()).filter(|&row| values[row].is_finite()).collect();
     rows.sort_by(|&a, &b| descending(values[a], values[b]).then_with(|| customers.id[a].cmp(&customers.id[b])));
