@@ -10,7 +10,7 @@ use super::{
         data::{Data, FEATURES, items, number, numbers, text},
         figures::{Figures, PITCH, YAW, turnable},
         format::{decimal, fixed, integer, percent},
-        html::{self, Table, absent, embed, escape, grid, legend, meter, note, paragraph, swatch},
+        html::{self, Table, absent, embed, escape, grid, legend, meter, note, paragraph, sentence, swatch},
     },
     panels, short_name,
 };
@@ -120,15 +120,19 @@ fn components(data: &Data) -> String {
     let mut out = String::new();
     if let Some(pca) = &data.pca_summary {
         let features: Vec<String> =
-            items(pca, "/features").iter().filter_map(|f| f.as_str()).map(|f| short_name(f).to_owned()).collect();
+            items(pca, "/features").iter().filter_map(|f| f.as_str()).map(str::to_owned).collect();
         let ratios = numbers(pca, "/ratio");
         let mut head = vec!["Component".to_owned(), "#Variance explained".to_owned()];
-        head.extend(features.iter().map(|f| format!("#{f}")));
+        head.extend(features.iter().map(|f| format!("#{}", short_name(f))));
         let head: Vec<&str> = head.iter().map(String::as_str).collect();
         let mut table = Table::new("Principal components: share of the variance, and weight of each feature.", &head);
         for (i, loadings) in items(pca, "/components").iter().enumerate() {
             let mut cells = vec![format!("PC{}", i + 1), percent(ratios.get(i).copied().unwrap_or(f64::NAN))];
-            cells.extend((0..features.len()).map(|j| fixed(number(loadings, &format!("/{j}")).unwrap_or(f64::NAN), 2)));
+            cells.extend(features.iter().enumerate().map(|(j, feature)| {
+                // By name, or by position in the order of the features.
+                let weight = loadings.get(feature).or_else(|| loadings.get(j)).and_then(Value::as_f64);
+                fixed(weight.unwrap_or(f64::NAN), 2)
+            }));
             table.row(cells);
         }
         if !table.is_empty() {
@@ -166,13 +170,6 @@ pub(super) fn choice(data: &Data, figures: &Figures) -> String {
     body.push_str(&grid("two", &panels(figures, "fig_silhouette")));
     body.push_str(&candidates(kmeans));
     html::section("choice", "How the number of segments was chosen", &body)
-}
-
-fn sentence(text: &str) -> String {
-    let mut letters = text.trim().chars();
-    let first: String = letters.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
-    let rest = letters.as_str();
-    format!("{first}{rest}{}", if rest.ends_with('.') { "" } else { "." })
 }
 
 /// Says where silhouette alone would lead, from the candidates of this run.

@@ -4,7 +4,7 @@ use super::{
     Canvas, Panel,
     axis::{Frame, Scale},
 };
-use crate::ops::report::format::{amount, fixed, short};
+use crate::ops::report::format::{amount, fixed};
 
 /// A named number.
 #[derive(Debug, Clone)]
@@ -45,11 +45,7 @@ pub(in super::super) fn upwards(title: &str, labels: (&str, &str), bars: &[Bar])
     let highest = bars.iter().map(|b| b.value).filter(|v| v.is_finite()).fold(0.0, f64::max);
     let y = Scale::linear((0.0, highest), (bottom, top)).nice(5);
     let frame = Frame { x: Scale::linear((0.0, 1.0), (left, right)), y, left, right, top, bottom };
-    for tick in y.ticks(5) {
-        canvas.line((left, y.at(tick)), (right, y.at(tick)), "grid");
-        canvas.text((left - 7.0, y.at(tick) + 4.0), "end", "", &short(tick));
-    }
-    canvas.text_up((14.0, f64::midpoint(top, bottom)), "label", labels.1);
+    frame.draw_y(&mut canvas, labels.1, 5);
     canvas.line((left, bottom), (right, bottom), "axis");
     let step = (frame.right - frame.left) / bars.len().max(1) as f64;
     let every = bars.len().div_ceil(6).max(1);

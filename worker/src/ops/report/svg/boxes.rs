@@ -4,7 +4,7 @@ use super::{
     Canvas, PALETTE, Panel,
     axis::{Frame, Scale},
 };
-use crate::ops::report::format::{amount, short};
+use crate::ops::report::format::{amount, integer};
 
 /// The numbers of a box.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -80,7 +80,7 @@ pub(in super::super) fn draw_box(canvas: &mut Canvas, summary: &Summary, x: &Sca
     let dots: Vec<(f64, f64)> = summary.fences.iter().filter(|v| **v <= limit).map(|v| (x.at(*v), middle)).collect();
     canvas.dots(&dots, &format!("fence {}", place.class));
     if summary.max > limit {
-        canvas.text((x.at(limit), middle - half - 1.0), "end", "", &format!("max {} →", short(summary.max)));
+        canvas.text((x.at(limit), middle - half - 1.0), "end", "", &format!("max {} →", integer(summary.max)));
     }
 }
 

@@ -22,7 +22,7 @@ pub(in super::super) fn panel(title: &str, columns: &[String], rows: &[Row]) -> 
         // Names break at spaces: a narrow column has room for one word.
         for (line, word) in name.split(' ').rev().enumerate() {
             let y = HEAD - 10.0 - 16.0 * line as f64;
-            canvas.text((column_at(j) + width / 2.0, y), "middle", "name", word);
+            canvas.text((column_at(j) + width / 2.0, y), "middle", "name head", word);
         }
     }
     let mut words = Vec::new();

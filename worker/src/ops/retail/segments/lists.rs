@@ -117,7 +117,7 @@ pub(super) fn churn_prone(customers: &Customers, rules: &Rules) -> Chosen {
     let rule = if customers.feature("Tenure").is_some() {
         format!(
             "Customers who spent at least the median ({}) and whose last order is more than {} times as many days back as \
-             they used to leave between orders (days from first to last order / (Frequency - 1)), and at least {} days; \
+             they used to leave between orders (days from first to last order / (Frequency - 1), one day or more), and at least {} days; \
              listed by past spend. Customers with one order have no habit to break and are left out.",
             amount(worth),
             decimal(rules.churn_factor),
@@ -135,7 +135,8 @@ pub(super) fn churn_prone(customers: &Customers, rules: &Rules) -> Chosen {
 fn mean_gap(customers: &Customers, row: usize) -> Option<f64> {
     let span = customers.value("Tenure", row) - customers.value("Recency", row);
     let orders = customers.value("Frequency", row);
-    (orders >= 2.0 && span > 0.0).then(|| span / (orders - 1.0))
+    // Several orders a day are not a habit of coming back within hours.
+    (orders >= 2.0 && span > 0.0).then(|| (span / (orders - 1.0)).max(1.0))
 }
 
 /// Gives the middle value; NaN of none.
