@@ -39,7 +39,8 @@ pub(super) fn section(data: &Data, figures: &Figures) -> String {
     if data.clv.is_some() || data.predicted.is_some() {
         let mut first = panels(figures, "fig_clv");
         if let Some(clv) = &data.clv {
-            first.extend(importance(clv));
+            // Both stages under each other, beside the histogram.
+            first.push(importance(clv).concat());
         }
         body.push_str(&grid("two", &first));
     }
