@@ -10,6 +10,9 @@ use crate::{
     printer::{Printer, clean},
 };
 
+/// Reasons that only a change of the cluster or of the pipeline removes.
+const STUCK: [&str; 4] = ["no_workers", "no_operator", "no_labels", "no_worker_fits"];
+
 /// Shows a run while it goes.
 #[derive(Debug)]
 pub struct Progress {
@@ -47,7 +50,9 @@ impl Progress {
         }
         for task in &run.tasks {
             let state = format::task_state(task.state);
-            let said = format!("{state} {}", format::attempts_made(task));
+            // A task that no worker can take would wait in silence for ever.
+            let stuck = STUCK.contains(&task.reason_code.as_str());
+            let said = format!("{state} {} {stuck}", format::attempts_made(task));
             let news = self.told.get(&task.name) != Some(&said);
             self.told.insert(task.name.clone(), said);
             match &mut self.bars {
@@ -145,6 +150,9 @@ fn line(task: &v1::TaskView, state: &str) -> Option<String> {
         v1::TaskState::Failed => Some(format!("  ✗ {name} failed{}", failure())),
         v1::TaskState::UpstreamFailed => Some(format!("  - {name} skipped: something before it failed")),
         v1::TaskState::Backoff => Some(format!("  ↻ {name} will be tried again{}", failure())),
+        v1::TaskState::Ready if STUCK.contains(&task.reason_code.as_str()) => {
+            Some(format!("  … {name} waits: {}", clean(&task.reason)))
+        }
         v1::TaskState::Cancelled => Some(format!("  - {name} {state}")),
         _ => None,
     }

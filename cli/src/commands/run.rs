@@ -31,6 +31,9 @@ pub struct RunArgs {
     pub quiet: bool,
 }
 
+/// What the worker of this command offers at least, in thousandths of a core.
+const LEAST_CPU_MILLI: u32 = 2_000;
+
 /// Runs the command.
 pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
     let mut client = match Client::running(global).await? {
@@ -38,8 +41,12 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
         None => Client::embed(global).await?,
     };
     if let Some(embedded) = client.embedded_mut() {
-        // Faults of the file are shown before anything starts.
-        embedded.add_worker(Some(args.amounts.resources()?))?;
+        let mut offered = args.amounts.resources()?;
+        if args.amounts.cpu.is_none() {
+            // On a machine of one core, tasks that ask for two run all the same, only slower.
+            offered.cpu_milli = offered.cpu_milli.max(LEAST_CPU_MILLI);
+        }
+        embedded.add_worker(Some(offered))?;
         wait_for_worker(&client).await?;
     }
     let done = execute(&args, &client, out).await;

@@ -93,16 +93,25 @@ impl BlobStore {
     pub async fn open_local(root: &Path) -> Result<Self, Error> {
         let given = root.to_owned();
         let (root, store_id) = blocking(move || local::prepare(&given)).await?;
+        Self::at(root, store_id)
+    }
+
+    /// Opens what is under a local directory without writing there, as for a backup on a medium that is read-only.
+    ///
+    /// # Errors
+    /// [`Error::Blobs`] if it is no directory.
+    pub(crate) fn open_to_read(root: &Path) -> Result<Self, Error> {
+        let root = root.canonicalize().map_err(|e| blobs_error(&root.display().to_string(), e))?;
+        Self::at(root, String::new())
+    }
+
+    fn at(root: PathBuf, store_id: String) -> Result<Self, Error> {
         let objects =
             LocalFileSystem::new_with_prefix(&root).map_err(|e| blobs_error(&root.display().to_string(), e))?;
         let url = url::Url::from_directory_path(&root)
             .map_err(|()| blobs_error(&root.display().to_string(), "the path is not absolute"))?;
-        Ok(Self {
-            objects: Arc::new(objects),
-            url: url.as_str().trim_end_matches('/').to_owned(),
-            local: Some(root),
-            store_id,
-        })
+        let url = url.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { objects: Arc::new(objects), url, local: Some(root), store_id })
     }
 
     fn open_remote(url: &url::Url) -> Result<Self, Error> {

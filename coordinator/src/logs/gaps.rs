@@ -17,6 +17,8 @@ pub(super) struct Gaps {
     file: PathBuf,
     /// Position in the file of what came after the gap, and the bytes lost before it.
     gaps: Vec<(u64, u64)>,
+    /// The last line has no end: a crash tore it.
+    torn: bool,
 }
 
 /// Where an offset is.
@@ -44,7 +46,10 @@ impl Gaps {
         let mut gaps: Vec<(u64, u64)> = Vec::new();
         let mut total: u64 = 0;
         // Only a line with its end is whole.
-        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).take(MOST) {
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            if gaps.len() == MOST {
+                break;
+            }
             let Some((position, lost)) = line.split_once(' ') else { continue };
             let (Ok(position), Ok(lost)) = (position.parse::<u64>(), lost.parse::<u64>()) else { continue };
             let in_order = gaps.last().is_none_or(|&(last, _)| last <= position);
@@ -54,7 +59,8 @@ impl Gaps {
                 gaps.push((position, lost));
             }
         }
-        Ok(Self { file: file.to_owned(), gaps })
+        let torn = !text.is_empty() && !text.ends_with('\n');
+        Ok(Self { file: file.to_owned(), gaps, torn })
     }
 
     /// Gives how many bytes are lost in all.
@@ -70,10 +76,12 @@ impl Gaps {
         }
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).open(&self.file)?;
-            file.write_all(format!("{position} {lost}\n").as_bytes())
+            let end_of_torn = if self.torn { "\n" } else { "" };
+            file.write_all(format!("{end_of_torn}{position} {lost}\n").as_bytes())
         };
         write().map_err(|e| format!("{} cannot be written ({e})", self.file.display()))?;
         self.gaps.push((position, lost));
+        self.torn = false;
         Ok(())
     }
 

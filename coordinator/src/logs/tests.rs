@@ -106,6 +106,12 @@ fn torn_and_foreign_lines_beside_a_log_are_passed_over() {
     fs::write(&gaps, "2 10\nhello\n9 5\n-1 3\n1 7\n3 18446744073709551615\n4 1").unwrap();
     assert_eq!(text(&logs, &token, 99), "ab[… 10 bytes lost …]\ncdef");
     assert_eq!(logs.length(&token.run, &token.task, 1).unwrap(), 16);
+    assert_eq!(logs.append(&token, 20, b"!", 4).unwrap(), 21);
+    assert_eq!(
+        text(&logs, &token, 99),
+        "ab[… 10 bytes lost …]\ncdef[… 4 bytes lost …]\n!",
+        "a torn line spoils no other"
+    );
 }
 
 #[test]

@@ -89,4 +89,13 @@ mod tests {
         assert_eq!(distinct.len(), Code::ALL.len());
         assert!(Code::ALL.iter().all(|code| !code.title().is_empty() && code.explanation().ends_with('.')));
     }
+
+    #[test]
+    fn the_reference_lists_every_code_as_it_is() {
+        let reference = include_str!("../../../pipelines/README.md");
+        for code in Code::ALL {
+            let row = format!("| {code} | {} | {} |\n", code.title(), code.explanation());
+            assert!(reference.contains(&row), "pipelines/README.md lacks {row}");
+        }
+    }
 }

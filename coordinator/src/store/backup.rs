@@ -12,6 +12,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures::StreamExt as _;
 use segue_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -189,9 +190,7 @@ async fn copy_blob(from: &BlobStore, to: &BlobStore, digest: &Digest) -> Result<
 fn copy_logs(from: &Logs, to: &Logs) -> Result<(u64, u64), Error> {
     let (mut logs, mut bytes) = (0, 0);
     for run in from.runs()? {
-        let mut names = from.list(&run)?;
-        names.dedup();
-        for name in names {
+        for name in from.list(&run)? {
             bytes += from.copy(&run, &name, to)?;
             logs += 1;
         }
@@ -199,7 +198,9 @@ fn copy_logs(from: &Logs, to: &Logs) -> Result<(u64, u64), Error> {
     Ok((logs, bytes))
 }
 
-/// Makes a state directory from a backup, in a new (or empty) directory. It appears whole or not at all.
+/// Makes a state directory from a backup, in a new (or empty) directory. It appears whole or not at all. Its records are
+/// those of the backup, but for the epoch, which goes beyond any that the backed up coordinator can have reached since:
+/// an attempt that a worker still has from there is not taken for one of the restored coordinator.
 ///
 /// # Errors
 /// [`Error::BadBackup`] if the backup is unfinished, cut or changed; [`Error::Directory`] if the directory holds
@@ -207,15 +208,13 @@ fn copy_logs(from: &Logs, to: &Logs) -> Result<(u64, u64), Error> {
 pub async fn restore(src: &Path, dest: &Path) -> Result<RestoreReport, Error> {
     let manifest = read_manifest(src)?;
     require_empty(dest, "a restore")?;
+    let dest = &std::path::absolute(dest).map_err(|e| Error::io("finding", dest, e))?;
     let partial = partial_name(dest);
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(|e| Error::io("removing", &partial, e))?;
-    }
     let restored = fill(src, &manifest, &partial).await;
     let report = match restored {
         Ok(report) => report,
         Err(e) => {
-            // The first error is the one to tell; a rest that cannot be removed is replaced by the next restore.
+            // The first error is the one to tell.
             let _ = fs::remove_dir_all(&partial);
             return Err(e);
         }
@@ -243,20 +242,28 @@ async fn fill(src: &Path, manifest: &Manifest, dest: &Path) -> Result<RestoreRep
         blocking(move || Ok(Arc::new(load(&records_file, &dir)?))).await?
     };
 
-    let (from, to) = (BlobStore::open_local(src).await?, BlobStore::open_local(&dirs.blobs()).await?);
+    let (from, to) = (BlobStore::open_to_read(src)?, BlobStore::open_local(&dirs.blobs()).await?);
     let mut blobs = 0;
     let mut listed = from.list();
-    while let Some(blob) = futures::StreamExt::next(&mut listed).await {
-        copy_blob(&from, &to, &blob?.digest).await?;
-        blobs += 1;
+    while let Some(blob) = listed.next().await {
+        match copy_blob(&from, &to, &blob?.digest).await {
+            Ok(_) => blobs += 1,
+            Err(e @ (Error::NoBlob { .. } | Error::WrongDigest { .. } | Error::Upload { .. })) => {
+                return Err(bad(e.to_string()));
+            }
+            Err(e) => return Err(e),
+        }
     }
     if blobs != manifest.blobs {
         return Err(bad(format!("it has {blobs} blobs, and {MANIFEST} says {}", manifest.blobs)));
     }
 
-    let (from, to) = (StateDir::new(src).logs(), Logs::open(dirs.logs())?);
-    let (logs, _) = blocking(move || copy_logs(&Logs::open(from)?, &to)).await?;
-    let report = verify::verify(Arc::clone(&store), &BlobStore::open_local(&dirs.blobs()).await?).await?;
+    let (from_logs, to_logs) = (Logs::open_to_read(StateDir::new(src).logs()), Logs::open(dirs.logs())?);
+    let (logs, _) = blocking(move || copy_logs(&from_logs, &to_logs)).await?;
+    if logs != manifest.logs {
+        return Err(bad(format!("it has {logs} logs, and {MANIFEST} says {}", manifest.logs)));
+    }
+    let report = verify::verify(store, &to).await?;
     Ok(RestoreReport { records, blobs, logs, problems: report.problems })
 }
 
@@ -272,6 +279,7 @@ fn load(records: &Path, dir: &Path) -> Result<SledStore, Error> {
         Ok(())
     })?;
     store.apply(&batch)?;
+    store.apply(&meta::later_epoch(&store, now_ms())?)?;
     store.flush()?;
     Ok(store)
 }
@@ -312,11 +320,11 @@ fn require_empty(dir: &Path, what: &str) -> Result<(), Error> {
     }
 }
 
-/// Gives the name under which a restore is prepared: beside its destination, so that a rename ends it.
+/// Gives the name under which a restore is prepared: beside its destination, so that a rename ends it, and new, so that
+/// nothing is in its way.
 fn partial_name(dest: &Path) -> PathBuf {
-    let mut name = dest.file_name().unwrap_or_default().to_owned();
-    name.push(".restoring");
-    dest.with_file_name(name)
+    let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    dest.with_file_name(format!(".{name}.restoring-{}", ulid::Ulid::new().to_string().to_lowercase()))
 }
 
 fn now_ms() -> u64 {

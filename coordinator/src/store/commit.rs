@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     thread::{self, JoinHandle},
@@ -32,7 +32,8 @@ pub struct Committer(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
-    /// Taken at the end, so that the thread sees that nobody sends any more.
+    closing: Arc<AtomicBool>,
+    /// Taken at the end.
     link: Mutex<Option<Link>>,
 }
 
@@ -47,6 +48,8 @@ enum Job {
     Commit(Batch, oneshot::Sender<Result<(), Error>>),
     /// Reads while nothing is written.
     Quiet(Reading),
+    /// Makes the thread look whether it is to end.
+    Wake,
 }
 
 #[derive(Debug, Default)]
@@ -98,12 +101,18 @@ impl Committer {
     pub fn start(store: Arc<dyn Store>) -> Result<Self, Error> {
         let (sender, jobs) = mpsc::channel(WAITING);
         let counters = Arc::new(Counters::default());
-        let worker = Worker { store: Arc::clone(&store), counters: Arc::clone(&counters), failed: None };
+        let closing = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            store: Arc::clone(&store),
+            counters: Arc::clone(&counters),
+            closing: Arc::clone(&closing),
+            failed: None,
+        };
         let thread = thread::Builder::new()
             .name("segue-commit".to_owned())
             .spawn(move || worker.run(jobs))
             .map_err(|e| Error::Stopped { reason: format!("the commit thread does not start ({e})") })?;
-        Ok(Self(Arc::new(Inner { store, counters, link: Mutex::new(Some(Link { sender, thread })) })))
+        Ok(Self(Arc::new(Inner { store, counters, closing, link: Mutex::new(Some(Link { sender, thread })) })))
     }
 
     /// Queues a batch, in the order of the calls that have returned; waits while the queue is full. The answer is the
@@ -192,6 +201,10 @@ impl Inner {
     fn close(&self) {
         let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Link { sender, thread }) = link {
+            // Dropping the sender is not enough: a submit that waits for a place in the queue holds another one, and
+            // may be on the very runtime that is blocked here. If the queue is full, the thread looks without a wake.
+            self.closing.store(true, Ordering::Release);
+            let _ = sender.try_send(Job::Wake);
             drop(sender);
             // The last clone may be dropped by a closure that runs on the thread itself.
             if thread.thread().id() != thread::current().id() {
@@ -215,6 +228,7 @@ fn gone() -> Error {
 struct Worker {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
+    closing: Arc<AtomicBool>,
     /// After a failed flush nobody knows what is on disk: everything later is refused with its reason.
     failed: Option<String>,
 }
@@ -229,6 +243,7 @@ impl Worker {
                 match job {
                     Job::Commit(batch, reply) => group.push((batch, reply)),
                     Job::Quiet(work) => quiet = Some(work),
+                    Job::Wake => {}
                 }
                 if quiet.is_none() && group.len() < GROUP {
                     next = jobs.try_recv().ok();
@@ -237,6 +252,10 @@ impl Worker {
             self.commit(&mut group);
             if let Some(work) = quiet {
                 work(self.store.as_ref());
+            }
+            if self.closing.load(Ordering::Acquire) {
+                // What is queued is still received; whoever waits for a place is refused.
+                jobs.close();
             }
         }
     }

@@ -202,3 +202,25 @@ async fn a_quiet_reader_sees_everything_queued_before_it_and_nothing_after() {
     before.await.unwrap();
     committer.commit(put(2)).await.unwrap();
 }
+
+#[test]
+fn closing_does_not_wait_for_a_submit_that_cannot_go_on() {
+    let store = GatedStore::closed();
+    let committer = Committer::start(store.clone()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let first = runtime.block_on(committer.submit(put(0))).unwrap();
+    store.wait_begun(1);
+    let queued: Vec<Pending> = (0..WAITING).map(|n| runtime.block_on(committer.submit(put(n))).unwrap()).collect();
+    let mut stuck = Box::pin(committer.submit(put(9999)));
+    assert!((&mut stuck).now_or_never().is_none(), "the queue is full");
+    store.set(|gate| gate.closed = false);
+    committer.close();
+    for answer in queued.into_iter().chain([first]) {
+        answer.now_or_never().unwrap().unwrap();
+    }
+    match stuck.now_or_never().unwrap() {
+        Err(refused) => assert_eq!(refused.code(), Code::Stopped),
+        // It may have got a place just before the end; then it is committed.
+        Ok(pending) => pending.now_or_never().unwrap().unwrap(),
+    }
+}

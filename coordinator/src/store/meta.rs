@@ -68,6 +68,15 @@ pub fn next_epoch(store: &dyn Store, batch: &mut Batch) -> Result<u64, Error> {
     Ok(next)
 }
 
+/// Gives the batch that moves the epoch of a restored store past those that the original has given out since the
+/// backup: to `now_ms`, for no coordinator starts a thousand times a second.
+pub(crate) fn later_epoch(store: &dyn Store, now_ms: u64) -> Result<Batch, Error> {
+    let mut batch = Batch::new();
+    let next = epoch(store)?.saturating_add(1).max(now_ms);
+    batch.put_raw(Key::Meta(Meta::Epoch).encode(), next.to_string().into_bytes());
+    Ok(batch)
+}
+
 /// Reads the id that the store was given when it was made.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ pub use keys::Key;
 pub use memory::MemoryStore;
 pub use sled_store::SledStore;
 pub use state_dir::StateDir;
-pub use verify::{VerifyReport, verify};
+pub use verify::{VerifyReport, verify, verify_dir};
 
 /// A key and its value, as bytes.
 pub type Row = (Vec<u8>, Vec<u8>);

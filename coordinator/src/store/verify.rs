@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use segue_proto::ids::{Digest, RunId};
 
 use super::{
-    Store,
+    SledStore, StateDir, Store,
     codec::{self, Value},
     error::Error,
     keys::{Key, describe},
@@ -51,7 +51,7 @@ pub async fn verify(store: Arc<dyn Store>, blobs: &BlobStore) -> Result<VerifyRe
             Verdict::Good { size_bytes } => {
                 found.report.blobs += 1;
                 found.report.bytes += size_bytes;
-                if let Some((record, said)) = uses.sizes.iter().find(|&(_, &said)| said != size_bytes) {
+                if let Some((record, said)) = uses.sizes.iter().find(|&&(_, said)| said != size_bytes) {
                     found.problem(format!(
                         "blob {digest} has {size_bytes} bytes, and the record `{record}` says {said}"
                     ));
@@ -72,6 +72,16 @@ pub async fn verify(store: Arc<dyn Store>, blobs: &BlobStore) -> Result<VerifyRe
     Ok(found.finish())
 }
 
+/// Verifies a state directory that no coordinator holds, with its blobs beside the store.
+///
+/// # Errors
+/// Those of [`SledStore::open_existing`] and of [`verify`].
+pub async fn verify_dir(dir: &StateDir) -> Result<VerifyReport, Error> {
+    let store_dir = dir.store();
+    let store = blocking(move || SledStore::open_existing(store_dir)).await?;
+    verify(Arc::new(store), &BlobStore::open_to_read(dir.root())?).await
+}
+
 #[derive(Default)]
 struct Findings {
     report: VerifyReport,
@@ -84,27 +94,25 @@ struct Findings {
     versions: BTreeSet<(String, u32)>,
 }
 
+/// Names kept of those who need a blob: enough to know what to run again.
+const NAMED: usize = 4;
+
 /// Who needs a blob.
 #[derive(Default)]
 struct Uses {
-    producers: BTreeSet<String>,
-    records: BTreeSet<String>,
-    /// Record -> the size that it gives.
-    sizes: BTreeMap<String, u64>,
+    producers: Vec<String>,
+    records: Vec<String>,
+    /// Each size that a record gives, with such a record.
+    sizes: Vec<(String, u64)>,
 }
 
 impl Uses {
-    /// Names the producers, or the records where there are none: what to run again.
+    /// Names the producers, or the records where there are none.
     fn describe(&self) -> String {
-        const SHOWN: usize = 3;
         let (what, names) =
             if self.producers.is_empty() { ("needed by", &self.records) } else { ("produced by", &self.producers) };
-        let mut text: Vec<&str> = names.iter().map(String::as_str).take(SHOWN).collect();
-        let more = format!("{} more", names.len().saturating_sub(SHOWN));
-        if names.len() > SHOWN {
-            text.push(&more);
-        }
-        format!("{what} {}", text.join(", "))
+        let more = if names.len() == NAMED { ", and perhaps others" } else { "" };
+        format!("{what} {}{more}", names.join(", "))
     }
 }
 
@@ -219,18 +227,22 @@ impl Findings {
 
     fn need(&mut self, key: &Key, value: &Value, blob: references::Needed) {
         let uses = self.needed.entry(blob.digest).or_default();
-        uses.records.insert(key.to_string());
-        if let Some(size) = blob.size_bytes {
-            // One record of each size is enough to name.
-            if !uses.sizes.values().any(|&said| said == size) {
-                uses.sizes.insert(key.to_string(), size);
-            }
+        if uses.records.len() < NAMED {
+            uses.records.push(key.to_string());
+        }
+        if let Some(size) = blob.size_bytes
+            && uses.sizes.len() < NAMED
+            && uses.sizes.iter().all(|&(_, said)| said != size)
+        {
+            uses.sizes.push((key.to_string(), size));
         }
         if let Value::Artifact(record) = value {
+            let room = NAMED.saturating_sub(uses.producers.len());
             uses.producers.extend(
                 record
                     .producers
                     .iter()
+                    .take(room)
                     .map(|by| format!("{}.{} (attempt {}) of {}", by.task, by.output, by.attempt, by.run_id)),
             );
         }

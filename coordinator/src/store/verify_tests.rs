@@ -6,7 +6,7 @@ use segue_proto::{store::v1 as stored, v1};
 
 use super::*;
 use crate::store::{
-    Batch,
+    Batch, Code,
     testing::{MODEL, ORDERS, Sample, run},
 };
 
@@ -21,6 +21,9 @@ async fn a_whole_store_has_no_problems_and_is_counted() {
     let report = verify(sample.store.clone(), &sample.blobs).await.unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
     assert_eq!((report.records, report.blobs, report.orphans), (13, 3, 1));
+    assert_eq!(verify_dir(&sample.dirs).await.unwrap_err().code(), Code::InUse);
+    let nowhere = StateDir::new(sample.beside("nowhere"));
+    assert_eq!(verify_dir(&nowhere).await.unwrap_err().code(), Code::Directory);
 }
 
 #[tokio::test]

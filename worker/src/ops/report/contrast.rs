@@ -29,7 +29,6 @@ pub(super) fn two_means(columns: &[&[f64]]) -> Option<(usize, usize)> {
 }
 
 fn standardised(columns: &[&[f64]], n: usize) -> Vec<Vec<f64>> {
-    #[allow(clippy::cast_precision_loss)]
     let count = n as f64;
     let mut rows = vec![Vec::with_capacity(columns.len()); n];
     for column in columns {

@@ -168,7 +168,7 @@ fn grouped(segments: &DataFrame) -> Result<(Vec<usize>, Vec<Group>), OpError> {
     let clusters = tables::numbers(segments, "Cluster")?;
     let names = tables::texts(segments, "Segment")?;
     let mut found: BTreeMap<i64, Group> = BTreeMap::new();
-    #[allow(clippy::cast_possible_truncation)] // Small cluster numbers, stored as i64.
+    // Small cluster numbers, stored as i64.
     let labels: Vec<i64> = clusters.iter().map(|c| if c.is_finite() { *c as i64 } else { -1 }).collect();
     for (label, name) in labels.iter().zip(names) {
         found.entry(*label).or_insert(Group { label: *label, name, size: 0, silhouette: None }).size += 1;

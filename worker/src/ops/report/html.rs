@@ -56,6 +56,14 @@ pub(super) fn absent(what: &str, port: &str) -> String {
     )
 }
 
+/// Makes a sentence of a remark: a capital first, a full stop last.
+pub(super) fn sentence(text: &str) -> String {
+    let mut letters = text.trim().chars();
+    let first: String = letters.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
+    let rest = letters.as_str();
+    format!("{first}{rest}{}", if rest.ends_with('.') { "" } else { "." })
+}
+
 /// Writes a paragraph of plain text.
 pub(super) fn paragraph(text: &str) -> String {
     format!("<p>{}</p>\n", escape(text))
@@ -95,7 +103,9 @@ pub(super) fn swatch(series: usize) -> String {
 
 /// Sets panels beside each other where there is room.
 pub(super) fn grid(class: &str, parts: &[String]) -> String {
-    format!("<div class=\"grid {class}\">\n{}</div>\n", parts.concat())
+    let cells: String =
+        parts.iter().filter(|part| !part.is_empty()).map(|part| format!("<div>{part}</div>\n")).collect();
+    if cells.is_empty() { String::new() } else { format!("<div class=\"grid {class}\">\n{cells}</div>\n") }
 }
 
 /// A table; cells are HTML.
@@ -124,11 +134,17 @@ impl Table {
     }
 
     pub fn html(&self) -> String {
-        let mut out = String::from("<div class=\"scroll\"><table>");
-        if !self.caption.is_empty() {
-            let _ = write!(out, "<caption>{}</caption>", escape(&self.caption));
+        // The caption stands outside: within a table that scrolls sideways it would scroll out of sight.
+        let mut out = String::new();
+        let caption = escape(&self.caption);
+        if caption.is_empty() {
+            out.push_str("<div class=\"scroll\"><table><thead><tr>");
+        } else {
+            let _ = write!(
+                out,
+                "<p class=\"caption\" aria-hidden=\"true\">{caption}</p><div class=\"scroll\"><table aria-label=\"{caption}\"><thead><tr>"
+            );
         }
-        out.push_str("<thead><tr>");
         let class = |number: bool| if number { " class=\"n\"" } else { "" };
         for (title, number) in &self.head {
             let _ = write!(out, "<th scope=\"col\"{}>{}</th>", class(*number), escape(title));

@@ -17,7 +17,7 @@ pub(super) fn silhouette(data: &Data) -> Figure {
     const NAME: &str = "fig_silhouette";
     const TITLE: &str = "Silhouette by number of clusters";
     let Some(kmeans) = &data.kmeans else {
-        return Figure::missing(NAME, TITLE, "Not part of this pipeline: input `kmeans` is not connected.");
+        return Figure::missing(NAME, TITLE, "Not part of this pipeline: the report's input kmeans is not connected.");
     };
     let chosen = number(kmeans, "/chosen_k");
     let points = |field: &str| -> Vec<Point> {
@@ -38,9 +38,9 @@ pub(super) fn silhouette(data: &Data) -> Figure {
     let hollow = scores.iter().any(|p| p.ineligible);
     let note = if hollow { "Hollow points are ruled out: their smallest cluster is too small." } else { "" };
     let labels = ("number of clusters k", "mean silhouette");
-    let first = line::panel(TITLE, labels, &scores, false).with_note(note);
+    let first = line::panel(TITLE, labels, &scores, false, 0.1).with_note(note);
     let labels = ("number of clusters k", "inertia");
-    let second = line::panel("Inertia by number of clusters", labels, &points("/inertia"), true);
+    let second = line::panel("Inertia by number of clusters", labels, &points("/inertia"), true, 0.0);
     Figure::new(NAME, vec![first, second])
 }
 
@@ -49,7 +49,11 @@ pub(super) fn heatmap(data: &Data) -> Figure {
     const NAME: &str = "fig_heatmap";
     const TITLE: &str = "How the segments differ from the average customer";
     let Some(summary) = &data.summary else {
-        return Figure::missing(NAME, TITLE, "Not part of this pipeline: input `segments_summary` is not connected.");
+        return Figure::missing(
+            NAME,
+            TITLE,
+            "Not part of this pipeline: the report's input segments_summary is not connected.",
+        );
     };
     let columns: Vec<String> = items(summary, "/heatmap/features")
         .iter()
@@ -95,7 +99,7 @@ pub(super) fn pca(data: &Data) -> Figure {
     const NAME: &str = "fig_pca";
     const TITLE: &str = "Customers on three principal components";
     let Some(points) = &data.pca else {
-        return Figure::missing(NAME, TITLE, "Not part of this pipeline: input `pca` is not connected.");
+        return Figure::missing(NAME, TITLE, "Not part of this pipeline: the report's input pca is not connected.");
     };
     let cloud = turnable(points);
     let size = (HALF.0, 440.0);
@@ -126,7 +130,6 @@ pub(super) fn pca(data: &Data) -> Figure {
         canvas.text(place(at), "middle", "halo", &format!("PC{}", axis + 1));
     }
     let desc = format!("Projection of {} customers, coloured by segment. {}", points.len(), explained(data));
-    #[allow(clippy::cast_precision_loss)]
     let note = match cloud.outside {
         0 => String::new(),
         outside => format!("{} extreme customers lie outside this view.", integer(outside as f64)),
@@ -150,7 +153,7 @@ pub(super) fn tsne(data: &Data) -> Figure {
     const NAME: &str = "fig_tsne";
     const TITLE: &str = "Customers on the t-SNE map";
     let Some(points) = &data.tsne else {
-        return Figure::missing(NAME, TITLE, "Not part of this pipeline: input `tsne` is not connected.");
+        return Figure::missing(NAME, TITLE, "Not part of this pipeline: the report's input tsne is not connected.");
     };
     let shown = scatter::thin(points);
     let series: Vec<Series> = data

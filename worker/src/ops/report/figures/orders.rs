@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::{
     data::{Data, FEATURES, number, numbers},
-    format::{decimal, integer, short},
+    format::{decimal, integer},
     svg::{
         Figure, HALF, Panel, THIRD,
         boxes::Summary,
@@ -13,7 +13,7 @@ use super::super::{
     },
 };
 
-const NO_STATS: &str = "Not part of this pipeline: input `stats` is not connected.";
+const NO_STATS: &str = "Not part of this pipeline: the report's input stats is not connected.";
 
 /// Draws a histogram of the statistics, with its box above.
 pub(super) fn histogram(data: &Data, name: &'static str, column: &str, title: &str, x_label: &str) -> Figure {
@@ -68,9 +68,9 @@ fn tail(stats: &Value, column: &str, edges: &[f64], counts: &[f64], log_y: bool)
     let all = number(stats, &format!("/describe/{column}/count")).unwrap_or(0.0);
     let hidden = all - counts.iter().sum::<f64>();
     if hidden > 0.5 {
-        parts.push(format!("{} lines above {} are not drawn (max {}).", integer(hidden), decimal(end), short(max)));
+        parts.push(format!("{} lines above {} are not drawn (max {}).", integer(hidden), decimal(end), integer(max)));
     } else if clipped.is_some() && max > end {
-        parts.push(format!("The last bar holds everything above {} (max {}).", decimal(end), short(max)));
+        parts.push(format!("The last bar holds everything above {} (max {}).", decimal(end), integer(max)));
     }
     if log_y {
         parts.push("Counts on a log axis.".to_owned());
@@ -98,7 +98,6 @@ pub(super) fn scatter(data: &Data) -> Figure {
     let label = |text: &str, log: bool| if log { format!("{text} (log axis)") } else { text.to_owned() };
     let labels = (label("pieces", logs.0), label("sales", logs.1));
     let panel = scatter::panel(TITLE, (&labels.0, &labels.1), &shown, logs);
-    #[allow(clippy::cast_precision_loss)]
     let (drawn, of) = (shown.len() as f64, number(stats, "/scatter/of").unwrap_or(points.len() as f64));
     let note = if of > drawn {
         format!("A sample of {} of {} order lines, the same at every run.", integer(drawn), integer(of))
@@ -149,7 +148,6 @@ fn feature(title: &str, unit: &str, values: &[f64]) -> Panel {
         },
     );
     let end = bins.edges.last().copied().unwrap_or(0.0);
-    #[allow(clippy::cast_precision_loss)]
     let note = match (bins.beyond, bins.unplaced) {
         (0, 0) => String::new(),
         (0, zero) => format!("{} at or below 0 are not drawn.", integer(zero as f64)),
@@ -158,7 +156,7 @@ fn feature(title: &str, unit: &str, values: &[f64]) -> Panel {
                 "{} above {} are not drawn (max {}).",
                 integer(beyond as f64),
                 decimal(end.floor()),
-                short(bins.max)
+                integer(bins.max)
             )
         }
     };

@@ -15,7 +15,11 @@ pub(super) fn predicted(data: &Data) -> Figure {
     const NAME: &str = "fig_clv";
     const TITLE: &str = "Predicted spend per customer";
     let Some(values) = &data.predicted else {
-        return Figure::missing(NAME, TITLE, "Not part of this pipeline: input `predictions` is not connected.");
+        return Figure::missing(
+            NAME,
+            TITLE,
+            "Not part of this pipeline: the report's input predictions is not connected.",
+        );
     };
     let bins = histogram::bin(values, 50);
     if bins.counts.is_empty() {
@@ -40,7 +44,6 @@ pub(super) fn predicted(data: &Data) -> Figure {
             ..Histogram::default()
         },
     );
-    #[allow(clippy::cast_precision_loss)]
     let note = match bins.unplaced {
         0 => String::new(),
         n => format!("{} customers with a prediction of 0 or less are not drawn.", integer(n as f64)),
@@ -61,7 +64,7 @@ pub(super) fn quality(data: &Data) -> Figure {
     const NAME: &str = "fig_quality";
     const TITLE: &str = "Quality of the spend models";
     let Some(clv) = &data.clv else {
-        return Figure::missing(NAME, TITLE, "Not part of this pipeline: input `clv` is not connected.");
+        return Figure::missing(NAME, TITLE, "Not part of this pipeline: the report's input clv is not connected.");
     };
     let models = items(clv, "/models");
     let mut panels = Vec::new();

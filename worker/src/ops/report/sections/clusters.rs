@@ -10,7 +10,7 @@ use super::{
         data::{Data, FEATURES, items, number, numbers, text},
         figures::{Figures, PITCH, YAW, turnable},
         format::{decimal, fixed, integer, percent},
-        html::{self, Table, absent, embed, escape, grid, legend, meter, note, paragraph, swatch},
+        html::{self, Table, absent, embed, escape, grid, legend, meter, note, paragraph, sentence, swatch},
     },
     panels, short_name,
 };
@@ -25,9 +25,9 @@ pub(super) fn segments(data: &Data, figures: &Figures) -> String {
         Some(summary) => {
             body.push_str(&profiles(data, summary));
             if let Some(rule) = text(summary, "/naming_rule") {
-                let _ = write!(
+                let _ = writeln!(
                     body,
-                    "<details><summary>How the segments got their names</summary><p>{}</p></details>\n",
+                    "<details><summary>How the segments got their names</summary><p>{}</p></details>",
                     escape(&rule)
                 );
             }
@@ -60,7 +60,6 @@ fn profiles(data: &Data, summary: &Value) -> String {
         Table::new("Averages by segment. Recency and tenure in days; order value and Monetary in sales.", &head);
     for cluster in clusters {
         let label = number(cluster, "/cluster");
-        #[allow(clippy::cast_precision_loss)]
         let place = data.groups.iter().position(|g| Some(g.label as f64) == label);
         let name = text(cluster, "/name").unwrap_or_default();
         let share = |field: &str| number(cluster, field).unwrap_or(f64::NAN);
@@ -86,7 +85,6 @@ fn cloud(data: &Data, figures: &Figures) -> String {
     let Some(points) = &data.pca else { return fixed_view };
     let cloud = turnable(points);
     // Whole numbers: a thousandth of the view is finer than a pixel.
-    #[allow(clippy::cast_possible_truncation)]
     let flat: Vec<i64> = cloud
         .points
         .iter()
@@ -98,7 +96,6 @@ fn cloud(data: &Data, figures: &Figures) -> String {
     let view = json!({"points": flat, "yaw": YAW, "pitch": PITCH});
     let outside = match cloud.outside {
         0 => String::new(),
-        #[allow(clippy::cast_precision_loss)]
         n => format!(" {} extreme customers lie outside the first view; zoom out to see them.", integer(n as f64)),
     };
     format!(
@@ -123,15 +120,19 @@ fn components(data: &Data) -> String {
     let mut out = String::new();
     if let Some(pca) = &data.pca_summary {
         let features: Vec<String> =
-            items(pca, "/features").iter().filter_map(|f| f.as_str()).map(|f| short_name(f).to_owned()).collect();
+            items(pca, "/features").iter().filter_map(|f| f.as_str()).map(str::to_owned).collect();
         let ratios = numbers(pca, "/ratio");
         let mut head = vec!["Component".to_owned(), "#Variance explained".to_owned()];
-        head.extend(features.iter().map(|f| format!("#{f}")));
+        head.extend(features.iter().map(|f| format!("#{}", short_name(f))));
         let head: Vec<&str> = head.iter().map(String::as_str).collect();
         let mut table = Table::new("Principal components: share of the variance, and weight of each feature.", &head);
         for (i, loadings) in items(pca, "/components").iter().enumerate() {
             let mut cells = vec![format!("PC{}", i + 1), percent(ratios.get(i).copied().unwrap_or(f64::NAN))];
-            cells.extend((0..features.len()).map(|j| fixed(number(loadings, &format!("/{j}")).unwrap_or(f64::NAN), 2)));
+            cells.extend(features.iter().enumerate().map(|(j, feature)| {
+                // By name, or by position in the order of the features.
+                let weight = loadings.get(feature).or_else(|| loadings.get(j)).and_then(Value::as_f64);
+                fixed(weight.unwrap_or(f64::NAN), 2)
+            }));
             table.row(cells);
         }
         if !table.is_empty() {
@@ -171,13 +172,6 @@ pub(super) fn choice(data: &Data, figures: &Figures) -> String {
     html::section("choice", "How the number of segments was chosen", &body)
 }
 
-fn sentence(text: &str) -> String {
-    let mut letters = text.trim().chars();
-    let first: String = letters.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
-    let rest = letters.as_str();
-    format!("{first}{rest}{}", if rest.ends_with('.') { "" } else { "." })
-}
-
 /// Says where silhouette alone would lead, from the candidates of this run.
 fn remarks(data: &Data, kmeans: &Value) -> Vec<String> {
     let candidates = items(kmeans, "/candidates");
@@ -215,9 +209,8 @@ fn remarks(data: &Data, kmeans: &Value) -> Vec<String> {
     }
     let columns: Vec<&[f64]> = FEATURES.iter().filter_map(|f| data.features.get(f.0)).map(Vec::as_slice).collect();
     match contrast::two_means(&columns) {
-        #[allow(clippy::cast_precision_loss)]
         Some((small, large)) if (small as f64) < TINY * (small + large) as f64 => vec![format!(
-            "Why not the raw features? Standardised as they are, without a logarithm, they split in two into clusters of {} and \
+            "Why not the raw features? Standardised as they are, without a logarithm, their best split in two is clusters of {} and \
              {} customers: extreme buyers and everybody else. Silhouette rewards such a split, and that is the weakness of the \
              classic notebook. It does not arise here.",
             integer(small as f64),

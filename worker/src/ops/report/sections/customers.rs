@@ -53,7 +53,6 @@ fn list(summary: &Value, key: &str, title: &str, empty: &str) -> String {
     let mut head = vec!["Customer".to_owned(), "Segment".to_owned()];
     head.extend(columns.iter().map(|(_, name, _)| format!("#{name}")));
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
-    #[allow(clippy::cast_precision_loss)]
     let shown = customers.len() as f64;
     let all = number(summary, &format!("/{key}/count")).unwrap_or(shown);
     let caption =

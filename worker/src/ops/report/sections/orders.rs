@@ -15,7 +15,7 @@ use super::{
     panels,
 };
 
-/// Rules of the cleaning in the order they apply: field, words.
+/// Rules of the cleaning in words. They are listed in the order the cleaning gives, which is the order they apply.
 const RULES: [(&str, &str); 5] = [
     ("unparsable", "lines that cannot be read"),
     ("missing_customer_or_description", "without customer or description"),
@@ -64,16 +64,17 @@ fn cleaning(quality: &Value) -> String {
     let mut table = Table::new("Rows after each rule.", &["Rule", "#Dropped", "#Rows left", "Share left"]);
     let share = |rows: f64| if read > 0.0 { rows / read } else { f64::NAN };
     table.row(vec!["read".to_owned(), String::new(), integer(read), meter(share(read), &percent(share(read)))]);
-    for (field, words) in RULES {
-        if let Some(dropped) = number(quality, &format!("/dropped/{field}")) {
-            left -= dropped;
-            table.row(vec![
-                format!("<span class=\"minus\">−</span> {}", escape(words)),
-                integer(dropped),
-                integer(left),
-                meter(share(left), &percent(share(left))),
-            ]);
-        }
+    let dropped = quality.get("dropped").and_then(Value::as_object);
+    for (field, count) in dropped.into_iter().flatten() {
+        let words = RULES.iter().find(|(rule, _)| rule == field).map_or(field.as_str(), |(_, words)| words);
+        let count = count.as_f64().unwrap_or(f64::NAN);
+        left -= count;
+        table.row(vec![
+            format!("<span class=\"minus\">−</span> {}", escape(words)),
+            integer(count),
+            integer(left),
+            meter(share(left), &percent(share(left))),
+        ]);
     }
     let kept = number(quality, "/kept").unwrap_or(left);
     table.row(vec![
@@ -93,7 +94,7 @@ fn cleaning(quality: &Value) -> String {
                 escape(&text(row, "/reason").unwrap_or_default()),
             ]);
         }
-        let _ = write!(out, "<details><summary>Lines that cannot be read</summary>{}</details>\n", table.html());
+        let _ = writeln!(out, "<details><summary>Lines that cannot be read</summary>{}</details>", table.html());
     }
     out
 }

@@ -78,6 +78,8 @@ fn cell(value: &Value) -> String {
             format!("<code title=\"{}\">{}…</code>", escape(text), escape(text.get(..12).unwrap_or_default()))
         }
         Value::String(text) => escape(text),
+        // A column of a signature: its name says enough.
+        Value::Object(map) if map.get("name").is_some_and(Value::is_string) => cell(&map["name"]),
         Value::Object(map) => {
             let pairs: Vec<String> =
                 map.iter().map(|(key, value)| format!("{} {}", escape(key), cell(value))).collect();

@@ -18,7 +18,6 @@ pub(super) fn section(data: &Data) -> String {
     html::section("overview", "Overview", &body)
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn tiles(data: &Data) -> String {
     let mut tiles: Vec<(String, &str, String)> = Vec::new();
     let quality = data.quality.as_ref();
@@ -47,10 +46,10 @@ fn tiles(data: &Data) -> String {
     for (value, name, extra) in tiles {
         let _ = writeln!(
             out,
-            "<div><dt>{}</dt><dd>{}</dd><dd class=\"note\">{}</dd></div>",
+            "<div><dt>{}</dt><dd>{}</dd>{}</div>",
             escape(name),
             escape(&value),
-            escape(&extra)
+            if extra.is_empty() { String::new() } else { format!("<dd class=\"note\">{}</dd>", escape(&extra)) }
         );
     }
     out.push_str("</dl>\n");

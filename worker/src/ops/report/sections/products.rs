@@ -21,7 +21,6 @@ pub(super) fn section(data: &Data) -> String {
     html::section("products", "Similar products", &body)
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn search(similar: &Similar) -> String {
     let order = best_sellers(similar);
     let known = order.first().is_some_and(|&top| similar.sales[top].is_finite());
@@ -57,7 +56,6 @@ fn search(similar: &Similar) -> String {
 
 /// Packs texts, codes and neighbours; a neighbour is a position and a cosine in thousandths.
 fn data(similar: &Similar, order: &[usize]) -> Value {
-    #[allow(clippy::cast_possible_truncation)]
     let near: Vec<Vec<i64>> = similar
         .neighbours
         .iter()

@@ -6,8 +6,8 @@ use super::{
     super::{
         data::{Data, items, number, text},
         figures::{Figures, value::best},
-        format::{fixed, integer, percent},
-        html::{self, Table, absent, escape, grid, meter, paragraph},
+        format::{amount, fixed, integer, percent},
+        html::{self, Table, absent, escape, grid, meter, note, paragraph, sentence},
     },
     panels,
 };
@@ -30,13 +30,17 @@ pub(super) fn section(data: &Data, figures: &Figures) -> String {
         Some(clv) => {
             body.push_str(&paragraph(&method(clv)));
             body.push_str(&models(clv));
+            for remark in items(clv, "/notes").iter().filter_map(|n| n.as_str()) {
+                body.push_str(&note(&sentence(remark)));
+            }
         }
         None => body.push_str(&absent("The value model", "clv")),
     }
     if data.clv.is_some() || data.predicted.is_some() {
         let mut first = panels(figures, "fig_clv");
         if let Some(clv) = &data.clv {
-            first.push(importance(clv));
+            // Both stages under each other, beside the histogram.
+            first.push(importance(clv).concat());
         }
         body.push_str(&grid("two", &first));
     }
@@ -56,9 +60,19 @@ fn method(clv: &Value) -> String {
     }
     let days = number(clv, "/horizon_days").map_or_else(|| "some".to_owned(), integer);
     let cut = text(clv, "/cut").map(|cut| format!(" on {cut}")).unwrap_or_default();
+    let at = |field: &str| number(clv, field);
+    let known = match (at("/customers_known"), at("/buyers_after"), at("/spend_after")) {
+        (Some(customers), Some(buyers), Some(spend)) => format!(
+            " Of {} customers known at the cut, {} bought after it, for {}.",
+            integer(customers),
+            integer(buyers),
+            amount(spend)
+        ),
+        _ => String::new(),
+    };
     format!(
         "Judged on a hold-out in time: features from before the cut{cut}, spend in the {days} days after it as the target, and \
-         every customer predicted by a model that did not see that customer. The best value of each measure is in bold."
+         every customer predicted by a model that did not see that customer.{known} The best value of each measure is in bold."
     )
 }
 
@@ -90,29 +104,33 @@ fn models(clv: &Value) -> String {
     if table.is_empty() { String::new() } else { table.html() }
 }
 
-/// Lists what the trees split on; the list may be an object or pairs of name and weight.
-fn importance(clv: &Value) -> String {
-    let mut weights: Vec<(String, f64)> = match clv.get("importance") {
-        Some(Value::Object(map)) => map.iter().filter_map(|(name, v)| Some((name.clone(), v.as_f64()?))).collect(),
-        Some(Value::Array(list)) => list
-            .iter()
-            .filter_map(|item| {
-                let name = ["/feature", "/name", "/0"].iter().find_map(|p| text(item, p))?;
-                let weight =
-                    ["/gain", "/importance", "/share", "/weight", "/1"].iter().find_map(|p| number(item, p))?;
-                Some((name, weight))
-            })
-            .collect(),
+/// Lists what the trees split on: one list, or one for each stage under its name.
+fn importance(clv: &Value) -> Vec<String> {
+    const STAGES: [(&str, &str); 2] =
+        [("buys", "Whether a customer buys again"), ("spend", "How much a customer spends")];
+    let found = match clv.get("importance") {
+        Some(Value::Object(stages)) => {
+            STAGES.iter().filter_map(|(stage, title)| Some(shares(title, stages.get(*stage)?.as_array()?))).collect()
+        }
+        Some(Value::Array(list)) => vec![shares("How much a customer spends", list)],
         _ => Vec::new(),
     };
+    found.into_iter().filter(|html: &String| !html.is_empty()).collect()
+}
+
+fn shares(title: &str, list: &[Value]) -> String {
+    /// Features listed; the rest weigh next to nothing.
+    const LISTED: usize = 10;
+    let mut weights: Vec<(String, f64)> =
+        list.iter().filter_map(|item| Some((text(item, "/feature")?, number(item, "/share")?))).collect();
     let total: f64 = weights.iter().map(|w| w.1).filter(|w| w.is_finite()).sum();
-    if weights.is_empty() || total <= 0.0 {
+    if total <= 0.0 {
         return String::new();
     }
     weights.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    let mut table = Table::new("", &["Feature", "Share of importance"]);
-    for (name, weight) in weights.iter().take(12) {
+    let mut table = Table::new("", &["What the model looks at", "Share of importance"]);
+    for (name, weight) in weights.iter().take(LISTED) {
         table.row(vec![escape(name), meter(weight / total, &percent(weight / total))]);
     }
-    format!("<figure><figcaption>What the model looks at</figcaption>{}</figure>\n", table.html())
+    format!("<figure><figcaption>{}</figcaption>{}</figure>\n", escape(title), table.html())
 }

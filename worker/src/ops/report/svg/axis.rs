@@ -1,6 +1,9 @@
 //! Scales, ticks that people would choose, and the two axes of a plot.
 
-use super::{super::format::short, Canvas};
+use super::{
+    super::format::{fixed, short},
+    Canvas,
+};
 
 /// Maps values to coordinates.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -10,6 +13,8 @@ pub(in super::super) struct Scale {
     hi: f64,
     from: f64,
     to: f64,
+    /// Distance of the ticks that the ends were widened to.
+    step: Option<f64>,
 }
 
 impl Scale {
@@ -17,7 +22,7 @@ impl Scale {
     pub fn linear((lo, hi): (f64, f64), (from, to): (f64, f64)) -> Self {
         let (lo, hi) = if lo.is_finite() && hi.is_finite() { (lo.min(hi), hi.max(lo)) } else { (0.0, 1.0) };
         let (lo, hi) = if hi - lo > f64::EPSILON * hi.abs().max(1.0) { (lo, hi) } else { (lo - 0.5, hi + 0.5) };
-        Self { log: false, lo, hi, from, to }
+        Self { log: false, lo, hi, from, to, step: None }
     }
 
     /// Makes a logarithmic scale. Values at or below zero lie at its lower end.
@@ -26,7 +31,7 @@ impl Scale {
         let hi = if hi.is_finite() && hi > lo { hi } else { lo };
         // Less than a third of a decade would have no tick on it.
         let (lo, hi) = if hi / lo < 2.2 { (lo / 1.5, lo * 2.0) } else { (lo, hi) };
-        Self { log: true, lo, hi, from, to }
+        Self { log: true, lo, hi, from, to, step: None }
     }
 
     /// Makes a scale of either kind.
@@ -40,6 +45,7 @@ impl Scale {
             let step = step(self.hi - self.lo, wanted);
             self.lo = (self.lo / step).floor() * step;
             self.hi = (self.hi / step).ceil() * step;
+            self.step = Some(step);
         }
         self
     }
@@ -54,17 +60,13 @@ impl Scale {
         self.from + share.clamp(0.0, 1.0) * (self.to - self.from)
     }
 
-    pub const fn high(&self) -> f64 {
-        self.hi
-    }
-
     /// Gives about `wanted` round values on the axis.
     pub fn ticks(&self, wanted: usize) -> Vec<f64> {
         if self.log { self.log_ticks(wanted) } else { self.linear_ticks(wanted) }
     }
 
     fn linear_ticks(&self, wanted: usize) -> Vec<f64> {
-        let step = step(self.hi - self.lo, wanted);
+        let step = self.step.unwrap_or_else(|| step(self.hi - self.lo, wanted));
         let first = (self.lo / step - 1e-9).ceil();
         let mut ticks = Vec::new();
         let mut i = 0.0;
@@ -79,7 +81,6 @@ impl Scale {
     fn log_ticks(&self, wanted: usize) -> Vec<f64> {
         let (low, high) = (self.lo.log10(), self.hi.log10());
         let decades = high - low;
-        #[allow(clippy::cast_precision_loss)]
         let every = (decades / wanted.max(1) as f64).ceil().max(1.0);
         // Few decades leave room for steps between them.
         let steps: &[f64] = if decades < 2.0 {
@@ -106,9 +107,18 @@ impl Scale {
     }
 }
 
+/// Writes ticks short, with more decimals where two of them would read the same.
+pub(in super::super) fn labels(ticks: &[f64]) -> Vec<String> {
+    let plain: Vec<String> = ticks.iter().map(|t| short(*t)).collect();
+    if plain.windows(2).all(|pair| pair[0] != pair[1]) {
+        return plain;
+    }
+    let told = |decimals: usize| -> Vec<String> { ticks.iter().map(|t| fixed(*t, decimals)).collect() };
+    (0..9).map(told).find(|all| all.windows(2).all(|pair| pair[0] != pair[1])).unwrap_or(plain)
+}
+
 /// Gives a step of 1, 2 or 5 times a power of ten.
 fn step(range: f64, wanted: usize) -> f64 {
-    #[allow(clippy::cast_precision_loss)]
     let rough = range / wanted.max(1) as f64;
     if !(rough.is_finite() && rough > 0.0) {
         return 1.0;
@@ -132,22 +142,29 @@ pub(in super::super) struct Frame {
 impl Frame {
     /// Draws grid, tick labels and axis titles.
     pub fn draw(&self, canvas: &mut Canvas, (x_label, y_label): (&str, &str), (x_ticks, y_ticks): (usize, usize)) {
-        for tick in self.y.ticks(y_ticks) {
-            let y = self.y.at(tick);
-            canvas.line((self.left, y), (self.right, y), "grid");
-            canvas.text((self.left - 7.0, y + 4.0), "end", "", &short(tick));
-        }
-        canvas.text_up((14.0, f64::midpoint(self.top, self.bottom)), "label", y_label);
+        self.draw_y(canvas, y_label, y_ticks);
         self.draw_x(canvas, x_label, x_ticks);
+    }
+
+    /// Draws the vertical axis alone, as lines across the plot.
+    pub fn draw_y(&self, canvas: &mut Canvas, label: &str, ticks: usize) {
+        let ticks = self.y.ticks(ticks);
+        for (tick, text) in ticks.iter().zip(labels(&ticks)) {
+            let y = self.y.at(*tick);
+            canvas.line((self.left, y), (self.right, y), "grid");
+            canvas.text((self.left - 7.0, y + 4.0), "end", "", &text);
+        }
+        canvas.text_up((14.0, f64::midpoint(self.top, self.bottom)), "label", label);
     }
 
     /// Draws the horizontal axis alone.
     pub fn draw_x(&self, canvas: &mut Canvas, label: &str, ticks: usize) {
         canvas.line((self.left, self.bottom), (self.right, self.bottom), "axis");
-        for tick in self.x.ticks(ticks) {
-            let x = self.x.at(tick);
+        let ticks = self.x.ticks(ticks);
+        for (tick, text) in ticks.iter().zip(labels(&ticks)) {
+            let x = self.x.at(*tick);
             canvas.line((x, self.bottom), (x, self.bottom + 5.0), "axis");
-            canvas.text((x, self.bottom + 20.0), "middle", "", &short(tick));
+            canvas.text((x, self.bottom + 20.0), "middle", "", &text);
         }
         canvas.text((f64::midpoint(self.left, self.right), self.bottom + 41.0), "middle", "label", label);
     }
@@ -161,13 +178,19 @@ mod tests {
     fn linear_ticks_are_round_and_inside() {
         let scale = Scale::linear((0.0, 97.0), (0.0, 100.0));
         assert_eq!(scale.ticks(5), [0.0, 20.0, 40.0, 60.0, 80.0]);
-        assert_eq!(scale.nice(5).high(), 100.0);
+        assert_eq!(scale.nice(5).ticks(5), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
     }
 
     #[test]
     fn log_ticks_are_powers_of_ten_where_there_are_many_decades() {
         let scale = Scale::log((0.5, 200_000.0), (0.0, 100.0));
         assert_eq!(scale.ticks(6), [1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0]);
+    }
+
+    #[test]
+    fn ticks_that_lie_close_get_the_decimals_that_tell_them_apart() {
+        assert_eq!(labels(&[0.2698, 0.27, 0.2702]), ["0.2698", "0.2700", "0.2702"]);
+        assert_eq!(labels(&[0.0, 1000.0]), ["0", "1k"]);
     }
 
     #[test]

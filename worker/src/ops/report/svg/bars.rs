@@ -4,7 +4,7 @@ use super::{
     Canvas, Panel,
     axis::{Frame, Scale},
 };
-use crate::ops::report::format::{amount, fixed, short};
+use crate::ops::report::format::{amount, fixed};
 
 /// A named number.
 #[derive(Debug, Clone)]
@@ -18,14 +18,12 @@ pub(in super::super) struct Bar {
 /// Draws bars from left to right, each with its name and number.
 pub(in super::super) fn across(size_x: f64, title: &str, bars: &[Bar], decimals: usize) -> Panel {
     const ROW: f64 = 46.0;
-    #[allow(clippy::cast_precision_loss)]
     let size = (size_x, 14.0 + ROW * bars.len() as f64);
     let mut canvas = Canvas::default();
     let finite = || bars.iter().map(|b| b.value).filter(|v| v.is_finite());
     let range = (finite().fold(0.0, f64::min), finite().fold(0.0, f64::max));
     let x = Scale::linear(range, (4.0, size.0 - 74.0));
     for (row, bar) in bars.iter().enumerate() {
-        #[allow(clippy::cast_precision_loss)]
         let y = 8.0 + ROW * row as f64;
         canvas.text((4.0, y + 10.0), "start", "name", &bar.name);
         let value = if bar.value.is_finite() { bar.value } else { 0.0 };
@@ -47,17 +45,11 @@ pub(in super::super) fn upwards(title: &str, labels: (&str, &str), bars: &[Bar])
     let highest = bars.iter().map(|b| b.value).filter(|v| v.is_finite()).fold(0.0, f64::max);
     let y = Scale::linear((0.0, highest), (bottom, top)).nice(5);
     let frame = Frame { x: Scale::linear((0.0, 1.0), (left, right)), y, left, right, top, bottom };
-    for tick in y.ticks(5) {
-        canvas.line((left, y.at(tick)), (right, y.at(tick)), "grid");
-        canvas.text((left - 7.0, y.at(tick) + 4.0), "end", "", &short(tick));
-    }
-    canvas.text_up((14.0, f64::midpoint(top, bottom)), "label", labels.1);
+    frame.draw_y(&mut canvas, labels.1, 5);
     canvas.line((left, bottom), (right, bottom), "axis");
-    #[allow(clippy::cast_precision_loss)]
     let step = (frame.right - frame.left) / bars.len().max(1) as f64;
     let every = bars.len().div_ceil(6).max(1);
     for (i, bar) in bars.iter().enumerate() {
-        #[allow(clippy::cast_precision_loss)]
         let x = left + step * i as f64;
         canvas.rect((x + step * 0.12, y.at(bar.value)), (x + step * 0.88, bottom), "bar");
         if i % every == 0 {

@@ -4,7 +4,7 @@ use super::{
     Canvas, PALETTE, Panel,
     axis::{Frame, Scale},
 };
-use crate::ops::report::format::{amount, short};
+use crate::ops::report::format::{amount, integer};
 
 /// The numbers of a box.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,9 +41,8 @@ impl Summary {
 
 /// Gives a quantile of sorted values by linear interpolation.
 pub(in super::super) fn quantile(sorted: &[f64], share: f64) -> f64 {
-    #[allow(clippy::cast_precision_loss)]
     let position = share * sorted.len().saturating_sub(1) as f64;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Within the slice by construction.
+    // Within the slice by construction.
     let below = position.floor() as usize;
     let rest = position.fract();
     match (sorted.get(below), sorted.get(below + 1)) {
@@ -81,7 +80,7 @@ pub(in super::super) fn draw_box(canvas: &mut Canvas, summary: &Summary, x: &Sca
     let dots: Vec<(f64, f64)> = summary.fences.iter().filter(|v| **v <= limit).map(|v| (x.at(*v), middle)).collect();
     canvas.dots(&dots, &format!("fence {}", place.class));
     if summary.max > limit {
-        canvas.text((x.at(limit), middle - half - 1.0), "end", "", &format!("max {} →", short(summary.max)));
+        canvas.text((x.at(limit), middle - half - 1.0), "end", "", &format!("max {} →", integer(summary.max)));
     }
 }
 
@@ -95,7 +94,6 @@ pub(in super::super) struct Group<'a> {
 /// Draws horizontal boxes, one for each group.
 pub(in super::super) fn panel(title: &str, x_label: &str, groups: &[Group<'_>], log: bool) -> Panel {
     const ROW: f64 = 42.0;
-    #[allow(clippy::cast_precision_loss)]
     let size = (super::HALF.0, 70.0 + ROW * groups.len() as f64);
     let mut canvas = Canvas::default();
     let (left, right, top, bottom) = (126.0, size.0 - 16.0, 8.0, size.1 - 50.0);
@@ -111,7 +109,6 @@ pub(in super::super) fn panel(title: &str, x_label: &str, groups: &[Group<'_>], 
     frame.draw_x(&mut canvas, x_label, 6);
     let mut words = Vec::new();
     for (row, group) in groups.iter().enumerate() {
-        #[allow(clippy::cast_precision_loss)]
         let middle = top + ROW * (row as f64 + 0.5);
         let class = format!("s{}", group.series % PALETTE);
         canvas.text((left - 10.0, middle + 4.0), "end", "name", group.name);

@@ -14,24 +14,19 @@ pub(in super::super) fn panel(title: &str, columns: &[String], rows: &[Row]) -> 
     const ROW: f64 = 46.0;
     const HEAD: f64 = 44.0;
     const LEFT: f64 = 112.0;
-    #[allow(clippy::cast_precision_loss)]
     let size = (super::HALF.0, HEAD + ROW * rows.len() as f64 + 50.0);
     let mut canvas = Canvas::default();
-    #[allow(clippy::cast_precision_loss)]
     let width = (size.0 - LEFT - 6.0) / columns.len().max(1) as f64;
-    #[allow(clippy::cast_precision_loss)]
     let column_at = |j: usize| LEFT + width * j as f64;
     for (j, name) in columns.iter().enumerate() {
         // Names break at spaces: a narrow column has room for one word.
         for (line, word) in name.split(' ').rev().enumerate() {
-            #[allow(clippy::cast_precision_loss)]
             let y = HEAD - 10.0 - 16.0 * line as f64;
-            canvas.text((column_at(j) + width / 2.0, y), "middle", "name", word);
+            canvas.text((column_at(j) + width / 2.0, y), "middle", "name head", word);
         }
     }
     let mut words = Vec::new();
     for (i, row) in rows.iter().enumerate() {
-        #[allow(clippy::cast_precision_loss)]
         let y = HEAD + ROW * i as f64;
         canvas.text((LEFT - 8.0, y + ROW / 2.0 + 4.0), "end", "name", &row.name);
         for (j, &value) in row.values.iter().enumerate().take(columns.len()) {
@@ -71,12 +66,12 @@ fn colour(value: f64) -> String {
     format!("#{:02x}{:02x}{:02x}", byte(mix(end[0])), byte(mix(end[1])), byte(mix(end[2])))
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Mixed from two bytes.
+// Mixed from two bytes.
 fn byte(value: f64) -> u8 {
     value.round().clamp(0.0, 255.0) as u8
 }
 
 /// Says whether white text reads better on the colour.
 fn dark(value: f64) -> bool {
-    value < -1.1 || value > 1.55
+    !(-1.1..=1.55).contains(&value)
 }

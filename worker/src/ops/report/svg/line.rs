@@ -16,14 +16,20 @@ pub(in super::super) struct Point {
     pub ineligible: bool,
 }
 
-/// Draws the line.
-pub(in super::super) fn panel(title: &str, labels: (&str, &str), points: &[Point], from_zero: bool) -> Panel {
+/// Draws the line. The axis spans at least `least`, so that a difference of nothing does not look like a cliff.
+pub(in super::super) fn panel(
+    title: &str,
+    labels: (&str, &str),
+    points: &[Point],
+    from_zero: bool,
+    least: f64,
+) -> Panel {
     let size = super::HALF;
     let mut canvas = Canvas::default();
     let (left, right, top, bottom) = (62.0, size.0 - 24.0, 26.0, size.1 - 50.0);
     let low = points.iter().map(|p| p.y).filter(|v| v.is_finite()).fold(f64::INFINITY, f64::min);
     let high = points.iter().map(|p| p.y).filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
-    let low = if from_zero { low.min(0.0) } else { low };
+    let low = if from_zero { low.min(0.0) } else { low.min(high - least) };
     let (first, last) = (points.first().map_or(0.0, |p| p.x), points.last().map_or(1.0, |p| p.x));
     let frame = Frame {
         x: Scale::linear((first - 0.3, last + 0.3), (left, right)),
@@ -33,11 +39,7 @@ pub(in super::super) fn panel(title: &str, labels: (&str, &str), points: &[Point
         top,
         bottom,
     };
-    for tick in frame.y.ticks(5) {
-        canvas.line((left, frame.y.at(tick)), (right, frame.y.at(tick)), "grid");
-        canvas.text((left - 7.0, frame.y.at(tick) + 4.0), "end", "", &super::super::format::short(tick));
-    }
-    canvas.text_up((14.0, f64::midpoint(top, bottom)), "label", labels.1);
+    frame.draw_y(&mut canvas, labels.1, 5);
     canvas.line((left, bottom), (right, bottom), "axis");
     let every = points.len().div_ceil(12).max(1);
     for point in points.iter().step_by(every) {
@@ -54,7 +56,8 @@ pub(in super::super) fn panel(title: &str, labels: (&str, &str), points: &[Point
         canvas.circle(at, 5.0, if point.ineligible { "hollow" } else { "mark" });
         if point.chosen {
             canvas.circle(at, 9.0, "chosen");
-            canvas.text((at.0, at.1 - 15.0), "middle", "halo", "chosen");
+            // Up and to the right: away from a line that falls.
+            canvas.text((at.0 + 11.0, at.1 - 10.0), "start", "halo", "chosen");
         }
         let state = if point.chosen {
             " (chosen)"

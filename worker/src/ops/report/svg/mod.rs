@@ -150,7 +150,7 @@ impl Panel {
         let mut out = format!(r#"<text class="title" x="4" y="16">{}</text>"#, escape(&self.title));
         let (mut x, mut y) = (4.0, 38.0);
         for (series, name) in &self.legend {
-            let wanted = 26.0 + width_of(name);
+            let wanted = 32.0 + width_of(name);
             if x > 4.0 && x + wanted > self.width {
                 (x, y) = (4.0, y + 18.0);
             }
@@ -180,7 +180,7 @@ pub(super) fn css(colour: impl Fn(&str) -> String) -> String {
 
 /// Estimates the width of a text of 12 px.
 pub(super) fn width_of(text: &str) -> f64 {
-    text.chars().map(|c| if matches!(c, 'i' | 'l' | '.' | ',' | ' ' | '1' | 't' | 'f' | 'r') { 4.2 } else { 6.9 }).sum()
+    text.chars().map(|c| if matches!(c, 'i' | 'l' | '.' | ',' | ' ' | '1' | 't' | 'f' | 'r') { 4.6 } else { 7.4 }).sum()
 }
 
 /// Writes a coordinate: two decimals at most, never NaN.

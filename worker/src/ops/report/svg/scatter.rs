@@ -45,7 +45,6 @@ pub(in super::super) fn panel(
         let part: Vec<(f64, f64)> = placed.iter().skip(layer).step_by(LAYERS).copied().collect();
         canvas.dots(&part, "dot");
     }
-    #[allow(clippy::cast_precision_loss)]
     let desc = format!(
         "{} points; {} from {} to {}, {} from {} to {}.",
         integer(points.len() as f64),

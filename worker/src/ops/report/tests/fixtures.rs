@@ -224,7 +224,10 @@ pub fn clv() -> Value {
             model("BG/NBD + Gamma-Gamma", 662.0, 0.307, 0.414, 0.692, 0.522),
             model("two-stage XGBoost", 644.0, 0.341, 0.518, 0.652, 0.526),
         ],
-        "importance": {"Monetary": 41.0, "Recency": 22.0, "Frequency": 19.0, "Tenure": 3.0},
+        "customers_known": 3370, "buyers_after": 1921, "spend_after": 2_843_839.251,
+        "importance": {"buys": [{"feature": "Recency", "share": 0.6}, {"feature": "Frequency", "share": 0.4}],
+            "spend": [{"feature": "Monetary", "share": 0.7}, {"feature": "<b>Recency</b>", "share": 0.3}]},
+        "notes": ["the baseline gave no order for <b>some</b> customers"],
     })
 }
 
@@ -243,7 +246,7 @@ pub fn facts() -> Value {
 
 pub fn registered() -> Value {
     json!({"models": [
-        {"name": "customer-kmeans", "version": 3, "alias": "champion", "digest": "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262", "metrics": {"silhouette": 0.2701, "k": 3}},
+        {"name": "customer-kmeans", "aliases": ["champion"], "signature": {"inputs": [{"name": "Recency", "type": "f64"}, {"name": "Frequency", "type": "f64"}], "outputs": [{"name": "Cluster", "type": "i64"}]}, "digest": "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262", "metrics": {"silhouette": 0.2701, "k": 3}},
         {"name": "customer-clv", "version": 3, "alias": "champion", "digest": "bf1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262", "metrics": {"mae": 644.1}},
     ]})
 }

@@ -4,7 +4,7 @@ use super::{
     lists::Chosen,
     profile::{Clusters, Customers, count, finite, share},
 };
-use crate::ops::report::format::{amount, decimal, integer, percent};
+use crate::ops::report::format::{amount, fixed, integer, percent};
 
 /// A cluster below this share of customers is a handful of outliers, not a segment.
 const DEGENERATE: f64 = 0.01;
@@ -47,7 +47,7 @@ fn lead(clusters: &Clusters, names: &[String]) -> String {
     let top = best(clusters, |c| clusters.profiles[c].sales);
     let profile = &clusters.profiles[top];
     format!(
-        "{} are {} of customers ({} of {}) and bring {} of sales ({} of {}).",
+        "The segment {} is {} of customers ({} of {}) and brings {} of sales ({} of {}).",
         names[top],
         percent(profile.share),
         integer(count(profile.size)),
@@ -76,7 +76,7 @@ fn contrast(clusters: &Clusters, names: &[String]) -> Option<String> {
         names[top],
         integer(clusters.mean(top, "Recency").round()),
         amount(rich),
-        decimal(rich / poor),
+        fixed(rich / poor, 1),
     ))
 }
 
@@ -164,7 +164,7 @@ fn structure(customers: &Customers, clusters: &Clusters) -> (String, bool) {
     let Some(score) = customers.mean_silhouette() else {
         return ("The clustering gave no silhouette, so how well the segments separate is unknown.".to_owned(), true);
     };
-    let score_text = format!("The mean silhouette is {}", crate::ops::report::format::fixed(score, 2));
+    let score_text = format!("The mean silhouette is {}", fixed(score, 2));
     if clusters.profiles.iter().any(|profile| profile.share < DEGENERATE) && score > 0.5 {
         return (
             format!(

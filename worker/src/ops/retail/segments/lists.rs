@@ -85,7 +85,7 @@ pub(super) fn high_value(customers: &Customers, rules: &Rules) -> Chosen {
         Some(predicted) => (predicted.iter().map(|p| p.unwrap_or(f64::NEG_INFINITY)).collect(), "predicted spend"),
         None => (money.to_vec(), "past spend (Monetary)"),
     };
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of a count, between 1 and the count.
+    // A share of a count, between 1 and the count.
     let wanted = ((rules.high_value_share * count(customers.len())).ceil() as usize).clamp(1, customers.len());
     let mut rows: Vec<usize> = (0..customers.len()).filter(|&row| values[row].is_finite()).collect();
     rows.sort_by(|&a, &b| descending(values[a], values[b]).then_with(|| customers.id[a].cmp(&customers.id[b])));
@@ -117,7 +117,7 @@ pub(super) fn churn_prone(customers: &Customers, rules: &Rules) -> Chosen {
     let rule = if customers.feature("Tenure").is_some() {
         format!(
             "Customers who spent at least the median ({}) and whose last order is more than {} times as many days back as \
-             they used to leave between orders (days from first to last order / (Frequency - 1)), and at least {} days; \
+             they used to leave between orders (days from first to last order / (Frequency - 1), one day or more), and at least {} days; \
              listed by past spend. Customers with one order have no habit to break and are left out.",
             amount(worth),
             decimal(rules.churn_factor),
@@ -135,7 +135,8 @@ pub(super) fn churn_prone(customers: &Customers, rules: &Rules) -> Chosen {
 fn mean_gap(customers: &Customers, row: usize) -> Option<f64> {
     let span = customers.value("Tenure", row) - customers.value("Recency", row);
     let orders = customers.value("Frequency", row);
-    (orders >= 2.0 && span > 0.0).then(|| span / (orders - 1.0))
+    // Several orders a day are not a habit of coming back within hours.
+    (orders >= 2.0 && span > 0.0).then(|| (span / (orders - 1.0)).max(1.0))
 }
 
 /// Gives the middle value; NaN of none.

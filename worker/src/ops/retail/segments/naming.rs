@@ -7,7 +7,7 @@ pub(super) const RULE: &str = "Every name stands for a profile over Recency, Fre
 standard deviations of ln(1 + x) from the average customer. The cluster and the name that lie nearest to each other are \
 matched first, then the next nearest, and every name is used once. Four names have a condition: Champions must lead the \
 clusters in Monetary or Frequency, Big spenders must be first or second in AvgOrderValue and above average, At risk and \
-Lapsed must have bought less recently than average, Promising must be newer than average. A single cluster is called All \
+Lapsed must have bought less recently than average, Promising must be newer than average and have bought more recently. A single cluster is called All \
 customers; clusters beyond the list of names get the nearest name with a number.";
 
 /// A name and its profile: Recency, Frequency, Monetary, AvgOrderValue, Tenure.
@@ -70,7 +70,7 @@ fn allowed(clusters: &Clusters, cluster: usize, name: &str) -> bool {
         "Champions" => rank(clusters, cluster, "Monetary") == 0 || rank(clusters, cluster, "Frequency") == 0,
         "Big spenders" => at("AvgOrderValue") > 0.0 && rank(clusters, cluster, "AvgOrderValue") < 2,
         "At risk" | "Lapsed" => at("Recency") > 0.0,
-        "Promising" => at("Tenure") < 0.0,
+        "Promising" => at("Tenure") < 0.0 && at("Recency") <= 0.0,
         _ => true,
     }
 }

@@ -46,7 +46,7 @@ impl Customers {
         let numbers = tables::numbers(clusters, "Cluster")?;
         for (row, customer) in tables::texts(clusters, "CustomerID")?.into_iter().enumerate() {
             if numbers[row].is_finite() {
-                #[allow(clippy::cast_possible_truncation)] // Cluster numbers are small integers stored as i64.
+                // Cluster numbers are small integers stored as i64.
                 found.insert(customer, (numbers[row] as i64, silhouette[row]));
             }
         }
@@ -239,7 +239,7 @@ pub(super) fn share(part: f64, whole: f64) -> f64 {
 }
 
 /// Gives a count as a number to calculate with.
-#[allow(clippy::cast_precision_loss)] // Counts of customers are far below 2^52.
+// Counts of customers are far below 2^52.
 pub(super) const fn count(n: usize) -> f64 {
     n as f64
 }

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, fs::File, path::Path};
 use polars::prelude::*;
 use serde_json::{Map, Value, json};
 
+use crate::ops::Operator as _;
 use super::*;
-use crate::ops::Context;
+use crate::ops::{Context, Operator};
 
 /// A customer of a test: id, cluster, recency, frequency, monetary, tenure.
 type Row = (&'static str, i64, i64, i64, f64, i64);
@@ -142,7 +143,10 @@ fn insights_carry_numbers_of_the_data_and_are_five_to_eight() {
     let (_, summary) = run_with(&ROWS, 0.6, Some(vec![10.0; 10]), json!({})).unwrap();
     let insights = sentences(&summary, "insights");
     assert!((5..=8).contains(&insights.len()), "{insights:#?}");
-    assert_eq!(insights[0], "Champions are 40% of customers (4 of 10) and bring 97% of sales (19,500 of 20,100).");
+    assert_eq!(
+        insights[0],
+        "The segment Champions is 40% of customers (4 of 10) and brings 97% of sales (19,500 of 20,100)."
+    );
     assert!(insights.iter().any(|s| s.contains("4 customers (40%) have a Frequency of 1")), "{insights:#?}");
     assert!(insights.iter().all(|s| s.contains(|c: char| c.is_ascii_digit())), "{insights:#?}");
 }

@@ -1,0 +1,42 @@
+# The four things people and machines do with this checkout. Everything that is missing is installed first.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A warm build outside the checkout: the dependencies take most of half an hour on two cores.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/segue/target
+ENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/segue/env.sh
+SEGUE := $(CARGO_TARGET_DIR)/debug/segue
+# What bootstrap installed without root is found through this file.
+with_env = if [ -f "$(ENV)" ]; then . "$(ENV)"; fi;
+DEMO_ROWS ?= 50000
+
+.PHONY: help demo test bench lint build bootstrap model
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+bootstrap: ## Install what the build needs: cmake, libclang, a C++ compiler
+	@bash deploy/bootstrap.sh system
+
+# The whole workspace at once: another selection of packages has other features and builds the dependencies again.
+build: bootstrap ## Build the program
+	@$(with_env) cargo build --workspace --locked
+
+model: build ## Fetch the embedding model
+	@$(with_env) SEGUE_BIN="$(SEGUE)" bash deploy/bootstrap.sh model
+
+demo: build model ## Run the whole segmentation on generated data and open a report
+	@mkdir -p demo
+	@$(SEGUE) sample-data --rows $(DEMO_ROWS) --out demo/orders.csv
+	@cd demo && $(SEGUE) run ../pipelines/customer-segmentation.toml -p input=orders.csv
+
+test: lint model ## Formatting, lints and all tests
+	@$(with_env) cargo test --workspace --locked
+
+lint: bootstrap ## Formatting and lints, warnings as errors
+	@cargo fmt --all --check
+	@$(with_env) cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: build model ## Time the whole pipeline, stage by stage
+	@$(with_env) cargo run --locked --quiet --package segue-tests --bin segue-bench -- $(BENCH_ARGS)
