@@ -9,7 +9,7 @@ use std::{ops::ControlFlow, path::Path};
 
 use ndarray::ArrayView2;
 use xgboost_rs::{
-    Booster, DMatrix,
+    Booster, DMatrix, XGBError,
     parameters::{
         BoosterParametersBuilder, BoosterType,
         learning::{LearningTaskParametersBuilder, Objective as XgbObjective},
@@ -131,7 +131,7 @@ impl Model {
         let labels = labels(settings.objective, target, features.ncols())?;
         let mut matrix = dense(features, settings.threads)?;
         matrix.set_labels(&labels).map_err(backend)?;
-        let mut booster = new_booster(settings, target)?;
+        let mut booster = new_booster(settings, target, &matrix)?;
         for round in 0..settings.rounds {
             booster.update(&matrix, round as i32).map_err(backend)?;
             if tick(round + 1).is_break() {
@@ -209,7 +209,7 @@ impl Model {
     }
 }
 
-fn new_booster(settings: &Settings, target: &[f64]) -> Result<Booster, KernelError> {
+fn new_booster(settings: &Settings, target: &[f64], matrix: &DMatrix) -> Result<Booster, KernelError> {
     let mean = target.iter().sum::<f64>() / target.len() as f64;
     let (objective, base) = match settings.objective {
         Objective::SquaredError => (XgbObjective::RegSquaredError, mean),
@@ -240,7 +240,8 @@ fn new_booster(settings: &Settings, target: &[f64]) -> Result<Booster, KernelErr
         .threads(Some(settings.threads))
         .build()
         .map_err(|e| invalid(&e))?;
-    Booster::new(&parameters).map_err(backend)
+    // Without the matrix XGBoost would not know the number of features.
+    Booster::new_with_cached_dmats(&parameters, &[matrix]).map_err(backend)
 }
 
 fn labels(objective: Objective, target: &[f64], column: usize) -> Result<Vec<f32>, KernelError> {
@@ -279,10 +280,13 @@ fn dense(features: ArrayView2<'_, f64>, threads: u32) -> Result<DMatrix, KernelE
     DMatrix::from_col_major_f32(&data, cell, cell * rows, rows, columns, threads as i32, f32::NAN).map_err(backend)
 }
 
-fn backend(error: impl std::fmt::Display) -> KernelError {
-    // XGBoost appends a C++ stack trace, which helps nobody.
+/// Keeps what XGBoost says, without the clock, the place in its sources and the C++ stack trace around it.
+fn backend(error: XGBError) -> KernelError {
     let text = error.to_string();
-    KernelError::Backend(text.split("\nStack trace").next().unwrap_or_default().trim().to_owned())
+    let text = text.split("\nStack trace").next().unwrap_or_default();
+    // "XGBoost error: [12:00:00] /path/learner.cc:652: what is wrong"
+    let said = text.split_once("] ").and_then(|(_, rest)| rest.split_once(": ")).map_or(text, |(_, said)| said);
+    KernelError::Backend(format!("XGBoost: {}", said.trim()))
 }
 
 #[cfg(test)]

@@ -3,5 +3,6 @@
 pub mod doc;
 pub mod export;
 pub mod predict;
+pub mod scorer;
 
 pub use doc::{BaselineModel, ClvModel, KMeansModel, ModelDoc, ScalerModel, Transform};

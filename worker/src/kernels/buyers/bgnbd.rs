@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn extreme_histories_and_parameters_stay_finite() {
-        let busy = History { repeats: 5000, last: 364.0, age: 365.0 };
+        let busy = History { repeats: 5000, last: 365.0, age: 365.0 };
         let gone = History { repeats: 5000, last: 1.0, age: 365.0 };
         for model in
             [CDNOW, BgNbd { a: 1.0, ..CDNOW }, BgNbd { a: 0.3, b: 0.2, ..CDNOW }, BgNbd { a: 0.6, b: 0.4, ..CDNOW }]

@@ -12,7 +12,10 @@ pub struct Spend {
 }
 
 /// The fitted model: a purchase is gamma distributed with shape `p` around the customer's own mean, and these means spread
-/// with `q` (above 1, or the average customer would spend infinitely much) and `v`.
+/// with `q` and `v`.
+///
+/// `q` is kept above 2, where the customers' means have a finite variance. Likelihood alone may go below on data spread over several orders
+/// of magnitude, and then the population's mean comes from a tail that nobody has seen: it can be a thousand times the mean of the data.
 ///
 /// Source: Fader and Hardie, "The Gamma-Gamma model of monetary value" (2013).
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -58,7 +61,7 @@ impl GammaGamma {
             if w.iter().any(|v| v.abs() > LOG_BOUND) {
                 return f64::INFINITY;
             }
-            let (p, q, v) = (w[0].exp(), 1.0 + w[1].exp(), w[2].exp());
+            let (p, q, v) = (w[0].exp(), 2.0 + w[1].exp(), w[2].exp());
             let fixed = q * v.ln() - ln_gamma(q);
             let heads: Vec<f64> = counts
                 .iter()
@@ -78,7 +81,7 @@ impl GammaGamma {
             return Err(KernelError::Invalid("the likelihood of spend is not finite anywhere".into()));
         }
         let w = found.point;
-        Ok(Self { p: w[0].exp(), q: 1.0 + w[1].exp(), v: w[2].exp() * unit })
+        Ok(Self { p: w[0].exp(), q: 2.0 + w[1].exp(), v: w[2].exp() * unit })
     }
 
     /// Gives the spend expected per purchase: the population's mean for a customer without purchases, the customer's own mean
@@ -142,6 +145,15 @@ mod tests {
         assert!(GammaGamma::fit(&[zero]).unwrap_err().to_string().contains("row 0"));
         assert!(GammaGamma::fit(&[Spend { purchases: 0, mean: 0.0 }]).is_err());
         assert!(GammaGamma::fit(&[]).is_err());
+    }
+
+    #[test]
+    fn the_population_mean_stays_near_the_data_where_spend_spans_orders_of_magnitude() {
+        let spends: Vec<Spend> =
+            (0..200).map(|i| Spend { purchases: 1 + i % 9, mean: 10.0 * (f64::from(i) / 50.0).exp() }).collect();
+        let mean = spends.iter().map(|s| s.mean).sum::<f64>() / 200.0;
+        let expected = GammaGamma::fit(&spends).unwrap().expected_spend(&Spend { purchases: 0, mean: 0.0 });
+        assert!(expected > mean / 3.0 && expected < mean * 3.0, "{expected} against a mean of {mean}");
     }
 
     #[test]

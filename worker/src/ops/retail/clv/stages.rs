@@ -18,7 +18,7 @@ use crate::{
         KernelError,
         boost::{self, Model, Objective},
     },
-    models::{BaselineModel, ClvModel, predict::ClvScorer},
+    models::{BaselineModel, ClvModel, scorer::ClvScorer},
 };
 
 /// Weight of the baseline in the blend, of 1.
