@@ -39,4 +39,4 @@ lint: bootstrap ## Formatting and lints, warnings as errors
 	@$(with_env) cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: build model ## Time the whole pipeline, stage by stage
-	@$(with_env) cargo run --locked --quiet --package segue-tests --bin segue-bench -- $(BENCH_ARGS)
+	@$(CARGO_TARGET_DIR)/debug/segue-bench $(BENCH_ARGS)

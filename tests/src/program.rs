@@ -15,7 +15,10 @@ pub fn segue() -> PathBuf {
     // Tests are in target/debug/deps, the bench and the program in target/debug.
     let found = here.ancestors().skip(1).take(2).map(|dir| dir.join("segue")).find(|path| path.is_file());
     found.unwrap_or_else(|| {
-        panic!("no program `segue` beside {}: build it with `cargo build --workspace`, or set SEGUE_BIN", here.display())
+        panic!(
+            "no program `segue` beside {}: build it with `cargo build --workspace`, or set SEGUE_BIN",
+            here.display()
+        )
     })
 }
 

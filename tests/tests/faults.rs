@@ -196,10 +196,8 @@ fn many_short_tasks_are_each_executed_once_however_often_the_coordinator_is_kill
     let view = cluster.wait_succeeded(&run);
     let mut expected: Vec<String> = view.tasks.iter().map(|task| task.name.clone()).collect();
     expected.sort();
-    let mut executed: Vec<String> = executions(cluster.dir())
-        .iter()
-        .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
-        .collect();
+    let mut executed: Vec<String> =
+        executions(cluster.dir()).iter().map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect();
     executed.sort();
     assert_eq!(executed, expected, "every task once, after {kills} kills");
     assert_eq!(cluster.cli().ok(["store", "verify"]).code, 0);
@@ -253,7 +251,11 @@ echo $SEGUE_TASK $SEGUE_ATTEMPT >> executions
     cluster.relay("far").cut();
     cluster.add_worker(&WorkerPlan::new("near"));
     let view = cluster.wait_succeeded(&run);
-    assert_eq!(attempts(&view, "a"), [AttemptState::Lost, AttemptState::Succeeded], "the cut must have cost an attempt");
+    assert_eq!(
+        attempts(&view, "a"),
+        [AttemptState::Lost, AttemptState::Succeeded],
+        "the cut must have cost an attempt"
+    );
     assert_eq!(worker_of(&view, "a"), "near");
     assert!(!is_alive(first), "the worker that was cut off killed its attempt by itself");
     assert!(!cluster.dir().join("overlap").exists(), "two attempts of one task ran at the same time");

@@ -224,40 +224,50 @@ fn rfm_by_orders_has_the_published_means_and_customers() {
     let Some(runs) = runs() else { return };
     let customers = runs.recommended.table("rfm.customers");
     assert_eq!(customers.height(), 4_338);
-    means(&customers, &[
-        ("Recency", 92.536_422),
-        ("Frequency", 4.272_015),
-        ("Monetary", 2_048.688_081),
-        ("AvgOrderValue", 417.645_735),
-        ("Tenure", 223.308_207),
-        ("AvgBasketSize", 21.834_836),
-    ]);
-    customer(&customers, "12347", &[
-        ("Recency", 2.0),
-        ("Frequency", 7.0),
-        ("Monetary", 4_310.0),
-        ("AvgOrderValue", 615.714_286),
-        ("Tenure", 367.0),
-        ("AvgBasketSize", 26.0),
-    ]);
+    means(
+        &customers,
+        &[
+            ("Recency", 92.536_422),
+            ("Frequency", 4.272_015),
+            ("Monetary", 2_048.688_081),
+            ("AvgOrderValue", 417.645_735),
+            ("Tenure", 223.308_207),
+            ("AvgBasketSize", 21.834_836),
+        ],
+    );
+    customer(
+        &customers,
+        "12347",
+        &[
+            ("Recency", 2.0),
+            ("Frequency", 7.0),
+            ("Monetary", 4_310.0),
+            ("AvgOrderValue", 615.714_286),
+            ("Tenure", 367.0),
+            ("AvgBasketSize", 26.0),
+        ],
+    );
 }
 
 #[test]
 fn rfm_by_lines_has_the_published_means_and_customers() {
     let Some(runs) = runs() else { return };
     let customers = runs.notebook.table("rfm.customers");
-    means(&customers, &[
-        ("Recency", 92.536_422),
-        ("Frequency", 90.523_744),
-        ("Monetary", 2_048.688_081),
-        ("AvgOrderValue", 68.381_590),
-        ("AvgBasketSize", 25.714_117),
-    ]);
-    customer(&customers, "17850", &[
-        ("Frequency", 297.0),
-        ("AvgOrderValue", 18.152_222),
-        ("AvgBasketSize", 14.414_141),
-    ]);
+    means(
+        &customers,
+        &[
+            ("Recency", 92.536_422),
+            ("Frequency", 90.523_744),
+            ("Monetary", 2_048.688_081),
+            ("AvgOrderValue", 68.381_590),
+            ("AvgBasketSize", 25.714_117),
+        ],
+    );
+    customer(
+        &customers,
+        "17850",
+        &[("Frequency", 297.0), ("AvgOrderValue", 18.152_222), ("AvgBasketSize", 14.414_141)],
+    );
 }
 
 #[track_caller]
@@ -348,23 +358,32 @@ fn products_have_the_published_neighbours() {
     let cosines = tables::numbers(&table, "Cosine");
     assert_eq!(texts.len(), 3_866 * 5);
     let top = |product: &str| -> Vec<(String, f64)> {
-        (0..texts.len()).filter(|&row| texts[row] == product).map(|row| (neighbours[row].clone(), cosines[row])).collect()
+        (0..texts.len())
+            .filter(|&row| texts[row] == product)
+            .map(|row| (neighbours[row].clone(), cosines[row]))
+            .collect()
     };
     for (product, expected) in [
-        ("WHITE HANGING HEART T-LIGHT HOLDER", [
-            ("PINK HANGING HEART T-LIGHT HOLDER", 0.92248),
-            ("RED HANGING HEART T-LIGHT HOLDER", 0.90128),
-            ("HEART T-LIGHT HOLDER", 0.85536),
-            ("CREAM HANGING HEART T-LIGHT HOLDER", 0.84654),
-            ("HANGING HEART ZINC T-LIGHT HOLDER", 0.83564),
-        ]),
-        ("PARTY BUNTING", [
-            ("TEA TIME PARTY BUNTING", 0.79099),
-            ("PAPER BUNTING VINTAGE PARTY", 0.78800),
-            ("CONGRATULATIONS BUNTING", 0.71873),
-            ("VINTAGE CHRISTMAS BUNTING", 0.71751),
-            ("BUNTING , SPOTTY", 0.70992),
-        ]),
+        (
+            "WHITE HANGING HEART T-LIGHT HOLDER",
+            [
+                ("PINK HANGING HEART T-LIGHT HOLDER", 0.92248),
+                ("RED HANGING HEART T-LIGHT HOLDER", 0.90128),
+                ("HEART T-LIGHT HOLDER", 0.85536),
+                ("CREAM HANGING HEART T-LIGHT HOLDER", 0.84654),
+                ("HANGING HEART ZINC T-LIGHT HOLDER", 0.83564),
+            ],
+        ),
+        (
+            "PARTY BUNTING",
+            [
+                ("TEA TIME PARTY BUNTING", 0.79099),
+                ("PAPER BUNTING VINTAGE PARTY", 0.78800),
+                ("CONGRATULATIONS BUNTING", 0.71873),
+                ("VINTAGE CHRISTMAS BUNTING", 0.71751),
+                ("BUNTING , SPOTTY", 0.70992),
+            ],
+        ),
     ] {
         let found = top(product);
         assert_eq!(found.len(), 5, "{product}");
@@ -390,8 +409,14 @@ fn value_in_sample_is_the_nearly_perfect_fit_of_the_notebook() {
 fn value_held_out_in_time_beats_its_limits_with_the_baseline_beside_it() {
     let Some(runs) = runs() else { return };
     let summary = runs.recommended.json("clv.summary");
-    assert!(text(&summary, "cut").starts_with("2011-09-11") || text(&summary, "cut").starts_with("2011-09-10"), "{}", summary["cut"]);
-    for (place, count) in [("customers_known", 3_370.0), ("buyers_after", 1_921.0), ("folds", 5.0), ("horizon_days", 90.0)] {
+    assert!(
+        text(&summary, "cut").starts_with("2011-09-11") || text(&summary, "cut").starts_with("2011-09-10"),
+        "{}",
+        summary["cut"]
+    );
+    for (place, count) in
+        [("customers_known", 3_370.0), ("buyers_after", 1_921.0), ("folds", 5.0), ("horizon_days", 90.0)]
+    {
         assert_eq!(number(&summary, place), count, "{place}");
     }
     relative("spend after the cut", number(&summary, "spend_after"), 2_843_839.251, 1e-6);
