@@ -19,9 +19,10 @@ help: ## Show this
 bootstrap: ## Install what the build needs: cmake, libclang, a C++ compiler
 	@bash deploy/bootstrap.sh system
 
-# The whole workspace at once: another selection of packages has other features and builds the dependencies again.
-build: bootstrap ## Build the program
-	@$(with_env) cargo build --workspace --locked
+# Always the whole workspace with its tests: cargo gives any other selection of packages other features of shared
+# dependencies, and builds the heaviest of them a second time.
+build: bootstrap ## Build the program and its tests
+	@$(with_env) cargo build --workspace --bins --tests --locked
 
 model: build ## Fetch the embedding model
 	@$(with_env) SEGUE_BIN="$(SEGUE)" bash deploy/bootstrap.sh model

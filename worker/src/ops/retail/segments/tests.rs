@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, fs::File, path::Path};
 use polars::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::ops::Operator as _;
 use super::*;
 use crate::ops::{Context, Operator};
 
