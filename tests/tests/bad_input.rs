@@ -172,7 +172,7 @@ fn an_unknown_model_or_a_bad_reference_is_wrong_use() {
         .run(["artifacts", "get", "latest", "clean.order", "--out", "x"])
         .refuses(2, &["did you mean `clean.orders`"]);
     place.cli.run(["artifacts", "get", "latest", "clean", "--out", "x"]).refuses(2, &["TASK.OUTPUT"]);
-    place.cli.run(["similar", "teapot"]).refuses(2, &["vectors"]);
+    place.cli.run(["similar", "teapot"]).refuses(2, &["no embedding", "hint"]);
     place.cli.run(["frobnicate"]).refuses(2, &["frobnicate"]);
     place.nothing_is_lost(1);
 }

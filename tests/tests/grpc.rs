@@ -105,6 +105,18 @@ impl Stranger {
         Ok(Self { up, down })
     }
 
+    /// Waits for the answer to a heartbeat.
+    async fn heartbeat_ack(&mut self) -> v1::HeartbeatAck {
+        loop {
+            let message = self.down.message().await.unwrap().expect("the link is open");
+            for command in message.commands {
+                if let Some(v1::command::Command::HeartbeatAck(ack)) = command.command {
+                    return ack;
+                }
+            }
+        }
+    }
+
     /// Waits for the end of the link.
     async fn end(&mut self) {
         while let Ok(Some(_)) = self.down.message().await {}
@@ -155,8 +167,15 @@ fn a_malformed_message_costs_its_worker_the_link_and_nobody_else_anything() {
         let outcome = v1::finished::Outcome::Success(v1::Success::default());
         let finished = v1::Finished { token: Some(token.clone()), outcome: Some(outcome), ..v1::Finished::default() };
         stranger.up.send(event(Event::Finished(finished))).await.unwrap();
-        // Answered in any case, or it would be sent for ever; whatever comes, it comes after the decision.
-        let _ = stranger.down.message().await;
+        // Decided in order: the answer to a heartbeat comes after the decision on what was sent before it.
+        let heartbeat = v1::Heartbeat { sequence: 7, tokens: vec![token.clone()] };
+        stranger.up.send(event(Event::Heartbeat(heartbeat))).await.unwrap();
+        let answer = stranger.heartbeat_ack().await;
+        assert_eq!(
+            (answer.sequence, answer.lost),
+            (7, vec![token.clone()]),
+            "it is told that the attempt is not its own"
+        );
     });
     let view = cluster.run(&run);
     assert_eq!(task(&view, "a").state(), TaskState::Running, "only its own worker ends an attempt");
