@@ -220,7 +220,9 @@ async fn a_cancel_is_confirmed_when_the_process_is_gone() {
     let end = fake.finished(&token("polite")).await;
     assert!(matches!(end.outcome, Some(Outcome::Cancelled(_))), "{end:?}");
     assert!(group_is_gone(group));
-    assert_eq!(fake.log(&token("polite")), "ready\nbye\n", "it had its grace");
+    // Shells may note in between that the signal ended their child.
+    let log = fake.log(&token("polite"));
+    assert!(log.starts_with("ready\n") && log.ends_with("bye\n"), "it had its grace: {log}");
 
     fake.send(cancel("never-heard-of")).await;
     let end = fake.finished(&token("never-heard-of")).await;

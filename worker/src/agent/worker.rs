@@ -136,6 +136,8 @@ impl Worker {
         };
         self.end(&mut link_inbox, &mut ended).await;
         end_link.cancel();
+        // The link may be waiting for room in here; it ends when nobody listens.
+        drop(link_inbox);
         let _ = link.await;
         self.shared.pool.close().await;
         tracing::info!(worker = %self.config.name, "worker ends");

@@ -114,7 +114,7 @@ fn read_requests(jobs: mpsc::Sender<(Request, Arc<Stopper>)>) {
         stopper.stop(Duration::ZERO);
         // The main thread kills the group, finds that no request can come, and ends the process before this one does.
         drop(jobs);
-        std::thread::park_timeout(LAST_BREATH);
+        std::thread::sleep(LAST_BREATH);
     }
     std::process::exit(0);
 }

@@ -44,6 +44,8 @@ struct State {
     events: Vec<Event>,
     blobs: HashMap<String, Bytes>,
     down: Option<Down>,
+    /// Number of the last link.
+    link: u64,
     /// Links on which the welcome is on its way: commands may follow it.
     welcomed: usize,
 }
@@ -324,13 +326,15 @@ impl WorkerService for Service {
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let (down, commands) = mpsc::channel(64);
-        {
+        let link = {
             let mut state = self.state.lock().unwrap();
             if state.settings.refuse_links {
                 return Err(Status::unavailable("refused by the test"));
             }
             state.down = Some(down.clone());
-        }
+            state.link += 1;
+            state.link
+        };
         let service = self.clone();
         let mut up = request.into_inner();
         // The task holds only a weak sender: a link that the test breaks is broken both ways.
@@ -352,8 +356,11 @@ impl WorkerService for Service {
                     }
                 }
             }
-            // The worker said goodbye: so do we.
-            service.state.lock().unwrap().down = None;
+            // The worker said goodbye: so do we, unless it is back on another link already.
+            let mut state = service.state.lock().unwrap();
+            if state.link == link {
+                state.down = None;
+            }
         });
         Ok(Response::new(ReceiverStream::new(commands).boxed()))
     }

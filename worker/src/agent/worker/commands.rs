@@ -140,7 +140,10 @@ impl Worker {
         tracing::info!(running = self.held.running(), grace_s = grace.as_secs_f64(), "worker drains");
         self.drain = Some(Drain { deadline: Some(Instant::now() + grace) });
         self.down_since = Instant::now();
-        self.outbox.push_back(event(Event::Draining(v1::Draining {})));
+        // Without a link the next hello says it. Waiting for one only to say it would hold up the end.
+        if !matches!(self.link, Link::Down) {
+            self.outbox.push_back(event(Event::Draining(v1::Draining {})));
+        }
         for token in self.queue.take_waiting() {
             self.held.remove(&token);
             self.outbox.push_back(hand_back(token, false));
