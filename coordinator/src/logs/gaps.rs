@@ -76,7 +76,8 @@ impl Gaps {
         }
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).open(&self.file)?;
-            let end_of_torn = if self.torn { "\n" } else { "" };
+            // A mere line end would make a whole line of it, with a number that may be cut.
+            let end_of_torn = if self.torn { " torn\n" } else { "" };
             file.write_all(format!("{end_of_torn}{position} {lost}\n").as_bytes())
         };
         write().map_err(|e| format!("{} cannot be written ({e})", self.file.display()))?;

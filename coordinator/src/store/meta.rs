@@ -19,13 +19,10 @@ pub(crate) enum SchemaFault {
     NotOurs(String),
 }
 
-/// Accepts a store of this layout, and makes an empty one into a store of this layout.
+/// Accepts a store of this layout. One without a schema version, which must be empty, is made into such a store.
 pub(crate) fn check_schema(store: &dyn Store) -> Result<Result<(), SchemaFault>, Error> {
     let key = Key::Meta(Meta::Schema).encode();
     let Some(value) = store.get(&key)? else {
-        if !store.scan(&[], None, 1)?.is_empty() {
-            return Ok(Err(SchemaFault::NotOurs("it has records but no schema version".to_owned())));
-        }
         let mut batch = Batch::new();
         batch.put_raw(key, format!("{SCHEMA_MARK}{SCHEMA}").into_bytes());
         batch.put_raw(Key::Meta(Meta::StoreId).encode(), ulid::Ulid::new().to_string().to_lowercase().into_bytes());

@@ -25,7 +25,7 @@ use super::{
     Batch, Row, Store, Write,
     durable::{make_dir, sync_dir, unusable, write_file},
     error::Error,
-    keys::{RESERVED, describe},
+    keys::{Key, Meta, RESERVED, describe},
     memory::{self, Range},
     meta::{self, SCHEMA, SchemaFault},
     pieces::{self, Kept},
@@ -113,8 +113,14 @@ impl SledStore {
     }
 
     fn check(&self, marked: bool) -> Result<(), Error> {
-        if marked && self.scan(&[], None, 1)?.is_empty() {
+        let schema = Key::Meta(Meta::Schema).encode();
+        let (empty, schema) = self.guarded(|| Ok((self.db.is_empty(), self.raw(&schema)?)))?;
+        if schema.is_none() && marked {
             return Err(Error::Damaged { dir: self.dir.clone(), reason: "its records are gone".to_owned() });
+        }
+        if schema.is_none() && !empty {
+            let reason = "the database is of another program".to_owned();
+            return Err(Error::NotAStore { dir: self.dir.clone(), reason });
         }
         match meta::check_schema(self)? {
             Ok(()) if marked => Ok(()),

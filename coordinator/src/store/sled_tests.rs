@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::store::{Code, Key, keys::Meta, read, testing::run};
+use crate::store::{Code, read, testing::run};
 
 fn put(store: &SledStore, key: &Key, value: &[u8]) {
     let mut batch = Batch::new();
