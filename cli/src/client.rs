@@ -22,8 +22,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Client {
     channel: Channel,
-    /// Where it listens.
-    pub url: String,
     /// A coordinator that lives as long as this command.
     embedded: Option<Embedded>,
 }
@@ -76,7 +74,7 @@ impl Client {
             Error::internal(format!("no coordinator answers at {url}: {cause}"))
                 .hint("is it running? start one with `segue dev`, or name another with --server")
         })?;
-        Ok(Self { channel, url: url.to_owned(), embedded: None })
+        Ok(Self { channel, embedded: None })
     }
 
     /// Connects to the coordinator of a command: `--server`, then the one that runs on the state directory, then one

@@ -77,26 +77,14 @@ impl Embedded {
         }
     }
 
-    /// Waits until coordinator or worker ends by itself, which means that it failed.
-    pub async fn failed(&mut self) -> Error {
-        let worker = async {
-            match &mut self.worker {
-                Some((worker, _)) => worker.await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ended = &mut self.coordinator => match ended {
-                Ok(Err(e)) => e.into(),
-                Ok(Ok(())) => Error::internal("the coordinator stopped"),
-                Err(e) => Error::internal(format!("the coordinator ended early: {e}")),
-            },
-            ended = worker => match ended {
-                Ok(Err(e)) => Error::internal(format!("the worker failed: {e}")),
-                Ok(Ok(())) => Error::internal("the worker stopped"),
-                Err(e) => Error::internal(format!("the worker ended early: {e}")),
-            },
-        }
+    /// Says why the worker has ended by itself, if it has.
+    pub async fn worker_error(&mut self) -> Option<Error> {
+        let (worker, _) = self.worker.as_mut().filter(|(worker, _)| worker.is_finished())?;
+        Some(match worker.await {
+            Ok(Err(e)) => Error::internal(format!("the worker failed: {e}")),
+            Ok(Ok(())) => Error::internal("the worker stopped"),
+            Err(e) => Error::internal(format!("the worker ended early: {e}")),
+        })
     }
 }
 

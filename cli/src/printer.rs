@@ -133,12 +133,6 @@ impl Printer {
         let _ = writeln!(anstream::stderr(), "{text}");
     }
 
-    /// Warns.
-    pub fn warn(&self, text: &str) {
-        let style = Style::new().bold().fg_color(Some(AnsiColor::Yellow.into()));
-        let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {text}");
-    }
-
     /// Shows an error as a colleague would: what, where, what to do.
     pub fn error(&self, error: &Error) {
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));

@@ -30,7 +30,7 @@ pub async fn run(args: PlanArgs, global: &Global, out: &mut Printer) -> Result<E
     };
     if let Some(embedded) = client.embedded_mut() {
         embedded.add_worker(None)?;
-        wait_for_worker(&client).await?;
+        wait_for_worker(&mut client).await?;
     }
     let done = show(&args, &client, out).await;
     let closed = client.close().await;

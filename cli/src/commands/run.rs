@@ -47,7 +47,7 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
             offered.cpu_milli = offered.cpu_milli.max(LEAST_CPU_MILLI);
         }
         embedded.add_worker(Some(offered))?;
-        wait_for_worker(&client).await?;
+        wait_for_worker(&mut client).await?;
     }
     let done = execute(&args, &client, out).await;
     let closed = client.close().await;
@@ -55,8 +55,13 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
 }
 
 /// Waits until the embedded worker has said what it offers: the checker knows operators from there.
-pub async fn wait_for_worker(client: &Client) -> Result<(), Error> {
+pub async fn wait_for_worker(client: &mut Client) -> Result<(), Error> {
     for _ in 0..600 {
+        if let Some(embedded) = client.embedded_mut()
+            && let Some(error) = embedded.worker_error().await
+        {
+            return Err(error);
+        }
         let status = client.admin().get_status(v1::GetStatusRequest {}).await?.into_inner();
         if status.workers > 0 {
             return Ok(());

@@ -85,8 +85,8 @@ pub fn plan(run: &Run, selector: &Selector, latest: Option<&RunSpec>) -> Result<
         set(task, "asked for".to_owned());
         roots.push(task);
     }
-    for task in 0..n {
-        match differs[task] {
+    for (task, differs) in differs.iter().copied().enumerate() {
+        match differs {
             Differs::New => {
                 set(task, "new in this version".to_owned());
                 roots.push(task);
@@ -97,7 +97,7 @@ pub fn plan(run: &Run, selector: &Selector, latest: Option<&RunSpec>) -> Result<
             }
             Differs::No | Differs::Dropped => {}
         }
-        if selector.failed && !succeeded(task) && differs[task] != Differs::Dropped {
+        if selector.failed && !succeeded(task) && differs != Differs::Dropped {
             let state = run.tasks.get(task).map_or("missing", |task| state_word(&task.state));
             set(task, state.to_owned());
             roots.push(task);

@@ -71,7 +71,7 @@ async fn metrics(State(shared): State<Shared>) -> (StatusCode, String) {
     registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, uptime);
     let mut body = String::new();
     if let Err(e) = text::encode(&mut body, &registry) {
-        let _ = write!(body, "# {e}\n");
+        let _ = writeln!(body, "# {e}");
         return (StatusCode::INTERNAL_SERVER_ERROR, body);
     }
     (StatusCode::OK, body)

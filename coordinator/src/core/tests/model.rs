@@ -91,8 +91,8 @@ proptest! {
                 }
             }
             let run = bench.core.run(&id).unwrap();
-            for n in 0..8 {
-                let open = needs[n].iter().filter(|&&need| run.tasks[need].state != TaskState::Succeeded).count();
+            for (n, needed) in needs.iter().enumerate() {
+                let open = needed.iter().filter(|&&need| run.tasks[need].state != TaskState::Succeeded).count();
                 match &run.tasks[n].state {
                     TaskState::Waiting { needs_left } => {
                         prop_assert_eq!(*needs_left as usize, open);

@@ -100,19 +100,18 @@ async fn stream(
 async fn sources(shared: &Shared, id: &RunId, request: &v1::ReadLogsRequest) -> Result<(Vec<Source>, bool), Error> {
     let (wanted, task, attempt) = (id.clone(), request.task.clone(), request.attempt);
     let active = shared.handle.read(move |core| core.run(&wanted).map(|run| pick(run, &task, attempt))).await?;
-    let found = match active {
+    match active {
         Some(found) => found,
         None => {
             let (id, task) = (id.clone(), request.task.clone());
             shared
                 .blocking(move |shared| {
                     let run = records::load_run(&*shared.store, &id)?;
-                    Ok(run.map(|run| pick(&run, &task, attempt)).ok_or_else(|| Error::NoSuchRun(id.to_string()))?)
+                    run.map(|run| pick(&run, &task, attempt)).ok_or_else(|| Error::NoSuchRun(id.to_string()))
                 })
                 .await?
         }
-    };
-    found
+    }
 }
 
 fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Error> {

@@ -19,11 +19,5 @@ use super::Operator;
 /// Gives the operators of this family.
 #[must_use]
 pub fn operators() -> Vec<Box<dyn Operator>> {
-    vec![
-        Box::new(clean::Clean),
-        Box::new(eda::Eda),
-        Box::new(rfm::Rfm),
-        Box::new(clv::Clv),
-        segments::operator(),
-    ]
+    vec![Box::new(clean::Clean), Box::new(eda::Eda), Box::new(rfm::Rfm), Box::new(clv::Clv), segments::operator()]
 }
