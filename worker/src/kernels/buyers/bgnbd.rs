@@ -70,7 +70,7 @@ impl BgNbd {
         // The second start lies on the side of slow buyers who rarely leave; which is better depends on the data.
         let found = [[0.0; 4], [-1.0, 1.0, -1.0, 1.0]]
             .iter()
-            .map(|start| minimise(cost, start, 0.5, 1e-11))
+            .map(|start| minimise(cost, start, 0.5, 1e-9))
             .min_by(|x, y| x.value.total_cmp(&y.value))
             .filter(|m| m.value.is_finite())
             .ok_or_else(|| KernelError::Invalid("the likelihood is not finite anywhere".into()))?;

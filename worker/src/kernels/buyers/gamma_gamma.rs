@@ -76,7 +76,7 @@ impl GammaGamma {
                 .sum();
             -total / scaled.len() as f64
         };
-        let found = minimise(cost, &[0.5, 0.5, 0.0], 0.5, 1e-11);
+        let found = minimise(cost, &[0.5, 0.5, 0.0], 0.5, 1e-9);
         if !found.value.is_finite() {
             return Err(KernelError::Invalid("the likelihood of spend is not finite anywhere".into()));
         }

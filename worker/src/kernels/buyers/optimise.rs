@@ -16,7 +16,7 @@ const EVALUATIONS: usize = 3000;
 /// on the value of `f`. Cost: some hundred evaluations of `f` for four unknowns.
 pub(super) fn minimise(f: impl Fn(&[f64]) -> f64, start: &[f64], step: f64, tolerance: f64) -> Minimum {
     let mut best = descend(&f, start, step, tolerance);
-    // A simplex can collapse away from the minimum; a fresh one at the same point shows it.
+    // A simplex can collapse away from the minimum, or lie around it with equal values; a fresh one at the same point shows it.
     for _ in 0..4 {
         let again = descend(&f, &best.point, step / 2.0, tolerance);
         let gained = best.value - again.value;
@@ -48,8 +48,7 @@ fn descend(f: &impl Fn(&[f64]) -> f64, start: &[f64], step: f64, tolerance: f64)
     while evaluations < EVALUATIONS {
         simplex.sort_by(|a, b| a.value.total_cmp(&b.value));
         let (lowest, second, highest) = (simplex[0].value, simplex[n - 1].value, simplex[n].value);
-        let width = (0..n).map(|i| (simplex[n].point[i] - simplex[0].point[i]).abs()).fold(0.0, f64::max);
-        if highest - lowest <= tolerance && width <= 1e-5 {
+        if highest - lowest <= tolerance {
             break;
         }
         let centre: Vec<f64> =
