@@ -118,3 +118,30 @@ pub struct Params {
     #[arg(short = 'p', long = "param", value_name = "KEY=VALUE")]
     pub params: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn shadowing(command: &clap::Command, globals: &BTreeSet<String>, found: &mut Vec<String>) {
+        for sub in command.get_subcommands() {
+            let ids = sub.get_arguments().map(|argument| argument.get_id().to_string());
+            found.extend(ids.filter(|id| globals.contains(id)).map(|id| format!("{} {id}", sub.get_name())));
+            shadowing(sub, globals, found);
+        }
+    }
+
+    /// Clap reads both under one name, and panics where their types differ.
+    #[test]
+    fn no_argument_has_the_name_of_a_global_one() {
+        let cli = Cli::command();
+        let globals = cli.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().to_string()).collect();
+        let mut found = Vec::new();
+        shadowing(&cli, &globals, &mut found);
+        assert!(found.is_empty() && globals.len() >= 4, "{found:?} of {globals:?}");
+    }
+}

@@ -28,8 +28,9 @@ pub enum ArtifactsCommand {
         /// Run id, the start of one, or `latest`
         run: String,
         /// TASK.OUTPUT, as `list` shows it
+        // Not named `output`: that is the global option.
         #[arg(value_name = "TASK.OUTPUT")]
-        output: String,
+        artifact: String,
         /// File to write; `-` is standard output
         #[arg(long, value_name = "PATH")]
         out: PathBuf,
@@ -45,7 +46,7 @@ pub enum ArtifactsCommand {
 pub async fn run(command: ArtifactsCommand, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
     match command {
         ArtifactsCommand::List { run } => list(run, client, out).await,
-        ArtifactsCommand::Get { run, output, out: path } => get(run, &output, path, client, out).await,
+        ArtifactsCommand::Get { run, artifact, out: path } => get(run, &artifact, path, client, out).await,
         ArtifactsCommand::Lineage { digest } => lineage(digest, client, out).await,
     }
 }
