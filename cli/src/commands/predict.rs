@@ -5,9 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use polars::prelude::{CsvWriter, DataFrame, ParquetWriter, SerWriter as _};
-use segue_worker::{models::predict::predict, ops::retail::score_input};
+use segue_worker::{
+    models::predict::predict,
+    ops::retail::{rfm::Frequency, score_input::Scored},
+};
 use serde_json::json;
 
 use super::models::document;
@@ -23,22 +26,40 @@ pub struct PredictArgs {
     /// NAME, NAME:VERSION or NAME@ALIAS; the champion where nothing is said. Several add their columns side by side
     #[arg(required = true, value_name = "NAME[@ALIAS]")]
     pub models: Vec<String>,
-    /// CSV or Parquet of customers, with the columns that the models take
+    /// Order lines as CSV, or customers with the columns that the models take as CSV or Parquet
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
+    /// What frequency counts in order lines: as in the pipeline that made the models
+    #[arg(long, value_enum, default_value_t = Counts::Orders, value_name = "WHAT")]
+    pub frequency: Counts,
     /// File to write; Parquet where the name ends in .parquet, else CSV
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
 }
 
+/// What frequency counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Counts {
+    /// Distinct invoices
+    Orders,
+    /// Order lines
+    Lines,
+}
+
 /// Runs the command.
 pub async fn run(args: PredictArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
-    let customers = score_input::read_customers(&args.input)?;
+    let scratch =
+        tempfile::tempdir().map_err(|e| Error::internal(format!("cannot make a temporary directory: {e}")))?;
+    let frequency = match args.frequency {
+        Counts::Orders => Frequency::Orders,
+        Counts::Lines => Frequency::Lines,
+    };
+    let input = Scored::read(&args.input, frequency, scratch.path())?;
     let mut scored: Option<DataFrame> = None;
     let mut used = Vec::new();
     for reference in &args.models {
         let (name, version, doc) = document(reference, client).await?;
-        let table = predict(&doc, &customers)?;
+        let table = predict(&doc, &input.table_for(&doc)?)?;
         used.push(json!({"model": name, "version": version.version, "kind": doc.kind()}));
         match &mut scored {
             None => scored = Some(table),

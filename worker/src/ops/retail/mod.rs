@@ -1,7 +1,7 @@
 //! Operators on order lines: clean them, look at them, and describe customers by them.
 
 pub mod clean;
-mod clv;
+pub mod clv;
 pub mod csv;
 pub mod eda;
 pub mod orders;

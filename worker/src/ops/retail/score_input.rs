@@ -9,13 +9,76 @@ use super::csv::{
     columns::{self, Wanted},
     decode, values,
 };
-use crate::ops::{OpError, tables};
+use super::{
+    clean::Clean,
+    clv,
+    orders::Orders,
+    rfm::{self, Frequency},
+};
+use crate::{
+    models::{ModelDoc, doc::Body},
+    ops::{Context, OpError, Operator as _, tables},
+};
 
 /// The features that `retail.rfm` computes.
 pub const FEATURES: [&str; 6] = ["Recency", "Frequency", "Monetary", "AvgOrderValue", "Tenure", "AvgBasketSize"];
 /// Columns that only order lines have.
 const ORDER_LINE_COLUMNS: [&str; 5] = ["InvoiceNo", "StockCode", "Quantity", "InvoiceDate", "UnitPrice"];
 const ID: &str = "CustomerID";
+
+/// What is scored: customers with their features, or the orders that features are made from.
+#[derive(Debug)]
+pub enum Scored {
+    Customers(DataFrame),
+    Orders { orders: DataFrame, customers: DataFrame },
+}
+
+impl Scored {
+    /// Reads a file. Order lines are cleaned as `retail.clean` does it, and described as `retail.rfm` and `retail.clv`
+    /// do; `scratch` is an empty directory for what comes in between.
+    ///
+    /// # Errors
+    /// As [`read_customers`], and as the operators for order lines.
+    pub fn read(path: &Path, frequency: Frequency, scratch: &Path) -> Result<Self, OpError> {
+        if !is_order_lines(path)? {
+            return read_customers(path).map(Self::Customers);
+        }
+        let mut params: serde_json::Map<String, serde_json::Value> =
+            Clean.spec().params.into_iter().filter_map(|param| Some((param.name, param.default?))).collect();
+        params.insert("path".to_owned(), path.to_string_lossy().into());
+        let mut context = Context::new(std::collections::BTreeMap::new(), scratch.to_owned(), params);
+        Clean.run(&mut context)?;
+        let orders = tables::read(&scratch.join("orders"))?;
+        let lines = Orders::of(&orders)?;
+        let snapshot = rfm::snapshot_of(&lines, None)?;
+        let customers = rfm::features(&lines, frequency, snapshot)?;
+        Ok(Self::Orders { orders, customers })
+    }
+
+    /// Gives the table that a model takes, one row for each customer in the same order for every model.
+    ///
+    /// # Errors
+    /// Class `data` if the features of a model cannot be made from the orders.
+    pub fn table_for(&self, doc: &ModelDoc) -> Result<DataFrame, OpError> {
+        match (self, &doc.body) {
+            (Self::Customers(table), _) => Ok(table.clone()),
+            (Self::Orders { orders, customers }, Body::Clv(model)) if model.mode == "holdout" => {
+                clv::features_of(orders, customers, model)
+            }
+            (Self::Orders { customers, .. }, _) => Ok(customers.clone()),
+        }
+    }
+}
+
+/// Says whether a file has the columns of order lines. Parquet tables are always of customers.
+fn is_order_lines(path: &Path) -> Result<bool, OpError> {
+    if is_parquet(path) {
+        return Ok(false);
+    }
+    let file = CsvText::load(path, decode::Wanted::Auto)?;
+    let has = |name: &str| file.header.iter().any(|column| column.trim() == name);
+    Ok(ORDER_LINE_COLUMNS.iter().all(|name| has(name)) && !FEATURES.iter().any(|name| has(name)))
+}
 
 /// Reads customers with their features. Parquet is recognised by its first bytes; anything else is read as CSV, plain or
 /// packed with gz, xz or zst. `CustomerID` is text, features are numbers; other columns stay text unless all numeric.

@@ -296,7 +296,7 @@ fn measure(past: &Past, unseen: &[Unseen]) -> (Vec<Value>, Vec<String>) {
 }
 
 /// Finds the customers of the RFM table among those of the orders, in the table's order.
-fn rows_of(ledger: &Ledger, now: &Snapshot, customers: &DataFrame) -> Result<Vec<usize>, OpError> {
+pub(super) fn rows_of(ledger: &Ledger, now: &Snapshot, customers: &DataFrame) -> Result<Vec<usize>, OpError> {
     let rows: HashMap<&str, usize> =
         now.customers.iter().enumerate().map(|(row, &i)| (ledger.ids[i].as_str(), row)).collect();
     let find = |id: &String| {

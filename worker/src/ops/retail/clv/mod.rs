@@ -130,6 +130,21 @@ fn write(context: &mut Context, outcome: Outcome) -> Result<(), OpError> {
     Ok(())
 }
 
+/// Gives what `model` takes to predict from the end of `orders` on: one row for each of `customers`, in their order.
+///
+/// # Errors
+/// Class `data` if a table lacks a column, or a customer has no orders.
+pub fn features_of(orders: &DataFrame, customers: &DataFrame, model: &ClvModel) -> Result<DataFrame, OpError> {
+    let ledger = ledger::Ledger::read(orders)?;
+    let now = features::Snapshot::take(&ledger, ledger.end());
+    let expected = baseline::columns(model.baseline.as_ref(), &now);
+    let asked = holdout::rows_of(&ledger, &now, customers)?;
+    let ids: Vec<String> = asked.iter().map(|&row| ledger.ids[now.customers[row]].clone()).collect();
+    let matrix = stages::rows(&now.with_baseline(&expected), &asked);
+    let names = features::names();
+    table(&ids, names.iter().enumerate().map(|(j, name)| column(name, matrix.column(j).iter().copied())).collect())
+}
+
 /// Turns a kernel's refusal into a failure of the attempt.
 fn failed(what: &str, error: KernelError) -> OpError {
     match error {

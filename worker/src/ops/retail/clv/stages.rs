@@ -3,7 +3,7 @@
 //! Spend is skewed and mostly zero, which squared error on the whole does badly. The first stage learns who buys, from timing
 //! alone: amounts add little there and much noise. The second learns the mean spend of buyers through a log link (gamma).
 //! Their product is blended with the baseline's expectation by a geometric mean, which pulls customers of whom little is known (one small
-//! order) towards the population. The weights below were chosen on cuts of the data earlier than the default one.
+//! order) towards the population. The weights below were chosen by comparing five cut dates of one data set, the default one among them.
 
 use std::ops::ControlFlow;
 
