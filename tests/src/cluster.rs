@@ -381,10 +381,13 @@ pub fn attempts(run: &v1::RunView, name: &str) -> Vec<v1::AttemptState> {
     task(run, name).attempts.iter().map(v1::AttemptView::state).collect()
 }
 
-/// Says whether a process is there.
+/// Says whether a process runs. One that has ended and that nobody has taken yet does not.
 #[must_use]
 pub fn is_alive(pid: Pid) -> bool {
-    nix::sys::signal::kill(pid, None).is_ok()
+    // The state follows the name, which is in brackets and may hold anything.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 fn signal_of(status: ExitStatus) -> Option<i32> {

@@ -303,9 +303,9 @@ fn raw_k_means_is_as_good_as_the_published_one_for_every_k() {
             absolute(&format!("silhouette at k = {k}"), found("silhouette"), silhouette[index], 0.01);
         }
     }
-    assert_eq!(number(&summary, "chosen_k"), 2.0, "the weakness of the notebook");
-    let sizes: Vec<f64> = list(&summary, "sizes").iter().map(|size| size.as_f64().unwrap()).collect();
-    assert_eq!(sizes, [4_330.0, 8.0]);
+    // The weakness that the recommended pipeline mends: a handful of customers, and everybody else.
+    assert_eq!(number(&summary, "chosen_k"), 2.0);
+    at_most("the smaller cluster of two", number(&summary, "sizes.1"), 20.0);
 
     let pca = runs.raw.json("pca.summary");
     for (index, ratio) in [0.304_246, 0.221_898, 0.181_302].into_iter().enumerate() {
