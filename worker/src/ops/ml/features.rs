@@ -52,12 +52,10 @@ impl Features {
         if self.ids.len() >= rows {
             return Ok(());
         }
-        let plural = if self.ids.len() == 1 { "" } else { "s" };
-        Err(OpError::data(format!(
-            "{purpose} needs at least {rows} rows; the table has {} row{plural}",
-            self.ids.len()
-        ))
-        .hint("see the quality report of the cleaning step for the rows it dropped"))
+        let count = |n: usize| if n == 1 { "1 row".to_owned() } else { format!("{n} rows") };
+        let (least, found) = (count(rows), count(self.ids.len()));
+        Err(OpError::data(format!("{purpose} needs at least {least}; the table has {found}"))
+            .hint("see the quality report of the cleaning step for the rows it dropped"))
     }
 
     /// Says a kernel's error in the words of this table.

@@ -278,7 +278,7 @@ mod tests {
             } else {
                 2.0
             }));
-        assert!(tables::numbers(&table, "Silhouette").unwrap().iter().all(|s| *s > 0.8));
+        assert!(tables::numbers(&table, "Silhouette").unwrap().iter().all(|s| *s > 0.6));
         let Body::KMeans(model) = bench.model("model").body else { panic!("not k-means") };
         assert_eq!(model.centroids.len(), 3);
         assert_eq!(model.scaler.unwrap().features, ["Recency", "Monetary"]);

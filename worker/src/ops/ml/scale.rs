@@ -133,7 +133,7 @@ mod tests {
             Bench::new(&Scale).table("features", customers(&[("1", 1.0, 1.0)])).param("columns", json!(["Recencyy"]));
         assert!(bench.run().unwrap_err().to_string().contains("`Recencyy` is missing"));
         let mut bench = Bench::new(&Scale).table("features", customers(&[]));
-        assert!(bench.run().unwrap_err().to_string().contains("at least 1 rows; the table has 0 rows"));
+        assert!(bench.run().unwrap_err().to_string().contains("at least 1 row; the table has 0 rows"));
         let mut bench = Bench::new(&Scale).table("features", customers(&[("1", 1.0, 1.0)])).param("id", json!("Id"));
         assert!(bench.run().unwrap_err().to_string().contains("`Id` is missing"));
     }

@@ -103,12 +103,12 @@ pub(super) fn customers(rows: &[(&str, f64, f64)]) -> DataFrame {
     .unwrap()
 }
 
-/// Makes three groups of customers, of 30, 20 and 10.
+/// Makes three groups of customers, of 30, 20 and 10; the last two are neighbours.
 pub(super) fn groups() -> DataFrame {
     let noise = |i: usize, j: usize| ((i * 2 + j) as f64 * 12.9898).sin();
     let rows: Vec<(String, f64, f64)> = (0..60)
         .map(|i| {
-            let centre = [(0.0, 0.0), (20.0, 0.0), (0.0, 30.0)][if i < 30 {
+            let centre = [(0.0, 0.0), (20.0, 0.0), (20.0, 9.0)][if i < 30 {
                 0
             } else if i < 50 {
                 1
