@@ -186,6 +186,7 @@ impl Attempt {
                     inputs: std::mem::take(inputs),
                     output_dir: prepared.scratch.outputs(),
                     run_facts,
+                    gpus: self.assign.resources.as_ref().map_or(0, |reserved| reserved.gpu),
                     end_mark,
                 });
                 // Variables are those of a process, so a task that sets some gets a process of its own.

@@ -95,6 +95,8 @@ pub struct Context {
     pub params: Params,
     /// Facts of the run (JSON object), for operators that ask for them.
     pub run_facts: Value,
+    /// GPUs that the attempt holds; 0 where it must stay on the CPU.
+    pub gpus: u32,
     /// Numbers and short strings shown with the task.
     pub metrics: Map<String, Value>,
     /// Models to register when this attempt commits.
@@ -119,6 +121,7 @@ impl Context {
             output_dir,
             params: Params(params),
             run_facts: Value::Null,
+            gpus: 0,
             metrics: Map::new(),
             models: Vec::new(),
             schemas: BTreeMap::new(),

@@ -35,6 +35,8 @@ pub struct OperatorJob {
     pub inputs: BTreeMap<String, PathBuf>,
     pub output_dir: PathBuf,
     pub run_facts: Value,
+    /// GPUs that the attempt holds.
+    pub gpus: u32,
     /// Written to stderr after the last byte of the job's log.
     pub end_mark: String,
 }

@@ -42,6 +42,7 @@ pub fn run(
         .with_progress(progress_sink(Arc::clone(replies)))
         .with_cancel(stopper.flag());
     context.run_facts = job.run_facts;
+    context.gpus = job.gpus;
     // An operator holds no state of a run, so nothing half done outlives the panic but the context, which is dropped.
     let result = match catch_unwind(AssertUnwindSafe(|| operator.run(&mut context))) {
         Ok(Ok(())) => JobResult::Succeeded(Produced {
@@ -114,6 +115,7 @@ mod tests {
             inputs: BTreeMap::new(),
             output_dir: directory.to_owned(),
             run_facts: Value::Null,
+            gpus: 0,
             end_mark: String::new(),
         };
         let replies = Arc::new(Replies::to(std::io::sink()));

@@ -204,6 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn the_map_is_no_worse_than_that_of_linfa_on_the_same_points() {
+        use linfa::traits::Transformer as _;
+
+        let points = blobs();
+        let ours = draw(points.view(), &settings(10.0, 500, 1), &mut |_| true).unwrap();
+        let params = linfa_tsne::TSneParams::embedding_size(2).perplexity(10.0).approx_threshold(0.5).max_iter(500);
+        let theirs: Array2<f64> = params.transform(points.clone()).unwrap();
+        let theirs: Vec<[f64; 2]> = theirs.rows().into_iter().map(|row| [row[0], row[1]]).collect();
+        let divergence = Affinities::new(points.view(), 10.0).divergence(&theirs);
+        assert!(ours.divergence <= divergence * 1.05, "ours {}, linfa {divergence}", ours.divergence);
+    }
+
+    #[test]
     fn neighbours_stay_neighbours() {
         let map = draw(blobs().view(), &settings(10.0, 500, 1), &mut |_| true).unwrap();
         let distance =

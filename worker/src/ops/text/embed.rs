@@ -43,7 +43,7 @@ impl Operator for Embed {
         let column: String = context.params.get("column")?;
         let model_dir = context.params.optional::<String>("model_dir")?.filter(|dir| !dir.is_empty());
         let target = match context.params.optional::<String>("device")?.as_deref() {
-            None | Some("auto") => Target::of_attempt(),
+            None | Some("auto") => Target::choose(candle_core::utils::cuda_is_available(), context.gpus),
             Some("cpu") => Target::Cpu,
             Some("cuda") => Target::Cuda,
             Some(other) => return Err(OpError::user(format!("parameter `device` cannot be `{other}`"))),

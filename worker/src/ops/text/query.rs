@@ -32,7 +32,7 @@ pub fn nearest(query: &str, vectors: &Path, index: &Path, k: usize) -> Result<Ve
     let index = tables::read(index)?;
     let texts = tables::texts(&index, "Text")?;
     let codes = index.column("StockCode").is_ok().then(|| tables::texts(&index, "StockCode")).transpose()?;
-    let model = load(None, Target::of_attempt())?.model;
+    let model = load(None, Target::Cpu)?.model;
     // Trimmed as the texts of `retail.clean` are.
     let embedded = model.embed(&[query.trim()], &AtomicBool::new(false), &mut |_, _| {}).map_err(refused)?;
     let found = similar::nearest_to(embedded.vectors.row(0), vectors.view(), &texts, k).map_err(refused)?;
