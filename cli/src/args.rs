@@ -11,7 +11,7 @@ pub const RUNNER: &str = "__runner";
 
 /// Run data pipelines: submit, watch, rerun what failed.
 #[derive(Debug, Parser)]
-#[command(name = "segue", version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "segue", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 done; 1 the run failed or was cancelled; 2 wrong use or a bad pipeline file; \
     3 coordinator unreachable or internal error.\n\nStart here: segue run pipelines/customer-segmentation.toml -p input=data.csv")]
 pub struct Cli {
@@ -143,5 +143,26 @@ mod tests {
         let mut found = Vec::new();
         shadowing(&cli, &globals, &mut found);
         assert!(found.is_empty() && globals.len() >= 4, "{found:?} of {globals:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        assert!(
+            std::panic::catch_unwind(|| Cli::command()
+                .flatten_help(true)
+                .arg(clap::Arg::new("a"))
+                .arg(clap::Arg::new("a"))
+                .debug_assert())
+            .is_err(),
+            "clap's own checks are switched off: this test would prove nothing"
+        );
+        Cli::command().debug_assert();
     }
 }
