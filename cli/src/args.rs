@@ -144,13 +144,6 @@ mod tests {
         shadowing(&cli, &globals, &mut found);
         assert!(found.is_empty() && globals.len() >= 4, "{found:?} of {globals:?}");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
 
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
