@@ -103,11 +103,16 @@ pub fn plan(run: &Run, selector: &Selector, latest: Option<&RunSpec>) -> Result<
             roots.push(task);
         }
     }
+    // A task that has a reason of its own is still passed through: what comes after it comes after the root too.
+    let mut reached = vec![false; n];
     let mut stack = roots;
     while let Some(task) = stack.pop() {
+        if std::mem::replace(&mut reached[task], true) {
+            continue;
+        }
         for &next in &dependants[task] {
-            if reasons[next].is_none() && differs[next] != Differs::Dropped {
-                reasons[next] = Some(format!("downstream of {}", spec.tasks[task].name));
+            if differs[next] != Differs::Dropped {
+                reasons[next].get_or_insert_with(|| format!("downstream of {}", spec.tasks[task].name));
                 stack.push(next);
             }
         }

@@ -236,7 +236,12 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut group = Vec::new();
-        while let Some(first) = jobs.blocking_recv() {
+        let mut ending = false;
+        loop {
+            // While ending, only what is queued counts: a submit that has a place but does not go on to use it, because
+            // its runtime is blocked in the close, must not be waited for. It is refused when the queue is dropped.
+            let first = if ending { jobs.try_recv().ok() } else { jobs.blocking_recv() };
+            let Some(first) = first else { break };
             let mut next = Some(first);
             let mut quiet = None;
             while let Some(job) = next.take() {
@@ -256,6 +261,7 @@ impl Worker {
             if self.closing.load(Ordering::Acquire) {
                 // What is queued is still received; whoever waits for a place is refused.
                 jobs.close();
+                ending = true;
             }
         }
     }

@@ -71,6 +71,17 @@ fn from_executes_a_task_and_what_comes_after_only_executes_it_alone() {
 }
 
 #[test]
+fn from_reaches_through_a_task_that_was_asked_for_alone() {
+    let mut bench = Bench::new();
+    bench.worker("w", 4);
+    let id = bench.submit(1, vec![task("a", &[]), task("b", &[0]), task("c", &[1])]);
+    bench.finish(&id, 0, failure(FailureClass::User));
+    let run = ended(&mut bench, &id);
+    let both = Selector { from: vec!["a".into()], only: vec!["b".into()], ..Selector::default() };
+    assert_eq!(plan(&run, &both, None).unwrap().execute(), [true, true, true]);
+}
+
+#[test]
 fn a_task_whose_input_was_never_made_brings_its_producers_along() {
     let mut bench = Bench::new();
     let id = failed_run(&mut bench);
