@@ -13,6 +13,16 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Shared;
 use crate::{server::error::Error, store};
 
+/// A blob that is not what its name says was damaged here: no fault of whoever asks for it.
+fn read_status(error: store::Error) -> Status {
+    match error {
+        store::Error::WrongDigest { .. } => {
+            Status::data_loss(format!("{error}; `segue store verify` names what else is damaged, a rerun makes it again"))
+        }
+        error => Error::from(error).into(),
+    }
+}
+
 /// Implements the service.
 #[derive(Debug, Clone)]
 pub struct Blobs(pub Shared);
@@ -44,7 +54,7 @@ impl BlobService for Blobs {
         let (size_bytes, stream) = self.0.blobs.get_stream(&digest).await.map_err(Error::from)?;
         let pieces = stream
             .map_ok(move |data| v1::GetBlobResponse { data, size_bytes })
-            .map_err(|e| Status::from(Error::from(e)));
+            .map_err(read_status);
         Ok(Response::new(Box::pin(pieces)))
     }
 

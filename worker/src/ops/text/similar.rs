@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_single_text_has_an_empty_table_of_neighbours() {
-        let context = attempt(&array![[1.0, 0.0]], &["a"]).run(&Similar).unwrap();
+        let attempt = attempt(&array![[1.0, 0.0]], &["a"]);
+        let context = attempt.run(&Similar).unwrap();
         let table = tables::read(&context.output("neighbours")).unwrap();
         assert_eq!((table.height(), table.width()), (0, 4));
     }

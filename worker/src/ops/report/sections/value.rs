@@ -39,10 +39,10 @@ pub(super) fn section(data: &Data, figures: &Figures) -> String {
     if data.clv.is_some() || data.predicted.is_some() {
         let mut first = panels(figures, "fig_clv");
         if let Some(clv) = &data.clv {
-            // Both stages under each other, beside the histogram.
-            first.push(importance(clv).concat());
+            first.extend(importance(clv));
         }
-        body.push_str(&grid("two", &first));
+        // Both stages stand beside the histogram: cards of about one height.
+        body.push_str(&grid(if first.len() > 2 { "three" } else { "two" }, &first));
     }
     if data.clv.is_some() {
         body.push_str(&grid("two", &panels(figures, "fig_quality")));
