@@ -82,6 +82,7 @@ impl From<tonic::Status> for Error {
             | Code::OutOfRange => Self::usage(message),
             Code::Unavailable => Self::internal(format!("the coordinator went away: {message}"))
                 .hint("is it running? look at its log, or start one with `segue dev`"),
+            Code::DataLoss => Self::internal(message),
             code => Self::internal(format!("{message} ({code:?})")),
         }
     }

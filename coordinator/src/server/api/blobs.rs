@@ -52,9 +52,13 @@ impl BlobService for Blobs {
     async fn get(&self, request: Request<v1::GetBlobRequest>) -> Result<Response<Self::GetStream>, Status> {
         let digest: Digest = id("digest", request.into_inner().digest).map_err(Error::from)?;
         let (size_bytes, stream) = self.0.blobs.get_stream(&digest).await.map_err(Error::from)?;
-        let pieces = stream
-            .map_ok(move |data| v1::GetBlobResponse { data, size_bytes })
-            .map_err(read_status);
+        let pieces = stream.map_ok(move |data| v1::GetBlobResponse { data, size_bytes }).map_err(|e| match e {
+            // Damaged here, on disk: no fault of the caller, as it would be in an upload.
+            store::Error::WrongDigest { .. } => {
+                Status::data_loss(format!("{e}; `segue store verify` names what else is"))
+            }
+            e => Error::from(e).into(),
+        });
         Ok(Response::new(Box::pin(pieces)))
     }
 
