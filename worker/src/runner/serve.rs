@@ -130,7 +130,8 @@ fn take_stdout() -> io::Result<File> {
 /// Sends traces of operators to the log of the attempt, as plain lines.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SEGUE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        // XGBoost names the shape of every matrix that it is given: no news for anybody.
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,xgboost_rs=warn"));
     // A second subscriber in one process is refused; the first one is as good.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
 }
