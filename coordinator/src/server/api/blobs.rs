@@ -13,16 +13,6 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Shared;
 use crate::{server::error::Error, store};
 
-/// A blob that is not what its name says was damaged here: no fault of whoever asks for it.
-fn read_status(error: store::Error) -> Status {
-    match error {
-        store::Error::WrongDigest { .. } => Status::data_loss(format!(
-            "{error}; `segue store verify` names what else is damaged, a rerun makes it again"
-        )),
-        error => Error::from(error).into(),
-    }
-}
-
 /// Implements the service.
 #[derive(Debug, Clone)]
 pub struct Blobs(pub Shared);
