@@ -6,7 +6,7 @@ use segue_coordinator::server::ADDRESS_FILE;
 use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
-        admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
+        self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
         log_service_client::LogServiceClient, registry_service_client::RegistryServiceClient,
         run_service_client::RunServiceClient,
     },
@@ -99,8 +99,13 @@ impl Client {
             return Self::to(url).await.map(Some);
         }
         let Some(url) = left_address(&global.state_dir) else { return Ok(None) };
-        // The address of a coordinator that was killed is still there: then nobody answers.
-        Ok(Self::to(&url).await.ok())
+        // The address of a coordinator that was killed is still there: then nobody answers, or somebody else does.
+        let asked = async {
+            let client = Self::to(&url).await.ok()?;
+            client.admin().get_status(v1::GetStatusRequest {}).await.ok()?;
+            Some(client)
+        };
+        Ok(tokio::time::timeout(CONNECT, asked).await.ok().flatten())
     }
 
     /// Starts a coordinator for this command over the state directory.
