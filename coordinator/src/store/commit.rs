@@ -236,12 +236,7 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut group = Vec::new();
-        let mut ending = false;
-        loop {
-            // While ending, only what is queued counts: a submit that has a place but does not go on to use it, because
-            // its runtime is blocked in the close, must not be waited for. It is refused when the queue is dropped.
-            let first = if ending { jobs.try_recv().ok() } else { jobs.blocking_recv() };
-            let Some(first) = first else { break };
+        while let Some(first) = self.next(&mut jobs) {
             let mut next = Some(first);
             let mut quiet = None;
             while let Some(job) = next.take() {
@@ -258,11 +253,16 @@ impl Worker {
             if let Some(work) = quiet {
                 work(self.store.as_ref());
             }
-            if self.closing.load(Ordering::Acquire) {
-                // What is queued is still received; whoever waits for a place is refused.
-                jobs.close();
-                ending = true;
-            }
+        }
+    }
+
+    fn next(&self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        if self.closing.load(Ordering::Acquire) {
+            // Only what is queued. A submit that was just given its place, but has not used it yet, would be waited for
+            // by `recv`; so it is refused.
+            jobs.try_recv().ok()
+        } else {
+            jobs.blocking_recv()
         }
     }
 
