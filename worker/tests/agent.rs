@@ -295,7 +295,7 @@ async fn an_attempt_survives_a_broken_link_and_ends_once() {
     worker.drain().await;
     assert_eq!(fs::read_to_string(count).unwrap(), "once\n");
     assert_eq!(fake.log(&token("long")), "before\nafter\n");
-    assert_eq!(finished(&fake.events(), &token("long")).len(), 1);
+    assert_eq!(finished(&fake.events(), &token("long")).len(), 1, "{:#?}", fake.events());
 }
 
 #[tokio::test]

@@ -56,7 +56,11 @@ impl AdminService for Admin {
         let report =
             store::backup(store::Source::Running(self.0.committer.clone()), &self.0.blobs, &self.0.logs, &directory)
                 .await
-                .map_err(Error::from)?;
+                .map_err(|e| match e {
+                    // Whoever asked chose the directory.
+                    store::Error::Directory { .. } => Status::invalid_argument(e.to_string()),
+                    e => Error::from(e).into(),
+                })?;
         Ok(Response::new(v1::BackupResponse { records: report.records, blobs: report.blobs, bytes: report.bytes }))
     }
 

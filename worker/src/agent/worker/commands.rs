@@ -78,6 +78,8 @@ impl Worker {
         for token in welcome.unknown.into_iter().filter_map(|unknown| token(Some(unknown))) {
             self.fence(&token);
         }
+        // A report that was made before this welcome waits already; each is sent once on a link.
+        self.outbox.retain(|waiting| !matches!(waiting.event, Some(Event::Finished(_))));
         for (_, held) in self.held.counting() {
             held.feed.rewind();
             if let State::Finished(report) = &held.state {
