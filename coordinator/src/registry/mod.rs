@@ -66,7 +66,7 @@ pub fn get(store: &dyn Store, reference: &str) -> Result<v1::ModelView, Error> {
         Pick::Latest => latest,
         Pick::Version(wanted) => *wanted,
         Pick::Alias(alias) => *aliases.get(alias.as_str()).ok_or_else(|| {
-            let nearest = reference::nearest(alias.as_str(), aliases.keys().map(String::as_str));
+            let nearest = crate::spec::nearest(alias.as_str(), aliases.keys().map(String::as_str));
             let hint = match nearest {
                 Some(nearest) => format!("did you mean `{name}@{nearest}`?"),
                 None if aliases.is_empty() => format!("`{name}` has no aliases: set one with `segue models alias`"),
@@ -130,7 +130,7 @@ fn aliases(store: &dyn Store, name: &ModelName) -> Result<std::collections::BTre
 fn no_such_model(store: &dyn Store, name: &ModelName) -> Result<Error, Error> {
     let mut names: Vec<String> = list(store)?.into_iter().map(|view| view.name).collect();
     names.sort_unstable();
-    let hint = match reference::nearest(name.as_str(), names.iter().map(String::as_str)) {
+    let hint = match crate::spec::nearest(name.as_str(), names.iter().map(String::as_str)) {
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None if names.is_empty() => "no model has been registered yet".to_owned(),
         None => "see `segue models list`".to_owned(),

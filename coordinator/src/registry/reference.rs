@@ -48,33 +48,6 @@ impl FromStr for Reference {
     }
 }
 
-/// Finds the candidate that is nearest to a name, if one is near enough to be a slip of the fingers: at most a third
-/// of its letters differ.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (name.chars().count() / 3).max(1);
-    candidates
-        .map(|candidate| (distance(name, candidate), candidate))
-        .filter(|&(distance, _)| distance <= allowed)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// Counts insertions, deletions and replacements of characters between two texts (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -95,13 +68,5 @@ mod tests {
             let error = text.parse::<Reference>().unwrap_err();
             assert!(error.hint().is_some_and(|hint| hint.contains("name@alias")), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn the_nearest_name_is_a_slip_away_or_there_is_none() {
-        let names = ["customer-clv", "customer-kmeans"];
-        assert_eq!(nearest("custmer-clv", names.into_iter()), Some("customer-clv"));
-        assert_eq!(nearest("weather", names.into_iter()), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }
