@@ -22,6 +22,9 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == args::RUNNER) {
         return segue_worker::runner::runner_main();
     }
+    // Two providers are in the tree (tonic brings ring, the object store aws-lc), and rustls chooses none by itself.
+    // An error means that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     let mut printer = Printer::new(cli.global.output);
     printer::log_to_stderr(cli.global.verbose, &cli.command);
