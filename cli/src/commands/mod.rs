@@ -47,6 +47,12 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
         Command::Completions(args) => completions::run(args, out),
         Command::Store(command) => store::run(command, &global, out).await,
         Command::Models(models::ModelsCommand::Fetch) => models::fetch(out).await,
+        Command::Submit(args) => match Client::running(&global).await? {
+            Some(client) => submit::run(args, &client, out).await,
+            // A coordinator that ends with this command would leave the run to nobody.
+            None => Err(Error::internal("no coordinator is running to submit to")
+                .hint("start one with `segue dev`, name one with --server, or use `segue run`, which needs none")),
+        },
         command => {
             let mut client = Client::connect(&global).await?;
             if let Command::Rerun(args) = &command
@@ -64,7 +70,6 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
 
 async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
     match command {
-        Command::Submit(args) => submit::run(args, client, out).await,
         Command::Runs(args) => runs::run(args, client, out).await,
         Command::Show(args) => show::run(args, client, out).await,
         Command::Watch(args) => watch::watch(args, client, out).await,

@@ -24,7 +24,7 @@ pub struct RerunArgs {
     /// Run id, the start of one, or `latest`
     #[arg(default_value = "latest")]
     pub run: String,
-    /// What did not succeed, and what comes after it; the default
+    /// What did not succeed, and what comes after it; the default with the pinned version
     #[arg(long)]
     pub failed: bool,
     /// This task and what comes after it

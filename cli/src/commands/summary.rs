@@ -24,13 +24,13 @@ pub async fn print(run: &v1::RunView, client: &Client, out: &mut Printer) -> Res
             print_segments(&summary, out)?;
         }
     }
-    let end = if run.ended_ms == 0 { format::now_ms() } else { run.ended_ms };
-    out.text(&format!(
-        "\n{} {} in {}",
-        run.run_id,
-        format::run_state(run.state),
-        format::duration(end.saturating_sub(run.created_ms))
-    ))?;
+    // After a rerun the time since the creation says nothing about what was executed.
+    let took = match (run.generation, run.ended_ms) {
+        (0, 0) => format!(" in {}", format::duration(format::now_ms().saturating_sub(run.created_ms))),
+        (0, end) => format!(" in {}", format::duration(end.saturating_sub(run.created_ms))),
+        (reruns, _) => format!(", rerun {reruns}"),
+    };
+    out.text(&format!("\n{} {}{took}", run.run_id, format::run_state(run.state)))?;
     if let Some(digest) = output(run, |task| task.work == "report.html", "page") {
         let path =
             crate::embedded::absolute(std::path::Path::new(&format!("segue-report-{}.html", short(&run.run_id))))?;

@@ -170,7 +170,7 @@ impl Core {
     pub fn decide(&mut self, event: Event, now: UnixMillis, past: &dyn Past) -> Result<Verdict, Refused> {
         match event {
             Event::Submit(run) => self.submit(*run, now, past),
-            Event::Rerun { run, spec, execute } => self.rerun(*run, spec, &execute, now, past),
+            Event::Rerun { run, spec, execute, dropped } => self.rerun(*run, spec, &execute, &dropped, now, past),
             Event::CancelRun { run } => self.cancel_run(&run, now),
             Event::Hello { worker, held } => self.hello(*worker, held, now),
             Event::LinkClosed { worker, link } => self.link_closed(&worker, link),
@@ -260,7 +260,9 @@ impl Core {
         for input in bound.inputs.values() {
             let producer = &run.tasks[input.task];
             if let (Some(attempt), Some(output)) = (producer.attempts.last(), producer.output(&input.output)) {
-                *local.entry(&attempt.worker).or_default() += output.artifact.size_bytes;
+                // The size is a worker's word: absurd ones must not overflow.
+                let bytes = local.entry(&attempt.worker).or_default();
+                *bytes = bytes.saturating_add(output.artifact.size_bytes);
             }
         }
         self.workers
@@ -391,8 +393,14 @@ impl Core {
             let index = task as usize;
             if !held_tasks.contains(&(run.clone(), task)) {
                 // The assignment never arrived: the worker lists everything it holds. It burns no try.
-                self.end_attempt(&run, index, AttemptState::HandedBack, None, now);
-                self.back_to_ready(&run, index, now);
+                if self.is_cancelling(&run, index) {
+                    self.end_attempt(&run, index, AttemptState::Cancelled, None, now);
+                    self.close(&run, index, TaskState::Cancelled, now);
+                    self.end_run_if_done(&run, now);
+                } else {
+                    self.end_attempt(&run, index, AttemptState::HandedBack, None, now);
+                    self.back_to_ready(&run, index, now);
+                }
             } else if let Some(token) = self.runs.get(&run).and_then(|run| run.live_token(index))
                 && self.is_cancelling(&run, index)
                 && let Some(link) = link
@@ -422,7 +430,16 @@ impl Core {
 
     /// Drops workers that are gone and hold no lease.
     pub(super) fn forget_idle_workers(&mut self) {
-        self.workers.retain(|_, worker| worker.link.is_some() || !worker.leased.is_empty());
+        let connected: BTreeSet<WorkerName> = self
+            .workers
+            .values()
+            .filter(|worker| worker.link.is_some())
+            .map(|worker| worker.key.name.clone())
+            .collect();
+        // A superseded start is remembered while its successor is there, or it would supersede that one in turn.
+        self.workers.retain(|key, worker| {
+            worker.link.is_some() || !worker.leased.is_empty() || (worker.superseded && connected.contains(&key.name))
+        });
     }
 
     fn heartbeat(

@@ -21,10 +21,12 @@ pub enum Event {
     /// A client submitted a run that was bound and checked.
     Submit(Box<Run>),
     /// A client asked for a rerun; `run` is as stored, `execute` is the plan by task index.
+    /// `dropped` marks tasks that the version does not have any more.
     Rerun {
         run: Box<Run>,
         spec: Arc<RunSpec>,
         execute: Vec<bool>,
+        dropped: Vec<bool>,
     },
     CancelRun {
         run: RunId,

@@ -1,11 +1,12 @@
 //! The arrows of a task's life: the only place that changes task and run states.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use segue_proto::{
     artifact::{NamedArtifact, Usage},
     failure::{Failure, FailureClass},
     ids::{RunId, Token},
+    operator::Port,
     resources::GpuPreference,
 };
 
@@ -14,6 +15,19 @@ use super::{
     WorkerKey, cache, event::Past, retry, run::count,
 };
 use crate::spec::RunSpec;
+
+/// Characters of a name from a worker that are shown.
+const LONGEST_NAME: usize = 64;
+
+/// Finds an output that was not declared, or that came twice. Both would be in the store under a name that nobody
+/// expects.
+fn unexpected<'a>(outputs: &'a [NamedArtifact], ports: &[Port]) -> Option<&'a str> {
+    let mut seen = BTreeSet::new();
+    outputs
+        .iter()
+        .map(|output| output.name.as_str())
+        .find(|name| !ports.iter().any(|port| port.name == *name) || !seen.insert(*name))
+}
 
 impl Core {
     pub(super) fn submit(&mut self, run: Run, now: UnixMillis, past: &dyn Past) -> Result<Verdict, Refused> {
@@ -33,6 +47,7 @@ impl Core {
         mut run: Run,
         spec: Arc<RunSpec>,
         execute: &[bool],
+        dropped: &[bool],
         now: UnixMillis,
         past: &dyn Past,
     ) -> Result<Verdict, Refused> {
@@ -51,7 +66,10 @@ impl Core {
         // A version may have brought new tasks; those that it dropped keep their place and are skipped.
         run.tasks.resize_with(run.spec.tasks.len(), || super::Task::new(1));
         for (index, task) in run.tasks.iter_mut().enumerate() {
-            if execute.get(index) == Some(&true) {
+            if dropped.get(index) == Some(&true) {
+                // Not part of the version any more: its past must not decide the outcome of the run.
+                task.state = TaskState::Skipped;
+            } else if execute.get(index) == Some(&true) {
                 let attempts = std::mem::take(&mut task.attempts);
                 *task = super::Task::new(1);
                 task.attempts = attempts;
@@ -183,6 +201,17 @@ impl Core {
         if cancelling {
             self.end_attempt(id, task, AttemptState::Cancelled, None, now);
             self.close(id, task, TaskState::Cancelled, now);
+            self.end_run_if_done(id, now);
+            return Ok(Verdict::Done);
+        }
+        if let Outcome::Success { outputs, .. } = &outcome
+            && let Some(name) = unexpected(outputs, &run.spec.tasks[task].outputs)
+        {
+            let name: String = name.chars().take(LONGEST_NAME).collect();
+            let failure =
+                Failure::new(FailureClass::User, format!("`{name}` is not an output of the task, or came twice"))
+                    .hint("declare it in `outputs`, and write each output once");
+            self.attempt_failed(id, task, failure, now);
             self.end_run_if_done(id, now);
             return Ok(Verdict::Done);
         }
@@ -457,7 +486,7 @@ impl Core {
     }
 
     /// Any open state -> a terminal one.
-    fn close(&mut self, id: &RunId, task: usize, state: TaskState, now: UnixMillis) {
+    pub(super) fn close(&mut self, id: &RunId, task: usize, state: TaskState, now: UnixMillis) {
         let Some(run) = self.runs.get_mut(id) else { return };
         let entry = &mut run.tasks[task];
         if entry.state.is_terminal() {
@@ -497,7 +526,7 @@ impl Core {
     }
 
     /// Running or Cancelling -> a terminal run, when no task is open.
-    fn end_run_if_done(&mut self, id: &RunId, now: UnixMillis) {
+    pub(super) fn end_run_if_done(&mut self, id: &RunId, now: UnixMillis) {
         let Some(run) = self.runs.get_mut(id) else { return };
         if run.open > 0 || run.state.is_terminal() {
             return;

@@ -30,6 +30,8 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub execute: bool,
+    /// The version does not have it any more.
+    pub dropped: bool,
     pub reason: String,
 }
 
@@ -43,6 +45,12 @@ pub struct NoSuchTask {
 }
 
 impl Plan {
+    /// Gives the marks of tasks that the version does not have any more.
+    #[must_use]
+    pub fn dropped(&self) -> Vec<bool> {
+        self.items.iter().map(|item| item.dropped).collect()
+    }
+
     /// Gives the flags by task index.
     #[must_use]
     pub fn execute(&self) -> Vec<bool> {
@@ -56,8 +64,22 @@ impl Plan {
 /// A selector that names an unknown task.
 pub fn plan(run: &Run, selector: &Selector, latest: Option<&RunSpec>) -> Result<Plan, NoSuchTask> {
     let (spec, differs) = match latest {
-        Some(latest) => merge(&run.spec, latest),
-        None => (Arc::clone(&run.spec), vec![Differs::No; run.tasks.len()]),
+        Some(latest) => {
+            let (spec, mut differs) = merge(&run.spec, latest);
+            for (differs, task) in differs.iter_mut().zip(&run.tasks) {
+                // It was dropped by an earlier version and is back.
+                if *differs == Differs::No && task.state == TaskState::Skipped {
+                    *differs = Differs::New;
+                }
+            }
+            (spec, differs)
+        }
+        None => {
+            let gone = |task: &super::Task| task.state == TaskState::Skipped;
+            let differs =
+                run.tasks.iter().map(|task| if gone(task) { Differs::Dropped } else { Differs::No }).collect();
+            (Arc::clone(&run.spec), differs)
+        }
     };
     let n = spec.tasks.len();
     let index: BTreeMap<&str, usize> = spec.tasks.iter().enumerate().map(|(i, task)| (task.name.as_str(), i)).collect();
@@ -131,13 +153,14 @@ pub fn plan(run: &Run, selector: &Selector, latest: Option<&RunSpec>) -> Result<
         .into_iter()
         .enumerate()
         .map(|(task, reason)| match reason {
-            Some(reason) => Item { execute: true, reason },
+            Some(reason) => Item { execute: true, dropped: false, reason },
             None if differs[task] == Differs::Dropped => {
-                Item { execute: false, reason: "not in this version".to_owned() }
+                Item { execute: false, dropped: true, reason: "not in this version".to_owned() }
             }
-            None if succeeded(task) => Item { execute: false, reason: "kept".to_owned() },
+            None if succeeded(task) => Item { execute: false, dropped: false, reason: "kept".to_owned() },
             None => Item {
                 execute: false,
+                dropped: false,
                 reason: format!("stays {}", run.tasks.get(task).map_or("missing", |task| state_word(&task.state))),
             },
         })

@@ -11,7 +11,7 @@ use segue_proto::{
     blob_key,
     failure::{Failure, FailureClass},
     ids::{AliasName, ModelName, RunId},
-    store::v1::{CacheRecord, PipelineRecord},
+    store::v1::{CacheRecord, PipelineRecord, RunRecord},
     v1,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -115,6 +115,22 @@ impl Handle {
             let _ = reply.send(look(core)); // The caller may have gone.
         });
         self.post(Message::Read(reader))?;
+        answer.await.map_err(|_| Error::Stopping)
+    }
+
+    /// As [`Handle::read`], but waits for room: for the links of workers, which are slowed and never dropped.
+    ///
+    /// # Errors
+    /// The coordinator is stopping.
+    pub async fn read_patiently<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let reader: Reader = Box::new(move |core| {
+            let _ = reply.send(look(core)); // The caller may have gone.
+        });
+        self.inbox.send(Message::Read(reader)).await.map_err(|_| Error::Stopping)?;
         answer.await.map_err(|_| Error::Stopping)
     }
 
@@ -241,6 +257,8 @@ impl Actor {
     /// Those of the store.
     pub async fn run(mut self) -> Result<(), Error> {
         let stop = self.stop.clone();
+        // Any end of this loop ends the process, a panic included: a coordinator that decides nothing must not serve.
+        let _stop_with_me = stop.clone().drop_guard();
         let mut group = Vec::with_capacity(GROUP);
         loop {
             let wake = self.core.next_wakeup().map(|at| Duration::from_millis(at.saturating_sub(self.clock.now())));
@@ -312,6 +330,11 @@ impl Actor {
                 }
             }
         }
+        // Under load the inbox is never empty and the alarm never rings: what is due is looked at in every turn, after the
+        // heartbeats that were waiting.
+        if self.core.next_wakeup().is_some_and(|at| at <= now) {
+            let _ = self.core.decide(Event::Tick, now, &self.past);
+        }
         self.core.place(now);
         let mut dirty = self.core.take();
         let effects = std::mem::take(&mut dirty.effects);
@@ -331,6 +354,15 @@ impl Actor {
         if let Event::LinkClosed { link, .. } = &event {
             self.links.remove(link);
         }
+        if let Event::Rerun { run, .. } = &event
+            && !self.is_current(run)
+        {
+            // The plan was made from a state that is not the last one any more.
+            if let Some(reply) = reply {
+                let _ = reply.send(Err(Refused::RunGoing(run.id.clone()).into()));
+            }
+            return;
+        }
         let event = self.with_valid_models(event, now);
         let verdict = self.core.decide(event, now, &self.past);
         if let Err(refused) = &verdict {
@@ -345,6 +377,12 @@ impl Actor {
                 let _ = reply.send(Err(refused.into()));
             }
         }
+    }
+
+    /// Says whether a run that was read before is still as it is stored. Its generation grows with each rerun.
+    fn is_current(&self, run: &Run) -> bool {
+        let stored = crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(run.id.clone()));
+        matches!(stored, Ok(Some(record)) if record.generation == run.generation)
     }
 
     /// Turns a success whose models cannot be registered into a failure, before anything is decided on it.
@@ -453,11 +491,13 @@ impl Actor {
     /// Lets effects go: one message per link, one notice per run.
     fn act(&mut self, effects: Vec<Effect>) {
         let mut outgoing: BTreeMap<u64, Vec<v1::Command>> = BTreeMap::new();
+        let mut workers = BTreeMap::new();
         let mut changed = Vec::new();
         for effect in effects {
             match effect {
                 Effect::RunChanged(id) => changed.push(id),
-                Effect::Send { link, command, .. } => {
+                Effect::Send { worker, link, command } => {
+                    workers.insert(link, worker);
                     let run = match &command {
                         crate::core::Command::Assign { token, .. } => self.core.run(&token.run),
                         _ => None,
@@ -469,11 +509,16 @@ impl Actor {
             }
         }
         for (link, commands) in outgoing {
-            let Some(sender) = self.links.get(&link) else { continue };
-            if sender.try_send(v1::CoordinatorMessage { commands }).is_err() {
-                // A worker that does not read is cut off; it comes back and says what it holds.
-                warn!(link, "worker does not read its commands: link closed");
+            let message = v1::CoordinatorMessage { commands };
+            let sent = self.links.get(&link).is_some_and(|sender| sender.try_send(message).is_ok());
+            if !sent {
+                // A worker that is gone or does not read is cut off, and gets no more work; it comes back and says what it
+                // holds.
+                warn!(link, "worker does not take its commands: link closed");
                 self.links.remove(&link);
+                if let Some(worker) = workers.remove(&link) {
+                    self.backlog.push(Message::Event { event: Event::LinkClosed { worker, link }, reply: None });
+                }
             }
         }
         changed.sort_unstable();

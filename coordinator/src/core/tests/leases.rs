@@ -193,3 +193,29 @@ fn a_cancel_that_the_worker_never_confirms_ends_with_the_lease() {
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
     assert_eq!(bench.core.workers().map(|worker| worker.leased.len()).sum::<usize>(), 0);
 }
+
+#[test]
+fn a_cancelled_assignment_that_never_arrived_is_not_given_out_again() {
+    let mut bench = Bench::new();
+    let worker = bench.hello("w", "a", 1, 0, vec![]);
+    let run = bench.submit(1, vec![task("a", &[])]);
+    bench.tell(Event::LinkClosed { worker, link: 1 }).unwrap();
+    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
+    bench.sent.clear();
+    bench.hello("w", "a", 1, 0, vec![]);
+    assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
+    assert_eq!(bench.core.run(&run).unwrap().state, crate::core::RunState::Cancelled);
+    assert!(bench.assigned().is_empty());
+}
+
+#[test]
+fn an_old_start_that_comes_back_does_not_supersede_the_new_one() {
+    let mut bench = Bench::new();
+    let old = bench.hello("w", "a", 1, 0, vec![]);
+    let new = bench.hello("w", "b", 1, 0, vec![]);
+    bench.tell(Event::LinkClosed { worker: old.clone(), link: 1 }).unwrap();
+    bench.sent.clear();
+    bench.hello("w", "a", 1, 0, vec![]);
+    assert!(matches!(&bench.sent[..], [(key, Command::Goodbye { .. })] if *key == old));
+    assert!(bench.core.workers().any(|worker| worker.key == new && worker.takes_work()));
+}

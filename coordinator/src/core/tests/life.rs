@@ -115,6 +115,37 @@ fn a_success_without_a_declared_output_is_a_failure_that_names_it() {
 }
 
 #[test]
+fn outputs_that_nobody_declared_or_that_come_twice_are_a_failure_of_the_attempt() {
+    for names in [vec!["out", "A b"], vec!["out", ""], vec!["out", "out"]] {
+        let mut bench = Bench::new();
+        bench.worker("w", 1);
+        let run = bench.submit(1, vec![task("a", &[])]);
+        let outputs =
+            names.iter().map(|name| segue_proto::artifact::NamedArtifact { name: (*name).to_owned(), ..output("a") });
+        let outcome =
+            crate::core::Outcome::Success { outputs: outputs.collect(), models: vec![], metrics_json: String::new() };
+        bench.finish(&run, 0, outcome);
+        assert_eq!(*bench.state(&run, 0), TaskState::Failed, "{names:?}");
+        assert!(bench.last.records.is_empty(), "nothing of it is kept");
+    }
+}
+
+#[test]
+fn absurd_sizes_from_a_worker_overflow_nothing() {
+    let mut bench = Bench::new();
+    bench.worker("w", 2);
+    let run = bench.submit(1, vec![task("a", &[]), task("b", &[]), task("c", &[0, 1])]);
+    for index in [0, 1] {
+        let mut huge = output("x");
+        huge.artifact.size_bytes = u64::MAX;
+        let outcome =
+            crate::core::Outcome::Success { outputs: vec![huge], models: vec![], metrics_json: String::new() };
+        bench.finish(&run, index, outcome);
+    }
+    assert!(matches!(bench.state(&run, 2), TaskState::Live(_)));
+}
+
+#[test]
 fn a_cancel_waits_for_the_word_of_the_worker_before_the_run_is_cancelled() {
     let mut bench = Bench::new();
     let worker = bench.worker("w", 1);

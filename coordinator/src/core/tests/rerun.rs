@@ -30,7 +30,8 @@ fn ended(bench: &mut Bench, run: &segue_proto::ids::RunId) -> Run {
 fn execute(bench: &mut Bench, run: Run, selector: &Selector) -> Result<Vec<bool>, Refused> {
     let plan = plan(&run, selector, None).unwrap();
     let flags = plan.execute();
-    bench.tell(Event::Rerun { run: Box::new(run), spec: plan.spec, execute: flags.clone() })?;
+    let dropped = plan.dropped();
+    bench.tell(Event::Rerun { run: Box::new(run), spec: plan.spec, execute: flags.clone(), dropped })?;
     Ok(flags)
 }
 
@@ -127,7 +128,7 @@ fn a_run_that_is_going_cannot_be_rerun() {
     let id = bench.submit(1, vec![task("a", &[])]);
     let run = bench.core.run(&id).unwrap().clone();
     let spec = Arc::clone(&run.spec);
-    let refused = bench.tell(Event::Rerun { run: Box::new(run), spec, execute: vec![true] });
+    let refused = bench.tell(Event::Rerun { run: Box::new(run), spec, execute: vec![true], dropped: vec![false] });
     assert_eq!(refused, Err(Refused::RunGoing(id)));
 }
 
@@ -163,10 +164,31 @@ fn the_latest_version_executes_what_changed_and_what_is_new_and_skips_what_is_go
     assert_eq!(plan.execute(), [false, false, true, true]);
     assert_eq!(plan.items[1].reason, "not in this version");
     let flags = plan.execute();
-    bench.tell(Event::Rerun { run: Box::new(run), spec: plan.spec, execute: flags }).unwrap();
+    let dropped = plan.dropped();
+    bench.tell(Event::Rerun { run: Box::new(run), spec: plan.spec, execute: flags, dropped }).unwrap();
     bench.finish(&id, 2, success("b"));
     bench.finish(&id, 3, success("new"));
     assert_eq!(bench.core.run(&id).unwrap().state, RunState::Succeeded);
+}
+
+#[test]
+fn a_failed_task_that_the_version_dropped_decides_nothing_and_does_not_come_back() {
+    let mut bench = Bench::new();
+    bench.worker("w", 4);
+    let id = bench.submit(1, vec![task("a", &[]), task("bad", &[0]), task("after", &[1])]);
+    bench.finish(&id, 0, success("a"));
+    bench.finish(&id, 1, failure(FailureClass::User));
+    let run = ended(&mut bench, &id);
+    let latest = spec(vec![task("a", &[]), task("new", &[0])]);
+    let first = plan(&run, &Selector { failed: true, ..Selector::default() }, Some(&latest)).unwrap();
+    assert_eq!(first.execute(), [false, false, false, true]);
+    let (execute, dropped) = (first.execute(), first.dropped());
+    bench.tell(Event::Rerun { run: Box::new(run), spec: first.spec, execute, dropped }).unwrap();
+    bench.finish(&id, 3, success("new"));
+    let run = ended(&mut bench, &id);
+    assert_eq!(run.state, RunState::Succeeded, "what is gone has no say");
+    let again = plan(&run, &Selector { failed: true, ..Selector::default() }, None).unwrap();
+    assert_eq!(again.execute(), [false; 4], "and is not executed by a later rerun");
 }
 
 #[test]
@@ -225,7 +247,7 @@ proptest! {
             let before = run.clone();
             let asked: Vec<usize> = (0..8).filter(|&n| flags[n]).collect();
             bench.sent.clear();
-            bench.tell(Event::Rerun { run: Box::new(run), spec: Arc::clone(&first.spec), execute: flags.clone() }).unwrap();
+            bench.tell(Event::Rerun { run: Box::new(run), spec: Arc::clone(&first.spec), execute: flags.clone(), dropped: first.dropped() }).unwrap();
             while let Some(live) = (0..8).find(|&n| matches!(bench.state(&id, n), TaskState::Live(_))) {
                 bench.finish(&id, live, success("again"));
             }

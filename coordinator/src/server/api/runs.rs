@@ -156,10 +156,18 @@ impl Runs {
         let version = plan.spec.version.clone();
         if !request.dry_run && execute.contains(&true) {
             let mut run = run;
-            if latest.is_some() {
-                run.external_inputs = external::digests(&plan.spec).await;
+            let fresh = external::digests(&plan.spec).await;
+            // What executes reads what is there now; what is kept was made from what was there then.
+            for (bound, _) in plan.spec.tasks.iter().zip(&execute).filter(|(_, execute)| **execute) {
+                for place in bound.path_params.iter().filter_map(|param| bound.params.get(param)?.as_str()) {
+                    match fresh.get(place) {
+                        Some(digest) => run.external_inputs.insert(place.to_owned(), digest.clone()),
+                        None => run.external_inputs.remove(place),
+                    };
+                }
             }
-            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec: plan.spec, execute }).await?;
+            let dropped = plan.dropped();
+            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec: plan.spec, execute, dropped }).await?;
         }
         Ok(v1::RerunResponse { run_id: id.into(), items, diagnostics: Vec::new(), version })
     }

@@ -142,7 +142,7 @@ async fn keep_log(
         let (wanted, key) = (token.clone(), key.clone());
         let own = shared
             .handle
-            .read(move |core| {
+            .read_patiently(move |core| {
                 let Some(run) = core.run(&wanted.run) else { return true };
                 let Some(task) = run.task_index(wanted.task.as_str()) else { return false };
                 run.tasks[task].attempts.iter().any(|attempt| {
@@ -160,7 +160,16 @@ async fn keep_log(
         let (logs, token) = (shared.logs.clone(), token.clone());
         tokio::task::spawn_blocking(move || logs.append(&token, chunk.offset, &chunk.data, chunk.lost_before))
             .await
-            .map_err(|e| Error::Internal(format!("a log append ended early: {e}")))??
+            .map_err(|e| Error::Internal(format!("a log append ended early: {e}")))?
+    };
+    let offset = match offset {
+        Ok(offset) => offset,
+        // A full disk is no fault of the worker: it keeps the bytes and sends them again after the next reconnect.
+        Err(e @ crate::store::Error::Io { .. }) => {
+            warn!(%token, error = %e, "log not kept");
+            return Ok(());
+        }
+        Err(e) => return Err(e.into()),
     };
     if let Some(answers) = answers.upgrade() {
         let ack = v1::command::Command::LogAck(v1::LogAck { token: Some(token.into()), offset });
