@@ -89,8 +89,10 @@ fn a_file_that_holds_no_order_lines_is_refused_by_name_with_what_to_do() {
     let garbage: Vec<u8> = (0..60_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let returned: String = (0..50).map(|i| line(536_365 + i, -6, "17850")).collect();
     let nobody: String = (0..50).map(|i| line(536_365 + i, 6, "")).collect();
-    let cases: [(PathBuf, &[&str]); 8] = [
-        (place.dir.path().join("absent.csv"), &["absent.csv", "does not exist"]),
+    // Nothing runs for a file that is not there: no run is made of a slip of the fingers.
+    let said = place.run(PIPELINE, &place.dir.path().join("absent.csv"));
+    said.refuses(2, &["absent.csv", "does not exist", "hint:"]);
+    let cases: [(PathBuf, &[&str]); 7] = [
         (place.file("empty.csv", ""), &["empty.csv", "is empty"]),
         (place.file("header.csv", HEADER), &["header.csv", "no rows"]),
         (place.file("columns.csv", "a,b,c\n1,2,3\n"), &["columns.csv", "InvoiceNo", "column"]),
@@ -232,4 +234,17 @@ fn a_coordinator_that_is_not_there_is_exit_code_3_with_what_to_do() {
     Cli::server("http://127.0.0.1:1", dir.path())
         .run(["coordinator", "--listen", "0.0.0.0:0"])
         .refuses(2, &["0.0.0.0", "--insecure"]);
+}
+
+#[test]
+fn a_task_that_nobody_can_ever_take_ends_a_run_of_this_machine_alone() {
+    let place = Place::new();
+    let file = place.file(
+        "greedy.toml",
+        "[pipeline]\nname = \"greedy\"\n[tasks.big]\ncommand = [\"true\"]\nresources = { licences = 3 }\n",
+    );
+    let said = place.cli.run(["run", &file.to_string_lossy()]);
+    said.refuses(1, &["big", "3 licences", "cancelling the run", "--resource"]);
+    let said = place.cli.run(["run", &file.to_string_lossy(), "--resource", "licences=3"]);
+    assert_eq!(said.code, 0, "{}", said.stderr);
 }

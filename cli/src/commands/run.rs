@@ -1,6 +1,9 @@
 //! `segue run FILE`: submit and wait; without a server the whole cluster runs inside this command.
 
+use std::path::Path;
+
 use clap::Args;
+use segue_coordinator::spec;
 use segue_proto::v1;
 use tracing::debug;
 
@@ -49,7 +52,7 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
         embedded.add_worker(Some(offered))?;
         wait_for_worker(&mut client).await?;
     }
-    let done = execute(&args, &client, out).await;
+    let done = execute(&args, &mut client, out).await;
     let closed = client.close().await;
     done.and_then(|status| closed.map(|()| status))
 }
@@ -71,13 +74,49 @@ pub async fn wait_for_worker(client: &mut Client) -> Result<(), Error> {
     Err(Error::internal("the worker of this process did not connect"))
 }
 
-async fn execute(args: &RunArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+/// Refuses a run whose input files are not on this machine, where this machine is the whole cluster.
+async fn check_files(args: &RunArgs, client: &Client) -> Result<(), Error> {
+    let request = submit::request(&args.submit, client).await?;
+    let catalogue = segue_worker::ops::catalogue();
+    let folder = Path::new(&request.path).parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
+    // Faults of the file are shown by the submission, with their places.
+    let Some(pipeline) = spec::check(&request.text, &request.path, &catalogue).pipeline else { return Ok(()) };
+    let Ok(bound) = spec::bind(&pipeline, &catalogue, &request.params, &folder, true) else { return Ok(()) };
+    for task in &bound.tasks {
+        for name in &task.path_params {
+            let Some(place) = task.params.get(name).and_then(|value| value.as_str()) else { continue };
+            if !place.contains("://") && !place.starts_with("blob:") && !Path::new(place).exists() {
+                return Err(Error::usage(format!(
+                    "{place} does not exist (parameter `{name}` of task `{}`)",
+                    task.name
+                ))
+                .hint(format!(
+                    "a relative path is looked for in this directory first, then beside the pipeline file in {folder}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn execute(args: &RunArgs, client: &mut Client, out: &mut Printer) -> Result<ExitStatus, Error> {
+    let alone = client.embedded_mut().is_some();
+    let client = &*client;
+    if alone {
+        check_files(args, client).await?;
+    }
     let response = submit::submit(&args.submit, client, out).await?;
     if !args.quiet {
         out.note(&format!("{} {}", response.pipeline, response.run_id));
     }
     let run = tokio::select! {
         run = follow(client, &response.run_id, args.quiet, out) => run?,
+        () = hopeless(client, &response.run_id, alone) => {
+            out.note("a task asks for more than this machine offers, and nobody else can join this command: cancelling the run");
+            out.note("  offer more with --cpu, --memory, --gpus or --resource, or use a coordinator with other workers");
+            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone() }).await?;
+            follow(client, &response.run_id, true, out).await?
+        }
         () = stop::next() => {
             out.note("cancelling the run; press again to leave at once");
             client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone() }).await?;
@@ -94,6 +133,32 @@ async fn execute(args: &RunArgs, client: &Client, out: &mut Printer) -> Result<E
         summary::print(&run, client, out).await?;
     }
     Ok(status)
+}
+
+/// Ends when the run has come to a stand that no event can end: in a cluster of one command, a task that no worker can
+/// take while nothing else runs. Never ends elsewhere.
+async fn hopeless(client: &Client, run_id: &str, alone: bool) {
+    const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if !alone {
+            continue;
+        }
+        let Ok(answer) = client.runs().get_run(v1::GetRunRequest { run_id: run_id.to_owned() }).await else { continue };
+        let tasks = answer.into_inner().tasks;
+        let state = |task: &v1::TaskView| v1::TaskState::try_from(task.state).unwrap_or_default();
+        let stuck = |task: &v1::TaskView| {
+            state(task) == v1::TaskState::Ready
+                && matches!(task.reason_code.as_str(), "no_worker_fits" | "no_labels" | "no_operator")
+        };
+        let moving = |task: &v1::TaskView| {
+            matches!(state(task), v1::TaskState::Assigned | v1::TaskState::Running | v1::TaskState::Backoff)
+                || (state(task) == v1::TaskState::Ready && !stuck(task))
+        };
+        if tasks.iter().any(stuck) && !tasks.iter().any(moving) {
+            return;
+        }
+    }
 }
 
 /// Follows a run until it ends, over restarts of the coordinator too, and gives its last state.
