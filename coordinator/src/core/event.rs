@@ -169,8 +169,6 @@ pub enum Refused {
     UnknownWorker(WorkerKey),
     #[error("worker `{worker}` reported `{token}`, which is not its own")]
     NotYours { worker: WorkerKey, token: Token },
-    #[error("`{token}` succeeded without its output `{output}`")]
-    MissingOutput { token: Token, output: String },
 }
 
 /// Ids whose records changed since the last commit.

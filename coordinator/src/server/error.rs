@@ -38,9 +38,7 @@ impl From<Error> for Status {
             Error::Refused(refused) => match refused {
                 Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) => Code::NotFound,
                 Refused::RunEnded(_) | Refused::RunGoing(_) | Refused::NothingToDo(_) => Code::FailedPrecondition,
-                Refused::UnknownWorker(_) | Refused::NotYours { .. } | Refused::MissingOutput { .. } => {
-                    Code::PermissionDenied
-                }
+                Refused::UnknownWorker(_) | Refused::NotYours { .. } => Code::PermissionDenied,
             },
             Error::Overloaded => Code::ResourceExhausted,
             Error::Stopping => Code::Unavailable,

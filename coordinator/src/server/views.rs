@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::records;
 use crate::{
-    core::{Core, Run, RunState, Worker, explain},
+    core::{Core, Run, Worker, explain},
     spec::Work,
 };
 
@@ -181,10 +181,4 @@ pub fn run_facts(run: &Run) -> String {
         "tasks": tasks,
     })
     .to_string()
-}
-
-/// Says whether a run has ended.
-#[must_use]
-pub const fn has_ended(run: &Run) -> bool {
-    matches!(run.state, RunState::Succeeded | RunState::Failed | RunState::Cancelled)
 }

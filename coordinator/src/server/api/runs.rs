@@ -313,7 +313,7 @@ impl RunService for Runs {
             // Not active: it does not exist, or has ended.
             Err(Error::Refused(crate::core::Refused::NoSuchRun(_))) => {
                 let run = self.load(id.clone()).await?;
-                if views::has_ended(&run) {
+                if run.state.is_terminal() {
                     return Err(Error::from(crate::core::Refused::RunEnded(id)).into());
                 }
             }
