@@ -34,6 +34,7 @@ pub fn key(task: &BoundTask, inputs: &[NamedArtifact], external_inputs: &BTreeMa
                 part("word", word);
             }
         }
+        Work::Sensor { .. } => return None,
     }
     let mut params: BTreeMap<&str, &Value> = task.params.iter().map(|(name, value)| (name.as_str(), value)).collect();
     for name in &task.path_params {

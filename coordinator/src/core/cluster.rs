@@ -96,7 +96,7 @@ impl Core {
                 live.lease_until = lease_until;
                 let worker =
                     self.workers.entry(live.worker.clone()).or_insert_with(|| Worker::awaited(live.worker.clone()));
-                worker.leased.insert((run.id.clone(), count(index)), live.reserved.clone());
+                worker.leased.insert((run.id, count(index)), live.reserved.clone());
             }
         }
         self.enter(run);
@@ -104,24 +104,24 @@ impl Core {
 
     /// Puts a run among the active ones and its ready tasks into the queue.
     pub(super) fn enter(&mut self, run: Run) {
-        let id = run.id.clone();
+        let id = run.id;
         let arrival = self.next_arrival;
         self.next_arrival += 1;
         let classes = run.spec.tasks.iter().map(|task| self.class_of(task)).collect();
-        self.classes.insert(id.clone(), classes);
-        self.order.insert(arrival, id.clone());
-        self.arrival.insert(id.clone(), arrival);
+        self.classes.insert(id, classes);
+        self.order.insert(arrival, id);
+        self.arrival.insert(id, arrival);
         for (index, task) in run.tasks.iter().enumerate() {
             if !task.state.is_terminal() && run.spec.tasks[index].resources.gpu != GpuPreference::None {
                 self.gpu_open += 1;
             }
             if let TaskState::Backoff { until } = task.state {
-                self.backoffs.insert((until, id.clone(), count(index)));
+                self.backoffs.insert((until, id, count(index)));
             }
         }
         let ready: Vec<usize> =
             (0..run.tasks.len()).filter(|&index| run.tasks[index].state == TaskState::Ready).collect();
-        self.runs.insert(id.clone(), run);
+        self.runs.insert(id, run);
         for index in ready {
             self.enqueue(&id, index);
         }
@@ -130,7 +130,7 @@ impl Core {
     fn class_of(&mut self, task: &BoundTask) -> u32 {
         let work = match &task.work {
             Work::Operator { name, version, .. } => format!("{name} {version}"),
-            Work::Command { .. } => String::new(),
+            Work::Command { .. } | Work::Sensor { .. } => String::new(),
         };
         let signature = format!("{work}|{:?}", task.resources);
         let next = count(self.class_ids.len());
@@ -312,16 +312,17 @@ impl Core {
         });
         run.revision += 1;
         let token = Token {
-            run: id.clone(),
-            task: run.spec.tasks[task].name.clone(),
+            run: *id,
+            index: count(task),
+            task: segue_proto::ids::TaskRef::new(&run.spec.tasks[task].name, None),
             attempt: number,
             epoch: self.config.epoch,
         };
-        self.changed.tasks.insert((id.clone(), count(task)));
-        self.changed.attempts.insert((id.clone(), count(task), number));
-        self.effects.push(Effect::RunChanged(id.clone()));
+        self.changed.tasks.insert((*id, count(task)));
+        self.changed.attempts.insert((*id, count(task), number));
+        self.effects.push(Effect::RunChanged(*id));
         if let Some(worker) = self.workers.get_mut(&worker) {
-            worker.leased.insert((id.clone(), count(task)), reserved.clone());
+            worker.leased.insert((*id, count(task)), reserved.clone());
             if let Some(link) = worker.link {
                 let command = Command::Assign { token, task: count(task), inputs, reserved };
                 self.effects.push(Effect::Send { worker: worker.key.clone(), link, command });
@@ -375,7 +376,7 @@ impl Core {
         for Held { token, started } in held {
             match self.current(&key, &token) {
                 Ok(Some(task)) => {
-                    held_tasks.insert((token.run.clone(), count(task)));
+                    held_tasks.insert((token.run, count(task)));
                     self.renew(&token.run, task, now);
                     if started {
                         self.mark_started(&token.run, task, now);
@@ -391,7 +392,7 @@ impl Core {
         }
         for (run, task) in leased {
             let index = task as usize;
-            if !held_tasks.contains(&(run.clone(), task)) {
+            if !held_tasks.contains(&(run, task)) {
                 // The assignment never arrived: the worker lists everything it holds. It burns no try.
                 if self.is_cancelling(&run, index) {
                     self.end_attempt(&run, index, AttemptState::Cancelled, None, now);
@@ -548,8 +549,7 @@ impl Core {
 
     /// Drops terminal runs from memory, once their records are flushed; they are read from the store from then on.
     pub fn forget_terminal(&mut self) {
-        let ended: Vec<RunId> =
-            self.runs.values().filter(|run| run.state.is_terminal()).map(|run| run.id.clone()).collect();
+        let ended: Vec<RunId> = self.runs.values().filter(|run| run.state.is_terminal()).map(|run| run.id).collect();
         for id in ended {
             self.runs.remove(&id);
             self.classes.remove(&id);

@@ -94,6 +94,7 @@ fn unplaced(core: &Core, run: &Run, task: usize) -> Reason {
             let what = match &bound.work {
                 crate::spec::Work::Operator { name, version, .. } => format!("operator `{name}` version {version}"),
                 crate::spec::Work::Command { .. } => "commands".to_owned(),
+                crate::spec::Work::Sensor { .. } => "sensors".to_owned(),
             };
             Reason::new("no_operator", format!("no connected worker offers {what}"))
                 .hint("workers of this release offer every operator of `segue plan`; look at `segue workers list`")
@@ -121,8 +122,8 @@ fn amounts(task: &crate::spec::BoundTask) -> String {
     if wanted.memory_bytes > 0 {
         parts.push(format!("{} MiB of memory", wanted.memory_bytes >> 20));
     }
-    if wanted.gpu > 0 {
-        parts.push(format!("{} gpu", wanted.gpu));
+    if wanted.gpu_milli > 0 {
+        parts.push(format!("{} gpu", f64::from(wanted.gpu_milli) / 1000.0));
     }
     parts.extend(wanted.custom.iter().map(|(name, amount)| format!("{amount} {name}")));
     parts.join(", ")

@@ -31,10 +31,10 @@ fn unexpected<'a>(outputs: &'a [NamedArtifact], ports: &[Port]) -> Option<&'a st
 
 impl Core {
     pub(super) fn submit(&mut self, run: Run, now: UnixMillis, past: &dyn Past) -> Result<Verdict, Refused> {
-        let id = run.id.clone();
-        self.changed.runs.insert(id.clone());
-        self.changed.tasks.extend((0..run.tasks.len()).map(|task| (id.clone(), count(task))));
-        self.effects.push(Effect::RunChanged(id.clone()));
+        let id = run.id;
+        self.changed.runs.insert(id);
+        self.changed.tasks.extend((0..run.tasks.len()).map(|task| (id, count(task))));
+        self.effects.push(Effect::RunChanged(id));
         self.enter(run);
         let fresh = self.ready_of(&id);
         self.use_cache(&id, fresh, now, past);
@@ -51,7 +51,7 @@ impl Core {
         now: UnixMillis,
         past: &dyn Past,
     ) -> Result<Verdict, Refused> {
-        let id = run.id.clone();
+        let id = run.id;
         if self.runs.contains_key(&id) || !run.state.is_terminal() {
             return Err(Refused::RunGoing(id));
         }
@@ -89,9 +89,9 @@ impl Core {
                     })
             })
             .collect();
-        self.changed.runs.insert(id.clone());
-        self.changed.tasks.extend((0..run.tasks.len()).map(|task| (id.clone(), count(task))));
-        self.effects.push(Effect::RunChanged(id.clone()));
+        self.changed.runs.insert(id);
+        self.changed.tasks.extend((0..run.tasks.len()).map(|task| (id, count(task))));
+        self.effects.push(Effect::RunChanged(id));
         self.enter(run);
         for task in stuck {
             self.fail_downstream(&id, task, now);
@@ -103,14 +103,14 @@ impl Core {
     }
 
     pub(super) fn cancel_run(&mut self, id: &RunId, now: UnixMillis) -> Result<Verdict, Refused> {
-        let Some(run) = self.runs.get_mut(id) else { return Err(Refused::NoSuchRun(id.clone())) };
+        let Some(run) = self.runs.get_mut(id) else { return Err(Refused::NoSuchRun(*id)) };
         if run.state.is_terminal() {
-            return Err(Refused::RunEnded(id.clone()));
+            return Err(Refused::RunEnded(*id));
         }
         run.state = RunState::Cancelling;
         run.revision += 1;
-        self.changed.runs.insert(id.clone());
-        self.effects.push(Effect::RunChanged(id.clone()));
+        self.changed.runs.insert(*id);
+        self.effects.push(Effect::RunChanged(*id));
         for task in 0..run.tasks.len() {
             let Some(run) = self.runs.get_mut(id) else { break };
             let token = run.live_token(task);
@@ -121,7 +121,7 @@ impl Core {
                     if let (Some(token), Some(link)) = (token, self.workers.get(&worker).and_then(|w| w.link)) {
                         self.effects.push(Effect::Send { worker, link, command: Command::Cancel { token } });
                     }
-                    self.changed.tasks.insert((id.clone(), count(task)));
+                    self.changed.tasks.insert((*id, count(task)));
                 }
                 state if !state.is_terminal() => {
                     if *state == TaskState::Ready {
@@ -155,9 +155,9 @@ impl Core {
             attempt.started_at = now;
         }
         run.revision += 1;
-        self.changed.tasks.insert((id.clone(), count(task)));
-        self.changed.attempts.insert((id.clone(), count(task), number));
-        self.effects.push(Effect::RunChanged(id.clone()));
+        self.changed.tasks.insert((*id, count(task)));
+        self.changed.attempts.insert((*id, count(task), number));
+        self.effects.push(Effect::RunChanged(*id));
     }
 
     #[allow(clippy::too_many_arguments)] // The fields of one event.
@@ -267,7 +267,7 @@ impl Core {
         {
             self.records.push(Record::Cached {
                 key,
-                run: id.clone(),
+                run: *id,
                 task: index,
                 attempt: number,
                 outputs: outputs.clone(),
@@ -275,14 +275,14 @@ impl Core {
             });
         }
         self.records.push(Record::Produced {
-            run: id.clone(),
+            run: *id,
             task: index,
             attempt: number,
             outputs: outputs.clone(),
             cached: false,
         });
         if !models.is_empty() {
-            self.records.push(Record::Models { run: id.clone(), task: index, attempt: number, models, inputs });
+            self.records.push(Record::Models { run: *id, task: index, attempt: number, models, inputs });
         }
         self.succeed(id, task, outputs, metrics_json, false, now)
     }
@@ -317,7 +317,7 @@ impl Core {
             }
         }
         for &next in &ready {
-            self.changed.tasks.insert((id.clone(), count(next)));
+            self.changed.tasks.insert((*id, count(next)));
             self.enqueue(id, next);
         }
         ready
@@ -338,7 +338,7 @@ impl Core {
             let Some((outputs, metrics_json)) = found else { continue };
             self.dequeue(id, task);
             self.records.push(Record::Produced {
-                run: id.clone(),
+                run: *id,
                 task: count(task),
                 attempt: 0,
                 outputs: outputs.clone(),
@@ -372,9 +372,9 @@ impl Core {
             Some(until) if run.state == RunState::Running => {
                 entry.state = TaskState::Backoff { until };
                 run.revision += 1;
-                self.backoffs.insert((until, id.clone(), count(task)));
-                self.changed.tasks.insert((id.clone(), count(task)));
-                self.effects.push(Effect::RunChanged(id.clone()));
+                self.backoffs.insert((until, *id, count(task)));
+                self.changed.tasks.insert((*id, count(task)));
+                self.effects.push(Effect::RunChanged(*id));
             }
             _ => {
                 self.close(id, task, TaskState::Failed, now);
@@ -440,8 +440,8 @@ impl Core {
         run.tasks[task].state = TaskState::Ready;
         run.tasks[task].progress = None;
         run.revision += 1;
-        self.changed.tasks.insert((id.clone(), count(task)));
-        self.effects.push(Effect::RunChanged(id.clone()));
+        self.changed.tasks.insert((*id, count(task)));
+        self.effects.push(Effect::RunChanged(*id));
         self.enqueue(id, task);
     }
 
@@ -463,7 +463,7 @@ impl Core {
             attempt.ended_at = now;
             attempt.failure = failure;
         }
-        self.changed.attempts.insert((id.clone(), count(task), number));
+        self.changed.attempts.insert((*id, count(task), number));
     }
 
     fn release(&mut self, id: &RunId, task: usize) {
@@ -471,7 +471,7 @@ impl Core {
             Some(TaskState::Live(live)) => Some(live.worker.clone()),
             _ => None,
         };
-        let key = (id.clone(), count(task));
+        let key = (*id, count(task));
         match holder.and_then(|worker| self.workers.get_mut(&worker)) {
             Some(worker) => {
                 worker.leased.remove(&key);
@@ -500,8 +500,8 @@ impl Core {
         if run.spec.tasks[task].resources.gpu != GpuPreference::None {
             self.gpu_open = self.gpu_open.saturating_sub(1);
         }
-        self.changed.tasks.insert((id.clone(), count(task)));
-        self.effects.push(Effect::RunChanged(id.clone()));
+        self.changed.tasks.insert((*id, count(task)));
+        self.effects.push(Effect::RunChanged(*id));
     }
 
     /// Waiting -> UpstreamFailed for everything after a failed task.
@@ -543,7 +543,7 @@ impl Core {
         };
         run.ended_at = now;
         run.revision += 1;
-        self.changed.runs.insert(id.clone());
-        self.effects.push(Effect::RunChanged(id.clone()));
+        self.changed.runs.insert(*id);
+        self.effects.push(Effect::RunChanged(*id));
     }
 }

@@ -85,7 +85,7 @@ pub fn choose<'a>(
         .filter(|candidate| candidate.free.fits(&needs))
         .min_by_key(|candidate| {
             (
-                needs.gpu == 0 && candidate.capacity.gpu > 0,
+                needs.gpu_milli == 0 && candidate.capacity.gpu_milli > 0,
                 candidate.free.cpu_milli - needs.cpu_milli,
                 Reverse(candidate.local_bytes),
                 candidate.free.memory_bytes - needs.memory_bytes,
@@ -112,7 +112,7 @@ fn pool<'a, 'b>(
             (plain, pool)
         }
         GpuPreference::Prefer => {
-            let with_gpu = Resources { gpu: plain.gpu.max(1), ..plain.clone() };
+            let with_gpu = Resources { gpu_milli: plain.gpu_milli.max(1_000), ..plain.clone() };
             let pool = able(&with_gpu);
             if pool.is_empty() {
                 let pool = able(&plain);
@@ -123,7 +123,7 @@ fn pool<'a, 'b>(
         }
         GpuPreference::None => {
             let pool = able(&plain);
-            let without: Vec<_> = pool.iter().copied().filter(|candidate| candidate.capacity.gpu == 0).collect();
+            let without: Vec<_> = pool.iter().copied().filter(|candidate| candidate.capacity.gpu_milli == 0).collect();
             let keep_free = gpu_work_open && !without.is_empty();
             (plain, if keep_free { without } else { pool })
         }
@@ -139,6 +139,7 @@ fn has_labels(candidate: &Candidate<'_>, request: &ResourceRequest) -> bool {
 pub fn offers(operators: &std::collections::BTreeSet<(String, String)>, work: &Work) -> bool {
     match work {
         Work::Command { .. } => true,
+        Work::Sensor { .. } => false,
         Work::Operator { name, version, .. } => operators.contains(&(name.clone(), version.clone())),
     }
 }

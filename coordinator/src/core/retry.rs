@@ -45,7 +45,13 @@ mod tests {
     use super::*;
 
     fn token(attempt: u32) -> Token {
-        Token { run: "run_01j8zk5m8w0000000000000000".parse().unwrap(), task: "t".parse().unwrap(), attempt, epoch: 1 }
+        Token {
+            run: "run_01j8zk5m8w0000000000000000".parse().unwrap(),
+            task: "t".parse().unwrap(),
+            index: 0,
+            attempt,
+            epoch: 1,
+        }
     }
 
     #[test]

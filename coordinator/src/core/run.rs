@@ -292,8 +292,9 @@ impl Run {
     pub fn live_token(&self, task: usize) -> Option<Token> {
         let TaskState::Live(live) = &self.tasks.get(task)?.state else { return None };
         Some(Token {
-            run: self.id.clone(),
-            task: self.spec.tasks[task].name.clone(),
+            run: self.id,
+            index: count(task),
+            task: segue_proto::ids::TaskRef::new(&self.spec.tasks[task].name, None),
             attempt: live.attempt,
             epoch: live.epoch,
         })
@@ -307,7 +308,7 @@ impl Run {
             .iter()
             .map(|(name, from)| {
                 let output = self.tasks[from.task].output(&from.output)?;
-                Some(NamedArtifact { name: name.clone(), artifact: output.artifact.clone() })
+                Some(NamedArtifact::new(name.clone(), output.artifact.clone()))
             })
             .collect()
     }

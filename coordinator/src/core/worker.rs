@@ -51,7 +51,14 @@ impl Worker {
         Self {
             key,
             link: None,
-            capacity: Resources { cpu_milli: 0, memory_bytes: 0, gpu: 0, custom: BTreeMap::new() },
+            capacity: Resources {
+                cpu_milli: 0,
+                memory_bytes: 0,
+                gpu_milli: 0,
+                gpu_memory_bytes: 0,
+                devices: Vec::new(),
+                custom: BTreeMap::new(),
+            },
             labels: BTreeMap::new(),
             operators: BTreeSet::new(),
             draining: false,

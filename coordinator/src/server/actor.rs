@@ -359,7 +359,7 @@ impl Actor {
         {
             // The plan was made from a state that is not the last one any more.
             if let Some(reply) = reply {
-                let _ = reply.send(Err(Refused::RunGoing(run.id.clone()).into()));
+                let _ = reply.send(Err(Refused::RunGoing(run.id).into()));
             }
             return;
         }
@@ -381,7 +381,7 @@ impl Actor {
 
     /// Says whether a run that was read before is still as it is stored. Its generation grows with each rerun.
     fn is_current(&self, run: &Run) -> bool {
-        let stored = crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(run.id.clone()));
+        let stored = crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(run.id));
         matches!(stored, Ok(Some(record)) if record.generation == run.generation)
     }
 
@@ -414,7 +414,7 @@ impl Actor {
         let key = run.idempotency_key.clone();
         if !key.is_empty() {
             let known = match submitted.get(&key) {
-                Some(id) => Ok(Some(id.clone())),
+                Some(id) => Ok(Some(*id)),
                 None => self.known_submission(&key),
             };
             match known {
@@ -435,14 +435,14 @@ impl Actor {
                         ..v1::SubmitResponse::default()
                     };
                     batch.insert(&Key::Idempotency(key.clone()), &answer);
-                    submitted.insert(key, run.id.clone());
+                    submitted.insert(key, run.id);
                 }
             }
         }
         if let Ok(version) = pipeline.version.parse() {
             batch.put(&Key::Pipeline(version), pipeline);
         }
-        let id = run.id.clone();
+        let id = run.id;
         match self.core.decide(Event::Submit(Box::new(run)), now, &self.past) {
             Ok(_) => waiting.push(Box::new(move |flushed| {
                 let _ = reply.send(flushed.map(|()| (id, false)));
@@ -464,18 +464,18 @@ impl Actor {
     async fn persist(&mut self, dirty: Dirty, mut batch: Batch, now: UnixMillis) -> Result<(), Error> {
         for id in &dirty.runs {
             if let Some(run) = self.core.run(id) {
-                batch.put(&Key::Run(id.clone()), &records::run_record(run));
+                batch.put(&Key::Run(*id), &records::run_record(run));
             }
         }
         for (id, task) in &dirty.tasks {
             if let Some(entry) = self.core.run(id).and_then(|run| run.tasks.get(*task as usize)) {
-                batch.put(&Key::Task { run: id.clone(), task: *task }, &records::task_record(entry));
+                batch.put(&Key::Task { run: *id, task: *task }, &records::task_record(entry));
             }
         }
         for (id, task, number) in &dirty.attempts {
             let entry = self.core.run(id).and_then(|run| run.tasks.get(*task as usize));
             if let Some(attempt) = entry.and_then(|entry| entry.attempts.iter().rev().find(|a| a.number == *number)) {
-                let key = Key::Attempt { run: id.clone(), task: *task, attempt: *number };
+                let key = Key::Attempt { run: *id, task: *task, attempt: *number };
                 batch.put(&key, &records::attempt_record(attempt));
             }
         }

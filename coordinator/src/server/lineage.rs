@@ -73,7 +73,7 @@ fn of_run(
 fn operator_of(run: Option<&Run>, task: usize) -> Option<&String> {
     match &run?.spec.tasks.get(task)?.work {
         Work::Operator { name, .. } => Some(name),
-        Work::Command { .. } => None,
+        Work::Command { .. } | Work::Sensor { .. } => None,
     }
 }
 
@@ -113,7 +113,7 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
                 let bound = &run.spec.tasks[index];
                 node.work = match &bound.work {
                     Work::Operator { name, version, .. } => format!("{name} {version}"),
-                    command @ Work::Command { .. } => views::work_text(command),
+                    command @ (Work::Command { .. } | Work::Sensor { .. }) => views::work_text(command),
                 };
                 let attempt = run.tasks[index].attempts.iter().find(|attempt| attempt.number == producer.attempt);
                 node.inputs = attempt

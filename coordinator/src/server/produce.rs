@@ -127,7 +127,7 @@ fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch:
         created_ms: place.now,
         cached: place.cached,
     };
-    batch.put(&Key::Produced { run: place.run.clone(), task: place.index, output: port }, &view);
+    batch.put(&Key::Produced { run: *place.run, task: place.index, output: port }, &view);
 
     let key = Key::Artifact(output.artifact.digest.clone());
     let mut record = store::read::<ArtifactRecord>(store, &key)?.unwrap_or_default();

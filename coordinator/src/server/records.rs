@@ -107,11 +107,11 @@ pub fn wire_artifacts(artifacts: &[NamedArtifact]) -> Vec<v1::NamedArtifact> {
 /// # Errors
 /// Those of the store, and [`Error::Corrupt`] where a record does not make sense.
 pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
-    let key = Key::Run(id.clone());
+    let key = Key::Run(*id);
     let Some(record) = store::read::<RunRecord>(store, &key)? else { return Ok(None) };
     let corrupt = |key: &Key, reason: String| Error::Corrupt { key: key.to_string(), reason };
     let spec: RunSpec = serde_json::from_slice(&record.spec).map_err(|e| corrupt(&key, e.to_string()))?;
-    let mut run = Run::new(id.clone(), Arc::new(spec), record.path, record.created_ms);
+    let mut run = Run::new(*id, Arc::new(spec), record.path, record.created_ms);
     run.state = run_state_from(record.state).ok_or_else(|| corrupt(&key, "unknown state of a run".to_owned()))?;
     run.ended_at = record.ended_ms;
     run.generation = record.generation;
@@ -145,7 +145,9 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
 fn task_from(record: TaskRecord, attempts: Vec<Attempt>) -> Result<Task, BadMessage> {
     let unknown = BadMessage::UnknownNumber { field: "task.state", number: record.state };
     let state = match v1::TaskState::try_from(record.state).map_err(|_| unknown.clone())? {
-        v1::TaskState::Unspecified => return Err(unknown),
+        v1::TaskState::Unspecified | v1::TaskState::Sensing | v1::TaskState::Expanded | v1::TaskState::Dropped => {
+            return Err(unknown);
+        }
         // The count is derived again when the run is indexed.
         v1::TaskState::Waiting => TaskState::Waiting { needs_left: 1 },
         v1::TaskState::Ready => TaskState::Ready,
@@ -246,7 +248,7 @@ pub const fn run_state(state: RunState) -> v1::RunState {
 #[must_use]
 pub fn run_state_from(number: i32) -> Option<RunState> {
     match v1::RunState::try_from(number).ok()? {
-        v1::RunState::Unspecified => None,
+        v1::RunState::Unspecified | v1::RunState::Queued | v1::RunState::Skipped => None,
         v1::RunState::Running => Some(RunState::Running),
         v1::RunState::Cancelling => Some(RunState::Cancelling),
         v1::RunState::Succeeded => Some(RunState::Succeeded),

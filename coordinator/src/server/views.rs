@@ -33,6 +33,7 @@ pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView
         generation: run.generation,
         revision: run.revision,
         path: run.path.clone(),
+        ..v1::RunView::default()
     }
 }
 
@@ -42,6 +43,7 @@ pub fn work_text(work: &Work) -> String {
     match work {
         Work::Operator { name, .. } => name.clone(),
         Work::Command { argv } => argv.join(" "),
+        Work::Sensor { .. } => "sensor".to_owned(),
     }
 }
 
@@ -71,6 +73,8 @@ fn task_view(run: &Run, index: usize, core: Option<&Core>) -> v1::TaskView {
         ended_ms: task.ended_at,
         resources: Some(bound.resources.amounts.clone().into()),
         gpu: v1::GpuPreference::from(bound.resources.gpu).into(),
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+        ..v1::TaskView::default()
     }
 }
 

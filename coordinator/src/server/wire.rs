@@ -45,7 +45,7 @@ pub fn command(command: Command, run: Option<&Run>, facts: &WelcomeFacts) -> Opt
             adopted: tokens(adopted),
         }),
         Command::Assign { token, task, inputs, reserved } => {
-            Wire::Assign(assign(run?, task as usize, token, inputs, reserved))
+            Wire::Assign(assign(run?, task as usize, token, inputs, reserved)?)
         }
         Command::Cancel { token } => {
             Wire::Cancel(v1::Cancel { token: Some(token.into()), reason: v1::CancelReason::User.into() })
@@ -64,7 +64,7 @@ fn tokens(tokens: Vec<Token>) -> Vec<v1::Token> {
     tokens.into_iter().map(Into::into).collect()
 }
 
-fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, reserved: Resources) -> v1::Assign {
+fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, reserved: Resources) -> Option<v1::Assign> {
     let bound = &run.spec.tasks[task];
     let params_json = serde_json::Value::Object(bound.params.clone()).to_string();
     let (work, wants_facts) = match &bound.work {
@@ -72,6 +72,8 @@ fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, rese
             v1::assign::Work::Operator(v1::OperatorCall { name: name.clone(), version: version.clone(), params_json }),
             *wants_run_facts,
         ),
+        // The coordinator looks at sensors itself.
+        Work::Sensor { .. } => return None,
         Work::Command { argv } => (
             v1::assign::Work::Command(v1::CommandCall {
                 argv: argv.clone(),
@@ -93,7 +95,7 @@ fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, rese
             (name.clone(), v1::EnvValue { value: Some(value) })
         })
         .collect();
-    v1::Assign {
+    Some(v1::Assign {
         token: Some(token.into()),
         pipeline: run.spec.pipeline.to_string(),
         work: Some(work),
@@ -102,8 +104,11 @@ fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, rese
         timeout_ms: bound.timeout_ms.unwrap_or(0),
         env,
         run_facts_json: if wants_facts { views::run_facts(run) } else { String::new() },
-        grace_ms: GRACE_MS,
-    }
+        grace_ms: bound.flow.grace_ms.unwrap_or(GRACE_MS),
+        heartbeat_timeout_ms: bound.flow.heartbeat_timeout_ms.unwrap_or(0),
+        inline: bound.inline.clone(),
+        ..v1::Assign::default()
+    })
 }
 
 /// A hello in the words of the core, and the operators it brings.

@@ -8,7 +8,7 @@ use super::{
     diagnostic::{Diagnostic, quote},
     faults::{Faults, Span},
     fields::Check,
-    model::{Pipeline, Task, Work},
+    model::{Flow, Pipeline, Task, Work},
     params::Params,
     policy::{self, Policy},
     resolve::{self, Edges},
@@ -102,7 +102,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     }
     params.warn_of_unused(check);
     let (name, description) = head?;
-    Some(Pipeline { name, description, params: params.into_decls(), tasks: made })
+    Some(Pipeline { name, description, params: params.into_decls(), tasks: made, priority: 0, concurrency: None })
 }
 
 fn entries(node: &Node, check: &Check<'_>) -> usize {
@@ -161,5 +161,6 @@ fn task(draft: Draft<'_>, edges: Edges, with: serde_json::Map<String, serde_json
         priority: draft.priority,
         outputs: draft.outputs,
         description: draft.description.to_owned(),
+        flow: Flow::default(),
     })
 }

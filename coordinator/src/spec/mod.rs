@@ -32,7 +32,8 @@ pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use faults::nearest;
 pub use model::{
-    Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
+    Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
+    ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,
 };
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ impl Pipeline {
         let work = match &task.work {
             Work::Operator { name, .. } => json!({ "op": name }),
             Work::Command { argv } => json!({ "command": argv }),
+            Work::Sensor { sensor, every_ms } => json!({ "sensor": sensor, "every_ms": every_ms }),
         };
         let inputs: Map<String, Value> =
             task.inputs.iter().map(|(input, from)| (input.clone(), json!([name(from.task), from.output]))).collect();

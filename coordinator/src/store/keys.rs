@@ -89,13 +89,13 @@ impl Key {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Meta(meta) => Writer::of(tag::META).text(meta.as_str()),
-            Self::Run(run) => Writer::of(tag::RUN).text(run.as_str()),
-            Self::Task { run, task } => Writer::of(tag::TASK).text(run.as_str()).number(*task),
+            Self::Run(run) => Writer::of(tag::RUN).text(&run.to_string()),
+            Self::Task { run, task } => Writer::of(tag::TASK).text(&run.to_string()).number(*task),
             Self::Attempt { run, task, attempt } => {
-                Writer::of(tag::ATTEMPT).text(run.as_str()).number(*task).number(*attempt)
+                Writer::of(tag::ATTEMPT).text(&run.to_string()).number(*task).number(*attempt)
             }
             Self::Produced { run, task, output } => {
-                Writer::of(tag::PRODUCED).text(run.as_str()).number(*task).text(output.as_str())
+                Writer::of(tag::PRODUCED).text(&run.to_string()).number(*task).text(output.as_str())
             }
             Self::Pipeline(digest) => Writer::of(tag::PIPELINE).text(digest.as_str()),
             Self::Artifact(digest) => Writer::of(tag::ARTIFACT).text(digest.as_str()),
@@ -184,19 +184,19 @@ pub mod prefix {
     /// Tasks of a run, by index.
     #[must_use]
     pub fn tasks(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::TASK).text(run.as_str()).0
+        Writer::of(tag::TASK).text(&run.to_string()).0
     }
 
     /// Attempts of a run, by task and number.
     #[must_use]
     pub fn attempts(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::ATTEMPT).text(run.as_str()).0
+        Writer::of(tag::ATTEMPT).text(&run.to_string()).0
     }
 
     /// Attempts of a task, by number.
     #[must_use]
     pub fn attempts_of(run: &RunId, task: u32) -> Vec<u8> {
-        Writer::of(tag::ATTEMPT).text(run.as_str()).number(task).0
+        Writer::of(tag::ATTEMPT).text(&run.to_string()).number(task).0
     }
 
     /// What every run has put out, by run.
@@ -208,7 +208,7 @@ pub mod prefix {
     /// What a run has put out, by task and output.
     #[must_use]
     pub fn produced(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::PRODUCED).text(run.as_str()).0
+        Writer::of(tag::PRODUCED).text(&run.to_string()).0
     }
 
     /// All pipeline versions.
@@ -401,7 +401,7 @@ mod tests {
                 Key::Cache(a.clone()).encode().cmp(&Key::Cache(b.clone()).encode()),
                 a.as_bytes().cmp(b.as_bytes())
             );
-            let attempt = |task, attempt| Key::Attempt { run: run.clone(), task, attempt }.encode();
+            let attempt = |task, attempt| Key::Attempt { run, task, attempt }.encode();
             prop_assert_eq!(attempt(m, n).cmp(&attempt(n, m)), (m, n).cmp(&(n, m)));
         }
 
@@ -425,9 +425,9 @@ mod tests {
     #[test]
     fn the_layout_on_disk_does_not_change_unnoticed() {
         let run: RunId = "run_01j8zk5m8w0000000000000000".parse().unwrap();
-        let bytes = Key::Attempt { run: run.clone(), task: 2, attempt: 1 }.encode();
+        let bytes = Key::Attempt { run, task: 2, attempt: 1 }.encode();
         let mut expected = vec![0x12];
-        expected.extend_from_slice(run.as_str().as_bytes());
+        expected.extend_from_slice(run.to_string().as_bytes());
         expected.extend_from_slice(&[0, 0, 0, 0, 0, 2, 0, 0, 0, 1]);
         assert_eq!(bytes, expected);
         assert!(bytes.starts_with(&prefix::attempts_of(&run, 2)));

@@ -154,7 +154,7 @@ impl Findings {
     fn collect(&mut self, key: &Key, value: &Value) {
         match (key, value) {
             (Key::Run(run), Value::Run(record)) => {
-                self.runs.insert(run.clone(), task_count(&record.spec));
+                self.runs.insert(*run, task_count(&record.spec));
             }
             (Key::Artifact(digest), _) => {
                 self.artifacts.insert(digest.clone());
@@ -209,7 +209,7 @@ impl Findings {
     /// Compares what a record says of itself with its key.
     fn check_own_name(&mut self, key: &Key, value: &Value) {
         let same = match (key, value) {
-            (Key::Run(run), Value::Run(record)) => record.run_id == run.as_str(),
+            (Key::Run(run), Value::Run(record)) => record.run_id == run.to_string(),
             (Key::Attempt { attempt, .. }, Value::Attempt(record)) => {
                 record.view.as_ref().is_some_and(|view| view.attempt == *attempt)
             }

@@ -151,7 +151,7 @@ fn a_cancel_waits_for_the_word_of_the_worker_before_the_run_is_cancelled() {
     let worker = bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[]), task("b", &[0])]);
     bench.start(&run, 0);
-    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
+    bench.tell(Event::CancelRun { run }).unwrap();
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Cancelling);
     assert_eq!(*bench.state(&run, 1), TaskState::Cancelled, "what has not started is cancelled at once");
     let token = bench.token(&run, 0);
@@ -167,7 +167,7 @@ fn a_cancelled_backoff_is_not_revived_by_its_timer() {
     bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.finish(&run, 0, failure(FailureClass::Infra));
-    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
+    bench.tell(Event::CancelRun { run }).unwrap();
     bench.pass(10_000);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Cancelled);
@@ -216,7 +216,7 @@ fn a_cache_key_changes_with_parameters_inputs_and_the_content_behind_a_path() {
 fn every_waiting_task_says_why_by_code() {
     let mut bench = Bench::new();
     let mut gpu = task("gpu", &[]);
-    gpu.resources.amounts.gpu = 1;
+    gpu.resources.amounts.gpu_milli = 1_000;
     gpu.resources.gpu = segue_proto::resources::GpuPreference::Require;
     let run = bench.submit(1, vec![task("a", &[]), task("b", &[0]), gpu, task("c", &[])]);
     let code = |bench: &Bench, task: usize| {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 fn amounts(cpu: u32, gpu: u32) -> Resources {
-    Resources { cpu_milli: cpu * 1_000, memory_bytes: 0, gpu, custom: BTreeMap::new() }
+    Resources { cpu_milli: cpu * 1_000, gpu_milli: gpu * 1_000, ..Resources::default() }
 }
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Fleet {
 
 fn request(cpu: u32, gpu: GpuPreference) -> ResourceRequest {
     let needed = u32::from(gpu == GpuPreference::Require);
-    ResourceRequest { amounts: amounts(cpu, needed), gpu, labels: BTreeMap::new() }
+    ResourceRequest { amounts: amounts(cpu, needed), gpu, ..ResourceRequest::default() }
 }
 
 fn fleets() -> impl Strategy<Value = Fleet> {

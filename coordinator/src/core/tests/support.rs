@@ -47,13 +47,21 @@ pub fn task(name: &str, needs: &[usize]) -> BoundTask {
         resources: ResourceRequest {
             amounts: Resources { cpu_milli: 1_000, ..Resources::default() },
             gpu: GpuPreference::None,
-            labels: BTreeMap::new(),
+            ..ResourceRequest::default()
         },
         timeout_ms: None,
         retry: RetryPolicy { attempts: 2, initial_ms: 100, max_ms: 100, jitter: 0.0, ..RetryPolicy::default() },
         cache: false,
         priority: 0,
-        outputs: vec![Port { name: "out".into(), kind: "json".into(), optional: false, help: String::new() }],
+        outputs: vec![Port {
+            name: "out".into(),
+            kind: "json".into(),
+            optional: false,
+            help: String::new(),
+            many: false,
+        }],
+        flow: crate::spec::Flow::default(),
+        inline: Vec::new(),
     }
 }
 
@@ -63,6 +71,9 @@ pub fn spec(tasks: Vec<BoundTask>) -> Arc<RunSpec> {
         version: "v".into(),
         working_dir: String::new(),
         params: BTreeMap::new(),
+        values: serde_json::Map::new(),
+        priority: 0,
+        concurrency: None,
         tasks,
     })
 }
@@ -76,15 +87,13 @@ pub fn key(name: &str, incarnation: &str) -> WorkerKey {
 }
 
 pub fn output(content: &str) -> NamedArtifact {
-    NamedArtifact {
-        name: "out".into(),
-        artifact: Artifact {
-            digest: Digest::of(content.as_bytes()),
-            size_bytes: content.len() as u64,
-            kind: "json".into(),
-            schema: String::new(),
-        },
-    }
+    let artifact = Artifact {
+        digest: Digest::of(content.as_bytes()),
+        size_bytes: content.len() as u64,
+        kind: "json".into(),
+        schema: String::new(),
+    };
+    NamedArtifact::new("out", artifact)
 }
 
 pub fn success(content: &str) -> Outcome {
@@ -147,7 +156,7 @@ impl Bench {
 
     pub fn submit(&mut self, n: u32, tasks: Vec<BoundTask>) -> RunId {
         let id = run_id(n);
-        let run = Run::new(id.clone(), spec(tasks), String::new(), self.now);
+        let run = Run::new(id, spec(tasks), String::new(), self.now);
         self.tell(Event::Submit(Box::new(run))).unwrap();
         id
     }
@@ -160,7 +169,8 @@ impl Bench {
         self.links += 1;
         let mut worker = Worker::awaited(key(name, incarnation));
         worker.link = Some(self.links);
-        worker.capacity = Resources { cpu_milli: cpu * 1_000, memory_bytes: 1 << 30, gpu, custom: BTreeMap::new() };
+        worker.capacity =
+            Resources { cpu_milli: cpu * 1_000, memory_bytes: 1 << 30, gpu_milli: gpu * 1_000, ..Resources::default() };
         worker.operators.insert(("core.noop".into(), "1".into()));
         let key = worker.key.clone();
         self.tell(Event::Hello { worker: Box::new(worker), held }).unwrap();

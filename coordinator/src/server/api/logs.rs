@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use futures::Stream;
 use segue_proto::{
-    ids::{RunId, TaskName, Token},
+    ids::{RunId, TaskRef, Token},
     v1::{self, log_service_server::LogService},
 };
 use tokio::sync::mpsc;
@@ -98,12 +98,12 @@ async fn stream(
 
 /// Finds the attempts that the request means, in the order of their start, and says whether the run has ended.
 async fn sources(shared: &Shared, id: &RunId, request: &v1::ReadLogsRequest) -> Result<(Vec<Source>, bool), Error> {
-    let (wanted, task, attempt) = (id.clone(), request.task.clone(), request.attempt);
+    let (wanted, task, attempt) = (*id, request.task.clone(), request.attempt);
     let active = shared.handle.read(move |core| core.run(&wanted).map(|run| pick(run, &task, attempt))).await?;
     match active {
         Some(found) => found,
         None => {
-            let (id, task) = (id.clone(), request.task.clone());
+            let (id, task) = (*id, request.task.clone());
             shared
                 .blocking(move |shared| {
                     let run = records::load_run(&*shared.store, &id)?;
@@ -122,7 +122,7 @@ fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Erro
         return Err(Error::NotFound(format!("run `{}` has no task `{task}`{hint}", run.id)));
     }
     let mut found: Vec<(u64, Source)> = Vec::new();
-    for (bound, entry) in run.spec.tasks.iter().zip(&run.tasks) {
+    for (index, (bound, entry)) in run.spec.tasks.iter().zip(&run.tasks).enumerate() {
         if !task.is_empty() && bound.name.as_str() != task {
             continue;
         }
@@ -131,15 +131,17 @@ fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Erro
             number => entry.attempts.iter().find(|attempt| attempt.number == number),
         };
         if let Some(chosen) = chosen {
-            let token = token(&run.id, &bound.name, chosen.number, chosen.epoch);
+            let token = Token {
+                run: run.id,
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                task: TaskRef::new(&bound.name, None),
+                attempt: chosen.number,
+                epoch: chosen.epoch,
+            };
             let live = matches!(&entry.state, TaskState::Live(live) if live.attempt == chosen.number);
             found.push((chosen.assigned_at, Source { token, live }));
         }
     }
     found.sort_by(|a, b| (a.0, &a.1.token.task).cmp(&(b.0, &b.1.token.task)));
     Ok((found.into_iter().map(|(_, source)| source).collect(), run.state.is_terminal()))
-}
-
-fn token(run: &RunId, task: &TaskName, attempt: u32, epoch: u64) -> Token {
-    Token { run: run.clone(), task: task.clone(), attempt, epoch }
 }

@@ -78,7 +78,7 @@ impl Runs {
 
     /// Shows a run, active or ended.
     async fn view(&self, id: RunId, with_tasks: bool) -> Result<v1::RunView, Error> {
-        let wanted = id.clone();
+        let wanted = id;
         let active = self
             .0
             .handle
@@ -107,11 +107,11 @@ impl Runs {
 
     async fn rerun(&self, request: v1::RerunRequest) -> Result<v1::RerunResponse, Error> {
         let id = self.resolve(request.run_id.clone()).await?;
-        let wanted = id.clone();
+        let wanted = id;
         if self.0.handle.read(move |core| core.run(&wanted).is_some()).await? {
             return Err(crate::core::Refused::RunGoing(id).into());
         }
-        let run = self.load(id.clone()).await?;
+        let run = self.load(id).await?;
         let latest = if request.latest_text.is_empty() {
             None
         } else {
@@ -225,6 +225,10 @@ impl RunService for Runs {
         Ok(Response::new(self.view(id, true).await?))
     }
 
+    async fn list_tasks(&self, _: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksResponse>, Status> {
+        Err(Status::unimplemented("paging through tasks"))
+    }
+
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
         let request = request.into_inner();
         let limit = if request.limit == 0 { 50 } else { request.limit.min(MOST_ROWS) } as usize;
@@ -266,7 +270,7 @@ impl RunService for Runs {
         let id = self.resolve(request.into_inner().run_id).await?;
         // Listening starts before the first look, so that no change falls between the two.
         let mut changes = self.0.handle.changes();
-        let first = self.view(id.clone(), true).await?;
+        let first = self.view(id, true).await?;
         let (sender, receiver) = mpsc::channel(4);
         let runs = self.clone();
         tokio::spawn(async move {
@@ -291,7 +295,7 @@ impl RunService for Runs {
                         }
                     }
                 }
-                view = match runs.view(id.clone(), true).await {
+                view = match runs.view(id, true).await {
                     Ok(view) => view,
                     Err(e) => {
                         let _ = sender.send(Err(e.into())).await;
@@ -308,11 +312,11 @@ impl RunService for Runs {
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
         let id = self.resolve(request.into_inner().run_id).await?;
-        match self.0.handle.decide(Event::CancelRun { run: id.clone() }).await {
+        match self.0.handle.decide(Event::CancelRun { run: id }).await {
             Ok(_) => {}
             // Not active: it does not exist, or has ended.
             Err(Error::Refused(crate::core::Refused::NoSuchRun(_))) => {
-                let run = self.load(id.clone()).await?;
+                let run = self.load(id).await?;
                 if run.state.is_terminal() {
                     return Err(Error::from(crate::core::Refused::RunEnded(id)).into());
                 }
@@ -330,7 +334,7 @@ impl RunService for Runs {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         let request = request.into_inner();
         let id = self.resolve(request.run_id).await?;
-        let (wanted, task) = (id.clone(), request.task.clone());
+        let (wanted, task) = (id, request.task.clone());
         let active = self
             .0
             .handle
@@ -347,7 +351,7 @@ impl RunService for Runs {
         let (explanations, state, known) = match active {
             Some(found) => found,
             None => {
-                let run = self.load(id.clone()).await?;
+                let run = self.load(id).await?;
                 let task = request.task.clone();
                 self.0
                     .handle
