@@ -7,6 +7,7 @@ mod external;
 pub mod http;
 mod lineage;
 mod plan;
+mod probes;
 mod produce;
 pub mod records;
 pub mod views;
@@ -94,7 +95,9 @@ impl Coordinator {
             store_id: blobs.store_id().to_owned(),
         };
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
-        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, stop.clone());
+        let (probes, looks) = probes::Probes::channel();
+        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, stop.clone());
+        let looker = probes::run(looks, handle.clone(), Arc::clone(&store), clock, stop.clone());
         let shared = Shared {
             handle,
             store,
@@ -109,6 +112,7 @@ impl Coordinator {
             stop: stop.clone(),
         };
         let tasks = TaskTracker::new();
+        tasks.spawn(looker);
         let actor = tokio::spawn(actor.run());
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         serve_grpc(&shared, config.tls, listener, &tasks)?;

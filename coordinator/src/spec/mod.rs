@@ -26,6 +26,8 @@ mod units;
 mod value;
 mod version;
 
+pub mod items;
+pub use items::{ResolvedChild, child_key, fill_item, resolve_child};
 pub use bind::bind;
 pub use check::{Checked, LONGEST, check};
 pub use code::Code;

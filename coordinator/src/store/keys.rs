@@ -14,6 +14,7 @@ mod tag {
     pub(super) const TASK: u8 = 0x11;
     pub(super) const ATTEMPT: u8 = 0x12;
     pub(super) const PRODUCED: u8 = 0x13;
+    pub(super) const EXPANSION: u8 = 0x14;
     pub(super) const PIPELINE: u8 = 0x20;
     pub(super) const ARTIFACT: u8 = 0x21;
     pub(super) const CACHE: u8 = 0x22;
@@ -38,6 +39,8 @@ pub enum Key {
     Attempt { run: RunId, task: u32, attempt: u32 },
     /// `v1.ArtifactView`: what a task of a run has put out
     Produced { run: RunId, task: u32, output: PortName },
+    /// `store.v1.ExpansionRecord`: the items of a fan-out, by index of its task
+    Expansion { run: RunId, task: u32 },
     /// `store.v1.PipelineRecord`, by version
     Pipeline(Digest),
     /// `store.v1.ArtifactRecord`
@@ -97,6 +100,7 @@ impl Key {
             Self::Produced { run, task, output } => {
                 Writer::of(tag::PRODUCED).text(&run.to_string()).number(*task).text(output.as_str())
             }
+            Self::Expansion { run, task } => Writer::of(tag::EXPANSION).text(&run.to_string()).number(*task),
             Self::Pipeline(digest) => Writer::of(tag::PIPELINE).text(digest.as_str()),
             Self::Artifact(digest) => Writer::of(tag::ARTIFACT).text(digest.as_str()),
             Self::Cache(key) => Writer::of(tag::CACHE).text(key),
@@ -130,6 +134,7 @@ impl Key {
             tag::TASK => Self::Task { run: from.id()?, task: from.number()? },
             tag::ATTEMPT => Self::Attempt { run: from.id()?, task: from.number()?, attempt: from.number()? },
             tag::PRODUCED => Self::Produced { run: from.id()?, task: from.number()?, output: from.id()? },
+            tag::EXPANSION => Self::Expansion { run: from.id()?, task: from.number()? },
             tag::PIPELINE => Self::Pipeline(from.id()?),
             tag::ARTIFACT => Self::Artifact(from.id()?),
             tag::CACHE => Self::Cache(from.text()?),
@@ -149,6 +154,7 @@ impl fmt::Display for Key {
             Self::Task { run, task } => write!(f, "task/{run}/{task}"),
             Self::Attempt { run, task, attempt } => write!(f, "attempt/{run}/{task}/{attempt}"),
             Self::Produced { run, task, output } => write!(f, "produced/{run}/{task}/{output}"),
+            Self::Expansion { run, task } => write!(f, "expansion/{run}/{task}"),
             Self::Pipeline(digest) => write!(f, "pipeline/{digest}"),
             Self::Artifact(digest) => write!(f, "artifact/{digest}"),
             Self::Cache(key) => write!(f, "cache/{}", key.escape_debug()),
@@ -191,6 +197,12 @@ pub mod prefix {
     #[must_use]
     pub fn attempts(run: &RunId) -> Vec<u8> {
         Writer::of(tag::ATTEMPT).text(&run.to_string()).0
+    }
+
+    /// Expansions of a run, by task.
+    #[must_use]
+    pub fn expansions(run: &RunId) -> Vec<u8> {
+        Writer::of(tag::EXPANSION).text(&run.to_string()).0
     }
 
     /// Attempts of a task, by number.

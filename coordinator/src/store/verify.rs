@@ -169,10 +169,17 @@ impl Findings {
     fn check(&mut self, key: &Key, value: &Value) {
         self.check_own_name(key, value);
         match (key, value) {
-            (Key::Task { run, task } | Key::Attempt { run, task, .. } | Key::Produced { run, task, .. }, _) => {
+            (
+                Key::Task { run, task }
+                | Key::Attempt { run, task, .. }
+                | Key::Produced { run, task, .. }
+                | Key::Expansion { run, task },
+                _,
+            ) => {
                 match self.runs.get(run) {
                     None => self.problem(format!("the record `{key}` belongs to a run that does not exist")),
-                    Some(Some(tasks)) if task >= tasks => {
+                    // Children of fan-outs are beyond all tasks.
+                    Some(Some(tasks)) if task >= tasks && *task < crate::core::FIRST_CHILD => {
                         self.problem(format!("the record `{key}` is beyond the {tasks} tasks of its run"));
                     }
                     Some(_) => {}
