@@ -7,6 +7,8 @@ pub mod blobs;
 pub mod core;
 pub mod logs;
 pub mod registry;
+pub mod schedule;
+pub mod sensor;
 pub mod server;
 pub mod spec;
 pub mod store;

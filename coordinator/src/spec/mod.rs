@@ -17,6 +17,7 @@ mod fields;
 mod params;
 mod policy;
 mod resolve;
+mod schedule;
 mod secrets;
 mod syntax;
 mod tasks;
@@ -34,6 +35,7 @@ pub use faults::nearest;
 pub use model::{
     Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
 };
+pub use schedule::interval_params;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ use segue_proto::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::schedule::ScheduleDecl;
+
 /// A checked pipeline file. Tasks keep the order of the file; indices into `tasks` are stable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pipeline {
@@ -18,6 +20,9 @@ pub struct Pipeline {
     pub description: String,
     pub params: Vec<ParamDecl>,
     pub tasks: Vec<Task>,
+    /// When it runs by itself.
+    #[serde(default)]
+    pub schedule: Option<ScheduleDecl>,
 }
 
 /// A declared parameter of a pipeline.
