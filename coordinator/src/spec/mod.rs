@@ -17,6 +17,7 @@ mod fields;
 mod params;
 mod policy;
 mod resolve;
+mod schedule;
 mod secrets;
 mod syntax;
 mod tasks;
@@ -37,6 +38,7 @@ pub use model::{
     Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
     ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,
 };
+pub use schedule::interval_params;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ use segue_proto::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::schedule::ScheduleDecl;
+
 /// A checked pipeline file. Tasks keep the order of the file; indices into `tasks` are stable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pipeline {
@@ -23,6 +25,9 @@ pub struct Pipeline {
     pub priority: i32,
     #[serde(default)]
     pub concurrency: Option<Concurrency>,
+    /// When it runs by itself.
+    #[serde(default)]
+    pub schedule: Option<ScheduleDecl>,
 }
 
 /// How many runs may go on at a time.

@@ -19,13 +19,17 @@ impl Pipeline {
         params.sort_by(|a, b| a.name.cmp(&b.name));
         let mut tasks: Vec<_> = self.tasks.iter().collect();
         tasks.sort_by(|a, b| a.name.cmp(&b.name));
-        let whole = json!({
+        let mut whole = json!({
             "format": 1,
             "name": self.name,
             "description": self.description,
             "params": params,
             "tasks": tasks.into_iter().map(|task| self.task(task)).collect::<Vec<_>>(),
         });
+        // Pipelines without a schedule keep the version that they had before there were any.
+        if let Some(schedule) = &self.schedule {
+            whole["schedule"] = json!(schedule);
+        }
         sorted(whole).to_string()
     }
 
