@@ -122,8 +122,12 @@ impl Core {
                 self.admission.waiting.entry(lane.clone()).or_default().insert(turn(&run));
                 self.enter(run, now);
                 if on_full == OnFull::CancelRunning {
-                    let going: Vec<RunId> =
-                        self.admission.going.get(&lane).map(|going| going.iter().copied().collect()).unwrap_or_default();
+                    let going: Vec<RunId> = self
+                        .admission
+                        .going
+                        .get(&lane)
+                        .map(|going| going.iter().copied().collect())
+                        .unwrap_or_default();
                     for other in going {
                         if self.run_state(&other) == Some(RunState::Running) {
                             let _ = self.cancel_run(other, now);

@@ -107,6 +107,7 @@ impl Core {
     pub fn restore(&mut self, mut run: Run, now: UnixMillis) {
         run.index();
         let lease_until = now.saturating_add(self.config.lease_ms);
+        let id = run.id;
         for index in run.indices() {
             let Some(task) = run.task_mut(index) else { continue };
             if let super::TaskState::Live(live) = &mut task.state {
@@ -115,13 +116,13 @@ impl Core {
                 let worker =
                     self.workers.entry(live.worker.clone()).or_insert_with(|| Worker::awaited(live.worker.clone()));
                 if live.ahead {
-                    worker.ahead.push_back((run.id, index));
+                    worker.ahead.push_back((id, index));
                 } else {
-                    worker.leased.insert((run.id, index), live.reserved.clone());
+                    worker.leased.insert((id, index), live.reserved.clone());
                 }
             }
         }
-        let (id, state) = (run.id, run.state);
+        let state = run.state;
         self.admission.restore(&run);
         self.enter(run, now);
         if state != RunState::Queued {

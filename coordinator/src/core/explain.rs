@@ -92,10 +92,7 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             let why = entry.failure.as_ref().map_or("", |failure| failure.message.as_str());
             Reason::new(
                 "backoff",
-                format!(
-                    "tried {} times; next try at {until} ms since 1970; last failure: {why}",
-                    entry.tries
-                ),
+                format!("tried {} times; next try at {until} ms since 1970; last failure: {why}", entry.tries),
             )
         }
         TaskState::Failed => {
@@ -106,9 +103,10 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             )
             .hint(failure.map_or_else(String::new, |failure| failure.hint.clone()))
         }
-        TaskState::UpstreamFailed => {
-            Reason::new("upstream_failed", format!("not run, because {} did not succeed", names(&TaskState::is_failure)))
-        }
+        TaskState::UpstreamFailed => Reason::new(
+            "upstream_failed",
+            format!("not run, because {} did not succeed", names(&TaskState::is_failure)),
+        ),
         TaskState::Cancelled => Reason::new("cancelled", "it was cancelled"),
         TaskState::Dropped => Reason::new("not_in_version", "not part of the pipeline version of this run"),
         TaskState::Skipped => skipped(run, index, &names(&|state| *state == TaskState::Skipped)),
@@ -147,9 +145,8 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
     }
     match place::try_place(core, run, index) {
         Ok(worker) => Reason::new("ready", format!("about to be given to worker `{}`", worker.name)),
-        Err(placement::Unplaced::NoWorkers) => {
-            Reason::new("no_workers", "no worker is connected that takes work").hint("start one: segue worker --server URL")
-        }
+        Err(placement::Unplaced::NoWorkers) => Reason::new("no_workers", "no worker is connected that takes work")
+            .hint("start one: segue worker --server URL"),
         Err(placement::Unplaced::NoOperator) => {
             let what = match &bound.work {
                 Work::Operator { name, version, .. } => format!("operator `{name}` version {version}"),

@@ -219,7 +219,7 @@ impl Core {
         if let Some(task) = self.runs.get_mut(&id).and_then(|run| run.task_mut(index)) {
             task.outputs = result.outputs;
             task.metrics_json = result.metrics_json;
-            task.inline = (!result.inline.is_empty()).then(|| Box::new(result.inline));
+            task.inline = result.inline;
             task.cached = cached;
             task.failure = None;
         }
@@ -233,9 +233,7 @@ impl Core {
         let Some(fan_out) = &spec.tasks[node as usize].flow.fan_out else { return };
         let partial = run.partial.remove(&node);
         let source = match &fan_out.over {
-            Over::Output(from) => {
-                run.tasks[from.task].inline.as_ref().and_then(|inline| inline.get(&from.output)).cloned()
-            }
+            Over::Output(from) => run.tasks[from.task].inline.get(&from.output).cloned(),
             _ => None,
         };
         let open = if let (Some(asked), Some(_)) = (&partial, run.groups.get(&node)) {
@@ -349,7 +347,9 @@ impl Core {
     fn after_child(&mut self, id: RunId, child: u32, now: UnixMillis) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         let node = count(run.node_of(child));
-        let Some(fan_out) = run.spec.tasks.get(node as usize).and_then(|bound| bound.flow.fan_out.clone()) else { return };
+        let Some(fan_out) = run.spec.tasks.get(node as usize).and_then(|bound| bound.flow.fan_out.clone()) else {
+            return;
+        };
         let failed = run.task(child).is_some_and(|task| task.state.is_failure());
         let Some(group) = run.groups.get_mut(&node) else { return };
         if failed && fan_out.fail_fast && group.failed > fan_out.tolerate && group.open > 0 {
@@ -487,15 +487,18 @@ fn grow(run: &mut Run, node: u32, items: Items) -> Vec<u32> {
 
 /// Says what became of a fan-out whose children failed, in the class of the first of them.
 fn group_failure(run: &Run, group: &Group) -> Failure {
-    let failing = group.members.iter().find(|&&member| run.task(member).is_some_and(|task| task.state == TaskState::Failed));
+    let failing =
+        group.members.iter().find(|&&member| run.task(member).is_some_and(|task| task.state == TaskState::Failed));
     let all = group.members.len();
     let Some(&first) = failing else {
         return Failure::new(FailureClass::User, format!("{} of {all} children were cancelled", group.cancelled));
     };
     let name = run.name_of(first).map(|name| name.to_string()).unwrap_or_default();
-    let (class, message, hint) = run.task(first).and_then(|task| task.failure.as_deref()).map_or(
-        (FailureClass::User, "no reason given", ""),
-        |failure| (failure.class, failure.message.as_str(), failure.hint.as_str()),
-    );
+    let (class, message, hint) = run
+        .task(first)
+        .and_then(|task| task.failure.as_deref())
+        .map_or((FailureClass::User, "no reason given", ""), |failure| {
+            (failure.class, failure.message.as_str(), failure.hint.as_str())
+        });
     Failure::new(class, format!("{} of {all} children failed, first `{name}`: {message}", group.failed)).hint(hint)
 }

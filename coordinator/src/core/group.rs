@@ -15,7 +15,11 @@ pub const MOST_CHILDREN: usize = 1_000_000;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Items {
     /// Kept as three numbers, however many they are.
-    Range { from: i64, step: i64, count: u32 },
+    Range {
+        from: i64,
+        step: i64,
+        count: u32,
+    },
     List(Vec<(ItemKey, Value)>),
 }
 
@@ -73,7 +77,9 @@ impl Items {
                         table.iter().map(|(name, value)| Ok((ItemKey::from_text(name), value.clone()))).collect(),
                     );
                 }
-                Some(_) => return Err(format!("the output `{}` holds neither a JSON array nor an object", from.output)),
+                Some(_) => {
+                    return Err(format!("the output `{}` holds neither a JSON array nor an object", from.output));
+                }
                 None => return Err(format!("the output `{}` was not delivered with its task", from.output)),
             },
             over => {
@@ -152,7 +158,8 @@ impl Group {
             Items::Range { from, step, count } => {
                 let offset = key.parse::<i64>().ok()?.checked_sub(*from)?;
                 let ordinal = offset.checked_div(*step)?;
-                (offset.checked_rem(*step)? == 0 && ordinal >= 0 && ordinal < i64::from(*count)).then_some(ordinal)? as usize
+                (offset.checked_rem(*step)? == 0 && ordinal >= 0 && ordinal < i64::from(*count)).then_some(ordinal)?
+                    as usize
             }
             Items::List(list) => list.iter().position(|(known, _)| known.as_str() == key)?,
         };
@@ -165,8 +172,10 @@ impl Group {
         if items == self.items {
             return self.members.clone();
         }
-        let mut list: Vec<(ItemKey, Value)> = (0..count(self.items.len())).filter_map(|at| self.items.get(at)).collect();
-        let mut known: BTreeMap<ItemKey, usize> = list.iter().enumerate().map(|(at, (key, _))| (key.clone(), at)).collect();
+        let mut list: Vec<(ItemKey, Value)> =
+            (0..count(self.items.len())).filter_map(|at| self.items.get(at)).collect();
+        let mut known: BTreeMap<ItemKey, usize> =
+            list.iter().enumerate().map(|(at, (key, _))| (key.clone(), at)).collect();
         let mut present = Vec::with_capacity(items.len());
         for (key, value) in (0..count(items.len())).filter_map(|at| items.get(at)) {
             let at = *known.entry(key.clone()).or_insert_with(|| {

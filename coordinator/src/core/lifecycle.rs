@@ -105,9 +105,9 @@ impl Core {
         self.watchers(id);
         for index in self.open_tasks(id) {
             let Some(run) = self.runs.get(&id) else { break };
-            let spared = run.bound(index).is_some_and(|bound| {
-                !for_good && (bound.flow.finally || bound.flow.run_if == RunIf::Always)
-            });
+            let spared = run
+                .bound(index)
+                .is_some_and(|bound| !for_good && (bound.flow.finally || bound.flow.run_if == RunIf::Always));
             // A fan-out ends with its children.
             let expanded = run.task(index).is_some_and(|task| task.state == TaskState::Expanded);
             if !spared && !expanded {
@@ -486,8 +486,7 @@ fn wrong_outputs(
 ) -> Option<Failure> {
     if let Some(name) = unexpected(outputs, &bound.outputs) {
         let name: String = name.chars().take(LONGEST_NAME).collect();
-        let failure =
-            Failure::new(FailureClass::User, format!("`{name}` is not an output of the task, or came twice"));
+        let failure = Failure::new(FailureClass::User, format!("`{name}` is not an output of the task, or came twice"));
         return Some(failure.hint("declare it in `outputs`, and write each output once"));
     }
     let missing = bound.outputs.iter().find(|port| !outputs.iter().any(|output| output.name == port.name));

@@ -244,7 +244,8 @@ impl Core {
         let mut free = holder.free();
         let mut begun = Vec::new();
         for (id, index) in &holder.ahead {
-            let Some(live) = self.runs.get(id).and_then(|run| run.task(*index)).and_then(|task| task.state.live()) else {
+            let Some(live) = self.runs.get(id).and_then(|run| run.task(*index)).and_then(|task| task.state.live())
+            else {
                 continue;
             };
             if !free.amounts.fits(&live.reserved) {
@@ -276,10 +277,7 @@ impl Core {
             }
         }
         for (worker, attempts) in asked {
-            let tokens = attempts
-                .into_iter()
-                .filter_map(|(id, index)| self.runs.get(&id)?.live_token(index))
-                .collect();
+            let tokens = attempts.into_iter().filter_map(|(id, index)| self.runs.get(&id)?.live_token(index)).collect();
             self.send(&worker, Command::Retract { tokens });
         }
     }

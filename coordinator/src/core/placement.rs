@@ -214,9 +214,7 @@ fn can_ever(worker: &Candidate<'_>, needs: &Resources) -> bool {
 /// Gives the devices of an idle worker.
 #[must_use]
 pub fn idle(gpus: &[Gpu]) -> Vec<FreeDevice> {
-    gpus.iter()
-        .map(|gpu| FreeDevice { index: gpu.index, milli: WHOLE_GPU, memory_bytes: gpu.memory_bytes })
-        .collect()
+    gpus.iter().map(|gpu| FreeDevice { index: gpu.index, milli: WHOLE_GPU, memory_bytes: gpu.memory_bytes }).collect()
 }
 
 impl Free {

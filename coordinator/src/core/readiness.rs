@@ -88,12 +88,8 @@ fn tasks_of(run: &Run, node: usize) -> Map<String, Value> {
     seen.into_iter()
         .map(|need| {
             let task = &run.tasks[need];
-            let outputs: Map<String, Value> = task
-                .inline
-                .iter()
-                .flat_map(|inline| inline.iter())
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect();
+            let outputs: Map<String, Value> =
+                task.inline.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             let mut seen = json!({ "state": task.state.word(), "outputs": outputs });
             if let (Some(group), Some(seen)) = (run.groups.get(&count(need)), seen.as_object_mut()) {
                 let children: Map<String, Value> = group

@@ -349,7 +349,8 @@ fn merge(old: &RunSpec, new: &RunSpec) -> (Arc<RunSpec>, Vec<Differs>) {
 
 /// Says whether a change can change results: a new timeout or retry policy cannot.
 fn same_work(a: &BoundTask, b: &BoundTask) -> bool {
-    let items = |task: &BoundTask| task.flow.fan_out.as_ref().map(|fan_out| (fan_out.over.clone(), fan_out.key.clone()));
+    let items =
+        |task: &BoundTask| task.flow.fan_out.as_ref().map(|fan_out| (fan_out.over.clone(), fan_out.key.clone()));
     a.work == b.work
         && a.inputs == b.inputs
         && a.params == b.params

@@ -215,7 +215,7 @@ pub struct Task {
     pub failure: Option<Box<Failure>>,
     pub metrics_json: String,
     /// JSON outputs that conditions and fan-outs read.
-    pub inline: Option<Box<BTreeMap<String, Value>>>,
+    pub inline: BTreeMap<String, Value>,
     /// When it could first have been placed, or its sensor began to look.
     pub ready_at: UnixMillis,
     pub ended_at: UnixMillis,
@@ -236,7 +236,7 @@ impl Task {
             outputs: Vec::new(),
             failure: None,
             metrics_json: String::new(),
-            inline: None,
+            inline: BTreeMap::new(),
             ready_at: 0,
             ended_at: 0,
             progress: None,
@@ -374,7 +374,8 @@ impl Run {
     }
 
     fn needs_left(&self, node: usize) -> u32 {
-        let open = self.graph.needs[node].iter().filter(|&&need| !self.tasks[need as usize].state.is_terminal()).count();
+        let open =
+            self.graph.needs[node].iter().filter(|&&need| !self.tasks[need as usize].state.is_terminal()).count();
         let all_else = self.spec.tasks[node].flow.finally && self.open_main > 0;
         count(open) + u32::from(all_else)
     }
@@ -491,9 +492,15 @@ impl Run {
             let producer = self.tasks.get(from.task)?;
             if let Some(group) = self.groups.get(&count(from.task)) {
                 for (ordinal, member) in group.members.iter().enumerate() {
-                    let Some(output) = self.task(*member).and_then(|child| child.output(&from.output)) else { continue };
+                    let Some(output) = self.task(*member).and_then(|child| child.output(&from.output)) else {
+                        continue;
+                    };
                     let (key, _) = group.items.get(count(ordinal))?;
-                    inputs.push(NamedArtifact { name: name.clone(), artifact: output.artifact.clone(), key: Some(key) });
+                    inputs.push(NamedArtifact {
+                        name: name.clone(),
+                        artifact: output.artifact.clone(),
+                        key: Some(key),
+                    });
                 }
                 continue;
             }

@@ -338,9 +338,7 @@ impl<'a, 'e> Machine<'a, 'e> {
                 Ok(map.get(key.as_str()).is_some())
             }
             (_, Value::Map(_)) => Ok(false),
-            (_, Value::Text(_)) => {
-                Err(self.fault(at, format!("{} is text: write text.contains(…)", self.source(at))))
-            }
+            (_, Value::Text(_)) => Err(self.fault(at, format!("{} is text: write text.contains(…)", self.source(at)))),
             (_, other) => {
                 Err(self.fault(at, format!("{} is {}, which `in` does not search", self.source(at), other.kind())))
             }
@@ -364,12 +362,7 @@ impl<'a, 'e> Machine<'a, 'e> {
             _ => return Err(self.fault(id, "a call with a wrong number of arguments")),
         };
         let (Value::Text(text), Value::Text(argument)) = (&first, &second) else {
-            let message = format!(
-                "`{}` takes two texts, not {} and {}",
-                function.name(),
-                first.kind(),
-                second.kind()
-            );
+            let message = format!("`{}` takes two texts, not {} and {}", function.name(), first.kind(), second.kind());
             return Err(self.fault(id, message));
         };
         let (text, argument) = (text.as_str(), argument.as_str());
@@ -384,21 +377,12 @@ impl<'a, 'e> Machine<'a, 'e> {
         self.read(text.len().saturating_mul(8), id)?;
         match self.patterns.get(argument) {
             Ok(pattern) => Ok(Value::Bool(pattern.is_match(text))),
-            Err(reason) => {
-                Err(self.fault(id, format!("{} is not a regular expression: {reason}", quoted(argument))))
-            }
+            Err(reason) => Err(self.fault(id, format!("{} is not a regular expression: {reason}", quoted(argument)))),
         }
     }
 
     /// Applies a macro to every item of a list, or to every key of a map.
-    fn comprehension(
-        &mut self,
-        kind: Macro,
-        over: Id,
-        name: &'e str,
-        filter: Option<Id>,
-        body: Id,
-    ) -> Outcome<'a> {
+    fn comprehension(&mut self, kind: Macro, over: Id, name: &'e str, filter: Option<Id>, body: Id) -> Outcome<'a> {
         let items = match self.value(over)? {
             Value::List(items) => items,
             Value::Map(map) => {
@@ -406,7 +390,8 @@ impl<'a, 'e> Machine<'a, 'e> {
                 List::Own(map.keys().into_iter().map(Value::Text).collect())
             }
             other => {
-                let message = format!("{} is {}, which `{}` does not walk", self.source(over), other.kind(), kind.name());
+                let message =
+                    format!("{} is {}, which `{}` does not walk", self.source(over), other.kind(), kind.name());
                 return Err(self.fault(over, message));
             }
         };

@@ -14,8 +14,24 @@ const DEEPEST_TREE: u32 = 200;
 
 /// Words that CEL keeps for itself: no name may be one of them.
 const RESERVED: [&str; 18] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "in", "let", "loop", "namespace",
-    "package", "return", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "package",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 pub(super) fn parse(text: &str) -> Result<Ast, ExprError> {
@@ -445,9 +461,9 @@ impl Parser {
             filter = Some(body);
             body = self.expression()?;
         }
-        let close = self.eat(")").ok_or_else(|| {
-            self.unexpected("`)`").hint(format!("write list.{}(x, condition of x)", kind.name()))
-        })?;
+        let close = self
+            .eat(")")
+            .ok_or_else(|| self.unexpected("`)`").hint(format!("write list.{}(x, condition of x)", kind.name())))?;
         let span = Span { start: self.of(of).start, end: close.end.max(name_span.end) };
         self.add(Kind::Macro { kind, over: of, name, filter, body }, span)
     }

@@ -138,7 +138,8 @@ impl<'e> Walk<'e> {
 
     fn chained(&mut self, chain: &Chain<'_>) {
         let found = &mut self.found;
-        let until = |fields: usize| chain.fields.get(fields.wrapping_sub(1)).map_or(chain.span.end, |(_, span)| span.end);
+        let until =
+            |fields: usize| chain.fields.get(fields.wrapping_sub(1)).map_or(chain.span.end, |(_, span)| span.end);
         let use_of = |name: &str, fields: usize| Use {
             name: name.to_owned(),
             offset: chain.span.start,

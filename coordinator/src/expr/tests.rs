@@ -16,14 +16,7 @@ fn eval_in(text: &str, params: Value, tasks: Value) -> Result<Value, EvalError> 
     let (params, tasks) = (map(params), map(tasks));
     let run = map(json!({ "id": "run_1", "state": "failed" }));
     let item = json!({ "id": 7, "region": "eu" });
-    let scope = Scope {
-        params: &params,
-        tasks: &tasks,
-        item: Some(&item),
-        key: Some("eu"),
-        index: Some(3),
-        run: &run,
-    };
+    let scope = Scope { params: &params, tasks: &tasks, item: Some(&item), key: Some("eu"), index: Some(3), run: &run };
     Expr::parse(text).unwrap_or_else(|fault| panic!("{text}: {fault}")).eval(&scope)
 }
 

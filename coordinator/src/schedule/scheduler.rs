@@ -172,7 +172,13 @@ impl State {
 
     /// Under `catch_up = "all"`: passes over what is older than the window. The window counts from the moment at which the
     /// gap was noticed, so that nothing grows too old while it waits for its turn.
-    fn pass_what_is_too_old(&mut self, plan: &Plan, late_before: UnixMillis, now: UnixMillis, actions: &mut Vec<Action>) {
+    fn pass_what_is_too_old(
+        &mut self,
+        plan: &Plan,
+        late_before: UnixMillis,
+        now: UnixMillis,
+        actions: &mut Vec<Action>,
+    ) {
         if self.floor == 0 {
             let missed = plan.after(self.decided).is_some_and(|next| next.end < late_before);
             if !missed {

@@ -322,8 +322,14 @@ fn plan() -> impl Strategy<Value = Plan> {
         Just(Trigger::Cron("0 1,2,3 * * *".to_owned())),
         Just(Trigger::Cron("30 * * * *".to_owned())),
     ];
-    (trigger, prop::sample::select(CatchUp::ALL.to_vec()), prop::sample::select(Overlap::ALL.to_vec()), 0_u64..900, 1_u64..100).prop_map(
-        |(trigger, catch_up, overlap, jitter, window)| {
+    (
+        trigger,
+        prop::sample::select(CatchUp::ALL.to_vec()),
+        prop::sample::select(Overlap::ALL.to_vec()),
+        0_u64..900,
+        1_u64..100,
+    )
+        .prop_map(|(trigger, catch_up, overlap, jitter, window)| {
             let mut decl = decl(trigger);
             decl.catch_up = catch_up;
             decl.overlap = overlap;
@@ -331,8 +337,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             // With `all`, nothing is to be lost.
             decl.catch_up_window_ms = if catch_up == CatchUp::All { 365 * DAY } else { window * HOUR };
             Plan::new("any", decl).unwrap()
-        },
-    )
+        })
 }
 
 proptest! {

@@ -37,10 +37,9 @@ impl From<Error> for Status {
             Error::AmbiguousRun(_) | Error::BadMessage(_) | Error::BadRequest(_) => Code::InvalidArgument,
             Error::Refused(refused) => match refused {
                 Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) | Refused::NoSuchTask { .. } => Code::NotFound,
-                Refused::RunEnded(_)
-                | Refused::TaskEnded { .. }
-                | Refused::RunGoing(_)
-                | Refused::NothingToDo(_) => Code::FailedPrecondition,
+                Refused::RunEnded(_) | Refused::TaskEnded { .. } | Refused::RunGoing(_) | Refused::NothingToDo(_) => {
+                    Code::FailedPrecondition
+                }
                 Refused::UnknownWorker(_) | Refused::NotYours { .. } => Code::PermissionDenied,
             },
             Error::Overloaded => Code::ResourceExhausted,

@@ -94,8 +94,7 @@ async fn see(look: &Look, store: &Arc<dyn Store>, http: &reqwest::Client, now: U
         Ok(sensor) => sensor,
         Err(message) => return Sight::Fault(message),
     };
-    let context =
-        ProbeContext { store, http, now, since: look.since, seen: look.seen.as_deref(), limit: LIMIT };
+    let context = ProbeContext { store, http, now, since: look.since, seen: look.seen.as_deref(), limit: LIMIT };
     let changes = matches!(sensor, Sensor::Artifact { .. });
     match (sensor::probe(&sensor, &context).await, &look.seen) {
         // The first look says what there is: only what differs from it is a change.

@@ -55,7 +55,7 @@ pub fn task_record(task: &Task) -> TaskRecord {
         ready_ms: task.ready_at,
         forced: task.forced,
         last: task.attempts.last().map(attempt_record),
-        inline_json: task.inline.as_deref().map(inline_json).unwrap_or_default(),
+        inline_json: inline_json(&task.inline),
         ..TaskRecord::default()
     };
     match &task.state {
@@ -192,20 +192,19 @@ fn task_from(record: TaskRecord, mut attempts: Vec<Attempt>) -> Result<Task, Bad
             }))
         }
     };
-    Ok(Task {
-        state,
-        tries: record.tries,
-        attempts,
-        cached: record.cached,
-        outputs: artifacts_from(record.outputs)?,
-        failure: record.failure.map(Failure::try_from).transpose()?.map(Box::new),
-        metrics_json: record.metrics_json,
-        inline: inline_from(record.inline_json)?,
-        ready_at: record.ready_ms,
-        ended_at: record.ended_ms,
-        forced: record.forced,
-        ..Task::new(0)
-    })
+    let mut task = Task::new(0);
+    task.state = state;
+    task.tries = record.tries;
+    task.attempts = attempts;
+    task.cached = record.cached;
+    task.outputs = artifacts_from(record.outputs)?;
+    task.failure = record.failure.map(Failure::try_from).transpose()?.map(Box::new);
+    task.metrics_json = record.metrics_json;
+    task.inline = inline_values(record.inline_json)?;
+    task.ready_at = record.ready_ms;
+    task.ended_at = record.ended_ms;
+    task.forced = record.forced;
+    Ok(task)
 }
 
 /// Encodes JSON that is kept with a record.
@@ -222,16 +221,9 @@ pub fn inline_values(
     inline: BTreeMap<String, bytes::Bytes>,
 ) -> Result<BTreeMap<String, serde_json::Value>, BadMessage> {
     let value = |bytes: bytes::Bytes| {
-        serde_json::from_slice(&bytes)
-            .map_err(|e| BadMessage::Json { field: "inline_json", reason: e.to_string() })
+        serde_json::from_slice(&bytes).map_err(|e| BadMessage::Json { field: "inline_json", reason: e.to_string() })
     };
     inline.into_iter().map(|(name, bytes)| Ok((name, value(bytes)?))).collect()
-}
-
-fn inline_from(
-    inline: BTreeMap<String, bytes::Bytes>,
-) -> Result<Option<Box<BTreeMap<String, serde_json::Value>>>, BadMessage> {
-    if inline.is_empty() { Ok(None) } else { Ok(Some(Box::new(inline_values(inline)?))) }
 }
 
 /// Encodes the items and children of a fan-out.

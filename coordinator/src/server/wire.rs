@@ -67,13 +67,7 @@ fn tokens(tokens: Vec<Token>) -> Vec<v1::Token> {
 
 /// Gives the wire form of an assignment, the item of a child filled in. Items were filled in once before the child could
 /// begin; what cannot be filled in now is given as it stands, and the worker refuses it.
-fn assign(
-    run: &Run,
-    token: Token,
-    inputs: Vec<NamedArtifact>,
-    reserved: Resources,
-    ahead: bool,
-) -> Option<v1::Assign> {
+fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resources, ahead: bool) -> Option<v1::Assign> {
     let bound = run.bound(token.index)?;
     let item = run.item_of(token.index);
     let child = item
@@ -220,10 +214,10 @@ fn outcome(wire: Option<v1::finished::Outcome>) -> Result<Outcome, BadMessage> {
         v1::finished::Outcome::Success(success) => {
             let inline = inline(&success)?;
             Outcome::Success {
-            outputs: success.outputs.into_iter().map(NamedArtifact::try_from).collect::<Result<_, _>>()?,
-            models: success.models.into_iter().map(ModelRegistration::try_from).collect::<Result<_, _>>()?,
-            metrics_json: success.metrics_json,
-            inline,
+                outputs: success.outputs.into_iter().map(NamedArtifact::try_from).collect::<Result<_, _>>()?,
+                models: success.models.into_iter().map(ModelRegistration::try_from).collect::<Result<_, _>>()?,
+                metrics_json: success.metrics_json,
+                inline,
             }
         }
         v1::finished::Outcome::Failure(failure) => Outcome::Failure(clip_failure(failure.try_into()?)),
@@ -245,8 +239,7 @@ fn inline(success: &v1::Success) -> Result<Inline, BadMessage> {
     kept.retain(|name, bytes| {
         let digest = segue_proto::ids::Digest::of(bytes);
         success.outputs.iter().any(|output| {
-            output.name == *name
-                && output.artifact.as_ref().is_some_and(|artifact| artifact.digest == digest.as_str())
+            output.name == *name && output.artifact.as_ref().is_some_and(|artifact| artifact.digest == digest.as_str())
         })
     });
     super::records::inline_values(kept)

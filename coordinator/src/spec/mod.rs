@@ -28,12 +28,12 @@ mod value;
 mod version;
 
 pub mod items;
-pub use items::{ResolvedChild, child_key, fill_item, resolve_child};
 pub use bind::bind;
 pub use check::{Checked, LONGEST, check};
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use faults::nearest;
+pub use items::{ResolvedChild, child_key, fill_item, resolve_child};
 pub use model::{
     Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
     ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,

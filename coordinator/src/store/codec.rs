@@ -50,7 +50,7 @@ pub fn decode_row<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<(Key
 pub enum Value {
     Meta,
     Run(stored::RunRecord),
-    Task(stored::TaskRecord),
+    Task(Box<stored::TaskRecord>),
     Attempt(stored::AttemptRecord),
     Expansion(stored::ExpansionRecord),
     Produced(v1::ArtifactView),
@@ -78,7 +78,7 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
             Value::Meta
         }
         Key::Run(_) => Value::Run(decode(key, bytes)?),
-        Key::Task { .. } => Value::Task(decode(key, bytes)?),
+        Key::Task { .. } => Value::Task(Box::new(decode(key, bytes)?)),
         Key::Attempt { .. } => Value::Attempt(decode(key, bytes)?),
         Key::Produced { .. } => Value::Produced(decode(key, bytes)?),
         Key::Expansion { .. } => Value::Expansion(decode(key, bytes)?),

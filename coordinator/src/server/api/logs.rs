@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use futures::Stream;
 use segue_proto::{
-    ids::{RunId, TaskRef, Token},
+    ids::{RunId, Token},
     v1::{self, log_service_server::LogService},
 };
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::{
-    core::{Run, TaskState},
+    core::Run,
     server::{actor::resolve, error::Error, records},
 };
 
@@ -132,13 +132,7 @@ fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Erro
             number => entry.attempts.iter().find(|attempt| attempt.number == number),
         };
         if let Some(chosen) = chosen {
-            let token = Token {
-                run: run.id,
-                index,
-                task: name,
-                attempt: chosen.number,
-                epoch: chosen.epoch,
-            };
+            let token = Token { run: run.id, index, task: name, attempt: chosen.number, epoch: chosen.epoch };
             let live = entry.state.live().is_some_and(|live| live.attempt == chosen.number);
             found.push((chosen.assigned_at, Source { token, live }));
         }

@@ -223,9 +223,9 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
     let indices: Box<dyn Iterator<Item = u32>> = if request.group.is_empty() {
         Box::new(run.indices())
     } else {
-        let node = run.find(&request.group).ok_or_else(|| {
-            Error::NotFound(format!("run `{}` has no task `{}`", run.id, request.group))
-        })?;
+        let node = run
+            .find(&request.group)
+            .ok_or_else(|| Error::NotFound(format!("run `{}` has no task `{}`", run.id, request.group)))?;
         let members = run.groups.get(&node).map(|group| group.members.clone()).unwrap_or_default();
         Box::new(members.into_iter())
     };
@@ -286,8 +286,7 @@ impl RunService for Runs {
         let request = request.into_inner();
         let id = self.resolve(request.run_id.clone()).await?;
         let wanted = request.clone();
-        let active =
-            self.0.handle.read(move |core| core.run(&id).map(|run| page(run, Some(core), &wanted))).await?;
+        let active = self.0.handle.read(move |core| core.run(&id).map(|run| page(run, Some(core), &wanted))).await?;
         let found = match active {
             Some(found) => found,
             None => page(&self.load(id).await?, None, &request),
@@ -421,11 +420,7 @@ impl RunService for Runs {
             .handle
             .read(move |core| {
                 core.run(&wanted).map(|run| {
-                    (
-                        views::explanations(run, core, &task),
-                        records::run_state(run.state),
-                        run.find(&task).is_some(),
-                    )
+                    (views::explanations(run, core, &task), records::run_state(run.state), run.find(&task).is_some())
                 })
             })
             .await?;
