@@ -34,6 +34,7 @@ pub fn run_record(run: &Run) -> RunRecord {
         no_cache: run.no_cache,
         priority: run.priority,
         tags: run.tags.clone(),
+        counts: super::views::counted(run.tasks.iter().map(|task| &task.state)),
         external_inputs: run.external_inputs.clone(),
         // Serialising plain data with string keys cannot fail.
         spec: serde_json::to_vec(&*run.spec).unwrap_or_default().into(),
