@@ -37,6 +37,9 @@ pub const INLINE_BYTES: usize = 64 * 1024;
 /// Size of one piece of a streamed blob.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
+/// Longest JSON output whose bytes come with the success of an attempt, for those who decide by its content.
+pub const INLINE_BYTES: usize = 64 * 1024;
+
 /// Key of a blob under the root of a blob store: two levels, so that no directory grows without bound.
 #[must_use]
 pub fn blob_key(digest: &ids::Digest) -> String {
