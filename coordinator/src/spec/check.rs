@@ -12,6 +12,7 @@ use super::{
     params::Params,
     policy::{self, Policy},
     resolve::{self, Edges},
+    retention,
     tasks::{self, Draft, DraftWork},
     toml::{self, Node, Table},
 };
@@ -58,7 +59,7 @@ pub fn check(text: &str, _path: &str, catalogue: &Catalogue) -> Checked {
 }
 
 fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) -> Option<Pipeline> {
-    let known = ["pipeline", "params", "defaults", "tasks"];
+    let known = ["pipeline", "params", "defaults", "retention", "tasks"];
     for entry in root.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
         check.unknown_key(entry, "the file", &known);
     }
@@ -71,6 +72,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
         }
     };
     let mut params = root.get("params").map(|entry| Params::read(&entry.node, check)).unwrap_or_default();
+    let retention = root.get("retention").map(|entry| retention::read(&entry.node, check)).unwrap_or_default();
     let mut defaults = Policy::default();
     if let Some(entry) = root.get("defaults")
         && let Some(table) = check.table(&entry.node, "`defaults`", &policy::KEYS)
@@ -102,7 +104,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     }
     params.warn_of_unused(check);
     let (name, description) = head?;
-    Some(Pipeline { name, description, params: params.into_decls(), tasks: made })
+    Some(Pipeline { name, description, params: params.into_decls(), tasks: made, retention })
 }
 
 fn entries(node: &Node, check: &Check<'_>) -> usize {

@@ -6,8 +6,10 @@
 
 pub mod code;
 pub mod diagnostic;
+pub mod diff;
 pub mod graph;
 pub mod model;
+pub mod retention;
 
 mod bind;
 mod check;
@@ -34,6 +36,8 @@ pub use faults::nearest;
 pub use model::{
     Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
 };
+pub use retention::Retention;
+pub use units::age_ms;
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,9 @@ pub struct Pipeline {
     pub description: String,
     pub params: Vec<ParamDecl>,
     pub tasks: Vec<Task>,
+    /// Of every version of this name, as long as this one is the newest.
+    #[serde(default)]
+    pub retention: super::Retention,
 }
 
 /// A declared parameter of a pipeline.
