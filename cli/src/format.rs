@@ -98,6 +98,11 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Shows a number of things, such as `1 run` or `2 runs`.
+pub fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// Shows amounts of resources.
 pub fn resources(amounts: &Resources) -> String {
     let mut parts = vec![format!("{} cpu", f64::from(amounts.cpu_milli) / 1_000.0)];

@@ -6,10 +6,12 @@ mod error;
 mod external;
 pub mod http;
 mod lineage;
+mod pipelines;
 mod plan;
-mod probes;
+pub mod probes;
 mod produce;
 pub mod records;
+mod text_diff;
 pub mod views;
 pub mod wire;
 
@@ -36,6 +38,7 @@ use self::{
 use crate::{
     blobs::BlobStore,
     core::{Config as CoreConfig, Core},
+    gc::{self, Gc, GcConfig},
     logs::Logs,
     store::{self, Batch, Committer, Key, SledStore, StateDir, Store, keys::prefix, meta},
 };
@@ -51,6 +54,8 @@ pub struct Config {
     pub lease: Duration,
     /// PEM certificate chain and key.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    /// What is kept and for how long.
+    pub gc: GcConfig,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -106,6 +111,7 @@ impl Coordinator {
             logs,
             state_dir: state_dir.clone(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
+            gc: Arc::new(Gc::new(config.gc)),
             clock,
             epoch,
             started_ms: clock.now(),
@@ -118,6 +124,9 @@ impl Coordinator {
         serve_grpc(&shared, config.tls, listener, &tasks)?;
         if let Some(http) = http {
             serve_http(&shared, http, &tasks);
+        }
+        if let Some(period) = config.gc.every {
+            tasks.spawn(gc::every(shared.clone(), period));
         }
         write_address(&state_dir, address, scheme, epoch)?;
         info!(%address, epoch, state_dir = %config.state_dir.display(), "coordinator serving");
@@ -175,6 +184,7 @@ async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Ope
     // The epoch is on disk before anything is handed out under it.
     let mut batch = Batch::new();
     let epoch = meta::next_epoch(&*store, &mut batch)?;
+    pipelines::index_old_store(&*store, &mut batch)?;
     committer.commit(batch).await?;
     let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
     let reader = Arc::clone(&store);
@@ -245,7 +255,10 @@ fn serve_grpc(
         .add_service(limited!(v1::registry_service_server::RegistryServiceServer::new(api::registry::Registry(
             shared.clone()
         ))))
-        .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))));
+        .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))))
+        .add_service(limited!(v1::maintenance_service_server::MaintenanceServiceServer::new(
+            api::maintenance::Maintenance(shared.clone())
+        )));
     let stop = shared.stop.clone();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
         // Small messages after small messages: without this, delayed acknowledgements cost 40 ms a step.

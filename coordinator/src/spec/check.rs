@@ -12,7 +12,7 @@ use super::{
     params::Params,
     policy::{self, Policy},
     resolve::{self, Edges},
-    schedule,
+    retention, schedule,
     tasks::{self, Draft, DraftWork},
     toml::{self, Node, Table},
 };
@@ -59,7 +59,7 @@ pub fn check(text: &str, _path: &str, catalogue: &Catalogue) -> Checked {
 }
 
 fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) -> Option<Pipeline> {
-    let known = ["pipeline", "params", "schedule", "defaults", "tasks"];
+    let known = ["pipeline", "params", "schedule", "defaults", "retention", "tasks"];
     for entry in root.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
         check.unknown_key(entry, "the file", &known);
     }
@@ -73,6 +73,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     };
     let mut params = root.get("params").map(|entry| Params::read(&entry.node, check)).unwrap_or_default();
     let schedule = root.get("schedule").and_then(|entry| schedule::read(entry, &params, check));
+    let retention = root.get("retention").map(|entry| retention::read(&entry.node, check)).unwrap_or_default();
     let mut defaults = Policy::default();
     if let Some(entry) = root.get("defaults")
         && let Some(table) = check.table(&entry.node, "`defaults`", &policy::KEYS)
@@ -112,6 +113,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
         priority: 0,
         concurrency: None,
         schedule,
+        retention,
     })
 }
 

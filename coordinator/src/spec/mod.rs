@@ -6,8 +6,10 @@
 
 pub mod code;
 pub mod diagnostic;
+pub mod diff;
 pub mod graph;
 pub mod model;
+pub mod retention;
 
 mod bind;
 mod check;
@@ -38,7 +40,9 @@ pub use model::{
     Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
     ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,
 };
+pub use retention::Retention;
 pub use schedule::interval_params;
+pub use units::age_ms;
 
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,9 @@ pub struct Pipeline {
     /// When it runs by itself.
     #[serde(default)]
     pub schedule: Option<ScheduleDecl>,
+    /// Of every version of this name, as long as this one is the newest.
+    #[serde(default)]
+    pub retention: super::Retention,
 }
 
 /// How many runs may go on at a time.

@@ -33,7 +33,8 @@ impl Pipeline {
         sorted(whole).to_string()
     }
 
-    fn task(&self, task: &Task) -> Value {
+    /// Gives the normalised content of a task.
+    pub(super) fn task(&self, task: &Task) -> Value {
         let name = |at: usize| self.tasks.get(at).map_or("", |task| task.name.as_str());
         let work = match &task.work {
             Work::Operator { name, .. } => json!({ "op": name }),

@@ -60,6 +60,9 @@ pub enum Value {
     Idempotency(v1::SubmitResponse),
     ModelVersion(v1::ModelVersion),
     Alias(v1::SetAliasRequest),
+    PipelineVersion(stored::PipelineVersionRecord),
+    PipelineRun(stored::PipelineRunRecord),
+    DroppedRun(stored::DroppedRunRecord),
 }
 
 /// Reads the value of a key as the message that belongs to it.
@@ -88,6 +91,9 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::Idempotency(_) => Value::Idempotency(decode(key, bytes)?),
         Key::ModelVersion { .. } => Value::ModelVersion(decode(key, bytes)?),
         Key::Alias { .. } => Value::Alias(decode(key, bytes)?),
+        Key::PipelineVersion { .. } => Value::PipelineVersion(decode(key, bytes)?),
+        Key::PipelineRun { .. } => Value::PipelineRun(decode(key, bytes)?),
+        Key::DroppedRun(_) => Value::DroppedRun(decode(key, bytes)?),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use segue_proto::ids::{AliasName, Digest, ModelName, PortName, RunId};
+use segue_proto::ids::{AliasName, Digest, ModelName, PipelineName, PortName, RunId};
 
 /// Tags are part of the layout on disk: never renumbered, never used again.
 mod tag {
@@ -21,6 +21,9 @@ mod tag {
     pub(super) const IDEMPOTENCY: u8 = 0x23;
     pub(super) const MODEL_VERSION: u8 = 0x30;
     pub(super) const ALIAS: u8 = 0x31;
+    pub(super) const PIPELINE_VERSION: u8 = 0x50;
+    pub(super) const PIPELINE_RUN: u8 = 0x51;
+    pub(super) const DROPPED_RUN: u8 = 0x52;
 }
 
 /// The first byte that no key begins with; a store may use what is above for itself.
@@ -53,6 +56,12 @@ pub enum Key {
     ModelVersion { name: ModelName, version: u32 },
     /// `v1.SetAliasRequest`: as it was last set
     Alias { name: ModelName, alias: AliasName },
+    /// `store.v1.PipelineVersionRecord`: the versions of a name
+    PipelineVersion { name: PipelineName, version: Digest },
+    /// `store.v1.PipelineRunRecord`: the runs of a name
+    PipelineRun { name: PipelineName, run: RunId },
+    /// `store.v1.DroppedRunRecord`
+    DroppedRun(RunId),
 }
 
 /// Keys of what the store says about itself.
@@ -107,6 +116,11 @@ impl Key {
             Self::Idempotency(key) => Writer::of(tag::IDEMPOTENCY).text(key),
             Self::ModelVersion { name, version } => Writer::of(tag::MODEL_VERSION).text(name.as_str()).number(*version),
             Self::Alias { name, alias } => Writer::of(tag::ALIAS).text(name.as_str()).text(alias.as_str()),
+            Self::PipelineVersion { name, version } => {
+                Writer::of(tag::PIPELINE_VERSION).text(name.as_str()).text(version.as_str())
+            }
+            Self::PipelineRun { name, run } => Writer::of(tag::PIPELINE_RUN).text(name.as_str()).text(&run.to_string()),
+            Self::DroppedRun(run) => Writer::of(tag::DROPPED_RUN).text(&run.to_string()),
         }
         .0
     }
@@ -141,6 +155,9 @@ impl Key {
             tag::IDEMPOTENCY => Self::Idempotency(from.text()?),
             tag::MODEL_VERSION => Self::ModelVersion { name: from.id()?, version: from.number()? },
             tag::ALIAS => Self::Alias { name: from.id()?, alias: from.id()? },
+            tag::PIPELINE_VERSION => Self::PipelineVersion { name: from.id()?, version: from.id()? },
+            tag::PIPELINE_RUN => Self::PipelineRun { name: from.id()?, run: from.id()? },
+            tag::DROPPED_RUN => Self::DroppedRun(from.id()?),
             other => return Err(format!("a key of the unknown kind {other:#04x}")),
         })
     }
@@ -161,6 +178,9 @@ impl fmt::Display for Key {
             Self::Idempotency(key) => write!(f, "idempotency/{}", key.escape_debug()),
             Self::ModelVersion { name, version } => write!(f, "model-version/{name}/{version}"),
             Self::Alias { name, alias } => write!(f, "alias/{name}/{alias}"),
+            Self::PipelineVersion { name, version } => write!(f, "pipeline-version/{name}/{version}"),
+            Self::PipelineRun { name, run } => write!(f, "pipeline-run/{name}/{run}"),
+            Self::DroppedRun(run) => write!(f, "dropped-run/{run}"),
         }
     }
 }
@@ -173,7 +193,7 @@ pub fn describe(bytes: &[u8]) -> String {
 
 /// Prefixes for [`super::Store::scan`].
 pub mod prefix {
-    use super::{ModelName, RunId, Writer, tag};
+    use super::{ModelName, PipelineName, RunId, Writer, tag};
 
     /// All runs, oldest first.
     #[must_use]
@@ -255,6 +275,44 @@ pub mod prefix {
     #[must_use]
     pub fn cache() -> Vec<u8> {
         vec![tag::CACHE]
+    }
+
+    /// Committed results whose key starts with some characters.
+    #[must_use]
+    pub fn cache_like(start: &str) -> Vec<u8> {
+        let mut bytes = vec![tag::CACHE];
+        bytes.extend_from_slice(start.as_bytes());
+        bytes
+    }
+
+    /// Versions of every pipeline, by name.
+    #[must_use]
+    pub fn all_pipeline_versions() -> Vec<u8> {
+        vec![tag::PIPELINE_VERSION]
+    }
+
+    /// Versions of a pipeline, in no order that means anything.
+    #[must_use]
+    pub fn pipeline_versions(name: &PipelineName) -> Vec<u8> {
+        Writer::of(tag::PIPELINE_VERSION).text(name.as_str()).0
+    }
+
+    /// Runs of every pipeline, by name.
+    #[must_use]
+    pub fn all_pipeline_runs() -> Vec<u8> {
+        vec![tag::PIPELINE_RUN]
+    }
+
+    /// Runs of a pipeline, oldest first.
+    #[must_use]
+    pub fn pipeline_runs(name: &PipelineName) -> Vec<u8> {
+        Writer::of(tag::PIPELINE_RUN).text(name.as_str()).0
+    }
+
+    /// Runs that are on their way out.
+    #[must_use]
+    pub fn dropped_runs() -> Vec<u8> {
+        vec![tag::DROPPED_RUN]
     }
 
     /// Versions of every model, by name and number.
@@ -397,6 +455,10 @@ mod tests {
                 .prop_map(|(name, version)| Key::ModelVersion { name: name.parse().unwrap(), version }),
             ("[a-z0-9_-]{1,9}", "[a-z_-]{1,9}")
                 .prop_map(|(name, alias)| Key::Alias { name: name.parse().unwrap(), alias: alias.parse().unwrap() }),
+            ("[a-z0-9_-]{1,9}", digest())
+                .prop_map(|(name, version)| Key::PipelineVersion { name: name.parse().unwrap(), version }),
+            ("[a-z0-9_-]{1,9}", run_id()).prop_map(|(name, run)| Key::PipelineRun { name: name.parse().unwrap(), run }),
+            run_id().prop_map(Key::DroppedRun),
         ]
     }
 

@@ -90,6 +90,9 @@ struct Findings {
     seen: BTreeSet<Digest>,
     /// Runs with their number of tasks, where the record says it.
     runs: BTreeMap<RunId, Option<u32>>,
+    /// Runs that a collection is taking away: what is left of them is no fault, and needs nothing.
+    dropped: BTreeSet<RunId>,
+    pipelines: BTreeSet<Digest>,
     artifacts: BTreeSet<Digest>,
     versions: BTreeSet<(String, u32)>,
 }
@@ -156,6 +159,12 @@ impl Findings {
             (Key::Run(run), Value::Run(record)) => {
                 self.runs.insert(*run, task_count(&record.spec));
             }
+            (Key::DroppedRun(run), _) => {
+                self.dropped.insert(run.clone());
+            }
+            (Key::Pipeline(version), _) => {
+                self.pipelines.insert(version.clone());
+            }
             (Key::Artifact(digest), _) => {
                 self.artifacts.insert(digest.clone());
             }
@@ -168,6 +177,11 @@ impl Findings {
 
     fn check(&mut self, key: &Key, value: &Value) {
         self.check_own_name(key, value);
+        if let references::Holder::Run(run) = references::holder(key)
+            && self.dropped.contains(run)
+        {
+            return;
+        }
         match (key, value) {
             (
                 Key::Task { run, task }
@@ -204,6 +218,12 @@ impl Findings {
                 if RunId::try_from(record.run_id.clone()).map_or(true, |run| !self.runs.contains_key(&run)) =>
             {
                 self.problem(format!("the record `{key}` names a run that does not exist"));
+            }
+            (Key::PipelineRun { run, .. }, _) if !self.runs.contains_key(run) => {
+                self.problem(format!("the record `{key}` names a run that does not exist"));
+            }
+            (Key::PipelineVersion { version, .. }, _) if !self.pipelines.contains(version) => {
+                self.problem(format!("the record `{key}` names a version that does not exist"));
             }
             _ => {}
         }

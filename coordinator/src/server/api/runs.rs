@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use crate::{
     core::{Core, Event, Run, rerun},
-    server::{actor::resolve, error::Error, external, plan, records, views},
+    server::{actor::resolve, error::Error, external, pipelines, plan, records, views},
     spec::{self, Pipeline, RunSpec},
     store::{self, Key, keys::prefix},
 };
@@ -61,6 +61,7 @@ impl Runs {
         let Compiled { pipeline, spec, warnings } = compiled;
         let now = self.0.clock.now();
         let spec = Arc::new(spec);
+        external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
         let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
@@ -74,6 +75,7 @@ impl Runs {
             text: request.text,
             path: request.path,
             created_ms: now,
+            operators: pipelines::operators(&pipeline, &self.0.operators()),
         };
         let (id, existing) = self.0.handle.submit(run, record).await?;
         Ok(v1::SubmitResponse {
