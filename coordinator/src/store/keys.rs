@@ -430,7 +430,7 @@ mod tests {
     use super::*;
 
     prop_compose! {
-        fn run_id()(rest in "[0-9a-z]{26}") -> RunId { format!("run_{rest}").parse().unwrap() }
+        fn run_id()(rest in "[0-7][0-9a-hjkmnp-tv-z]{25}") -> RunId { format!("run_{rest}").parse().unwrap() }
     }
     prop_compose! {
         fn digest()(hex in "[0-9a-f]{64}") -> Digest { hex.parse().unwrap() }
