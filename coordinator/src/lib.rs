@@ -5,6 +5,7 @@
 
 pub mod blobs;
 pub mod core;
+pub mod expr;
 pub mod logs;
 pub mod registry;
 pub mod server;

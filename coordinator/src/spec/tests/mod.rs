@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bind;
+mod corpus_tmp;
+mod flow;
 mod hostile;
 mod properties;
 mod shipped;
