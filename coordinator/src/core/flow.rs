@@ -339,7 +339,7 @@ impl Core {
     fn filled_in(&self, id: RunId, child: u32) -> Result<(), String> {
         let Some(run) = self.runs.get(&id) else { return Ok(()) };
         let Some((bound, item)) = run.bound(child).zip(run.item_of(child)) else { return Ok(()) };
-        crate::spec::resolve_child(bound, &item.value, item.key.as_str(), item.ordinal).map(drop)
+        crate::spec::resolve_child(bound, &run.spec.working_dir, &item.value, item.key.as_str(), item.ordinal).map(drop)
     }
 
     /// A child has ended: the next one that was held back goes, a failure too many stops the others, the last one ends the

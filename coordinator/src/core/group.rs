@@ -83,9 +83,11 @@ impl Items {
                 None => return Err(format!("the output `{}` was not delivered with its task", from.output)),
             },
             over => {
-                let n = crate::spec::items::len(over);
-                too_many(n)?;
-                (0..n).filter_map(|at| crate::spec::items::get(over, at)).collect()
+                let Some(items) = crate::spec::items_of(over) else {
+                    return Err("its items were not found at submission".to_owned());
+                };
+                too_many(usize::try_from(items.len()).unwrap_or(usize::MAX))?;
+                items.iter().collect()
             }
         };
         too_many(values.len())?;
