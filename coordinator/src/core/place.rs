@@ -183,6 +183,8 @@ impl Core {
         if let Some(before) = task.attempts.last() {
             self.changed.attempts.insert((id, index, before.number));
         }
+        // Most tasks have one attempt, and there may be a million of them: a vector would make room for four.
+        task.attempts.reserve_exact(1);
         task.attempts.push(Attempt {
             number,
             state: AttemptState::Assigned,
