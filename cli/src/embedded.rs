@@ -35,7 +35,8 @@ impl Embedded {
             .await
             .map_err(|e| Error::internal(format!("cannot listen on loopback: {e}")))?;
         let stop = CancellationToken::new();
-        let config = Config { state_dir: state_dir.clone(), blob_url: None, lease: LEASE, tls: None };
+        let config =
+            Config { state_dir: state_dir.clone(), blob_url: None, lease: LEASE, tls: None, fires_schedules: false };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);
         Ok(Self { url, state_dir, coordinator: tokio::spawn(coordinator.wait()), stop_coordinator: stop, worker: None })

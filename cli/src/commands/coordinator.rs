@@ -61,7 +61,13 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         }
     };
     let stop = stop::on_signals();
-    let config = Config { state_dir: embedded::absolute(&global.state_dir)?, blob_url: args.blobs, lease, tls };
+    let config = Config {
+        state_dir: embedded::absolute(&global.state_dir)?,
+        blob_url: args.blobs,
+        lease,
+        tls,
+        fires_schedules: true,
+    };
     Coordinator::start(config, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
 }

@@ -140,7 +140,9 @@ impl Cron {
                 6 | 7 => "seconds and years are not taken; for less than a minute write every = \"10s\"".to_owned(),
                 _ => "minute, hour, day of the month, month, day of the week, such as 0 3 * * *".to_owned(),
             };
-            return Err(whole.fault(format!("a cron expression has five fields, this one has {}", fields.len()), Some(hint)));
+            return Err(
+                whole.fault(format!("a cron expression has five fields, this one has {}", fields.len()), Some(hint))
+            );
         };
         let cron = Self {
             minutes: numbers(*minute, &FIELDS[0])?,
@@ -230,7 +232,8 @@ impl Days31 {
         self.days & (1 << day) != 0
             || (self.last && day == length_of(date))
             || (self.nearest != 0
-                && (1..=length_of(date)).any(|wanted| self.nearest & (1 << wanted) != 0 && nearest(date, wanted) == day))
+                && (1..=length_of(date))
+                    .any(|wanted| self.nearest & (1 << wanted) != 0 && nearest(date, wanted) == day))
     }
 }
 
@@ -247,8 +250,20 @@ impl Weekdays {
 fn nearest(month: NaiveDate, wanted: u32) -> u32 {
     let Some(date) = month.with_day(wanted) else { return 0 };
     match date.weekday() {
-        chrono::Weekday::Sat => if wanted == 1 { 3 } else { wanted - 1 },
-        chrono::Weekday::Sun => if wanted == length_of(month) { wanted - 2 } else { wanted + 1 },
+        chrono::Weekday::Sat => {
+            if wanted == 1 {
+                3
+            } else {
+                wanted - 1
+            }
+        }
+        chrono::Weekday::Sun => {
+            if wanted == length_of(month) {
+                wanted - 2
+            } else {
+                wanted + 1
+            }
+        }
         _ => wanted,
     }
 }
@@ -258,7 +273,8 @@ fn length_of(date: NaiveDate) -> u32 {
 }
 
 fn first_of_next_month(date: NaiveDate) -> Option<NaiveDate> {
-    let (year, month) = if date.month() == 12 { (date.year().checked_add(1)?, 1) } else { (date.year(), date.month() + 1) };
+    let (year, month) =
+        if date.month() == 12 { (date.year().checked_add(1)?, 1) } else { (date.year(), date.month() + 1) };
     NaiveDate::from_ymd_opt(year, month, 1)
 }
 
@@ -309,9 +325,9 @@ fn range(item: Piece<'_>, of: &Field) -> Result<u64, Fault> {
     let (span, step) = match item.text.split_once('/') {
         None => (item.text, 1),
         Some((span, step)) => {
-            let step = digits(step).filter(|step| (1..=of.max).contains(step)).ok_or_else(|| {
-                item.fault(format!("`{}` has no step from 1 to {}", shown(item.text), of.max), None)
-            })?;
+            let step = digits(step)
+                .filter(|step| (1..=of.max).contains(step))
+                .ok_or_else(|| item.fault(format!("`{}` has no step from 1 to {}", shown(item.text), of.max), None))?;
             (span, step)
         }
     };
@@ -341,7 +357,11 @@ fn number(item: Piece<'_>, of: &Field) -> Result<u32, Fault> {
     let word = of.words.iter().position(|word| *word == item.text).map(|at| at as u32 + of.min);
     let found = word.or_else(|| digits(item.text)).filter(|value| (of.min..=of.max).contains(value));
     found.ok_or_else(|| {
-        let words = if of.words.is_empty() { String::new() } else { format!(", or {} to {}", of.words[0], of.words[of.words.len() - 1]) };
+        let words = if of.words.is_empty() {
+            String::new()
+        } else {
+            format!(", or {} to {}", of.words[0], of.words[of.words.len() - 1])
+        };
         let message = if item.text.is_empty() {
             format!("something is missing in the field for the {}", of.name)
         } else {

@@ -75,7 +75,8 @@ impl Timetable {
             }
             Kind::Cron(cron) => {
                 let after = zone::utc(after);
-                let next = if cron.follows_clock() { self.next_shown(cron, after) } else { self.next_meant(cron, after) };
+                let next =
+                    if cron.follows_clock() { self.next_shown(cron, after) } else { self.next_meant(cron, after) };
                 next?.timestamp_millis()
             }
         };
@@ -87,7 +88,8 @@ impl Timetable {
     #[must_use]
     pub fn previous(&self, before: UnixMillis) -> Option<UnixMillis> {
         if let Kind::Every { ms, anchor } = &self.kind {
-            let passed = i64::try_from(before.min(zone::LATEST)).ok()?.checked_sub(1)?.checked_sub(*anchor)?.div_euclid(*ms);
+            let passed =
+                i64::try_from(before.min(zone::LATEST)).ok()?.checked_sub(1)?.checked_sub(*anchor)?.div_euclid(*ms);
             return passed.checked_mul(*ms)?.checked_add(*anchor)?.try_into().ok();
         }
         // The latest instant whose next fire is still before it; fires of cron are at least a minute apart.

@@ -73,7 +73,10 @@ fn what_follows_the_clock_skips_what_it_skips_and_repeats_what_it_repeats() {
 #[test]
 fn spans_of_time_are_counted_from_their_anchor_whatever_clocks_do() {
     let quarter = Timetable::new(&Trigger::Every(900_000), BERLIN, None).unwrap();
-    assert_eq!(fires(&quarter, ms(BERLIN, "2026-10-25T02:50"), 2), ["2026-10-25T02:00:00+01:00", "2026-10-25T02:15:00+01:00"]);
+    assert_eq!(
+        fires(&quarter, ms(BERLIN, "2026-10-25T02:50"), 2),
+        ["2026-10-25T02:00:00+01:00", "2026-10-25T02:15:00+01:00"]
+    );
     let anchor = ms(Tz::UTC, "2026-01-01T00:07");
     let odd = Timetable::new(&Trigger::Every(3_600_000), Tz::UTC, Some(anchor)).unwrap();
     assert_eq!(fires(&odd, anchor, 1), ["2026-01-01T01:07:00Z"]);
@@ -108,14 +111,8 @@ fn after_the_year_9999_nothing_fires() {
 }
 
 /// Zones whose clocks are set, by an hour, by half an hour, over midnight, and on the other half of the earth.
-const ZONES: [Tz; 6] = [
-    BERLIN,
-    Tz::America__New_York,
-    Tz::Australia__Lord_Howe,
-    Tz::America__Santiago,
-    Tz::Asia__Beirut,
-    Tz::UTC,
-];
+const ZONES: [Tz; 6] =
+    [BERLIN, Tz::America__New_York, Tz::Australia__Lord_Howe, Tz::America__Santiago, Tz::Asia__Beirut, Tz::UTC];
 
 /// Finds the fires of an hour by looking at every minute: what the reference says, written down another way.
 fn by_looking(cron: &str, zone: Tz, from: UnixMillis, hours: i64) -> Vec<UnixMillis> {
@@ -155,7 +152,12 @@ fn by_looking(cron: &str, zone: Tz, from: UnixMillis, hours: i64) -> Vec<UnixMil
 }
 
 fn cron() -> impl Strategy<Value = String> {
-    let minute = prop_oneof![Just("*/15".to_owned()), Just("0".to_owned()), Just("0,30".to_owned()), (0_u32..60).prop_map(|m| m.to_string())];
+    let minute = prop_oneof![
+        Just("*/15".to_owned()),
+        Just("0".to_owned()),
+        Just("0,30".to_owned()),
+        (0_u32..60).prop_map(|m| m.to_string())
+    ];
     let hour = prop_oneof![
         Just("*".to_owned()),
         Just("*/2".to_owned()),

@@ -24,7 +24,13 @@ pub(super) fn check(pipeline: &str, task: &str, output: &str) -> Result<(), Stri
 }
 
 /// Looks once.
-pub(super) async fn probe(store: &Arc<dyn Store>, pipeline: &str, task: &str, output: &str, seen: Option<&str>) -> Probe {
+pub(super) async fn probe(
+    store: &Arc<dyn Store>,
+    pipeline: &str,
+    task: &str,
+    output: &str,
+    seen: Option<&str>,
+) -> Probe {
     let place = format!("{pipeline}.{task}.{output}");
     let (store, wanted) = (Arc::clone(store), [pipeline, task, output].map(str::to_owned));
     let looked = tokio::task::spawn_blocking(move || {
@@ -32,7 +38,9 @@ pub(super) async fn probe(store: &Arc<dyn Store>, pipeline: &str, task: &str, ou
         latest(&*store, pipeline, task, output)
     });
     match looked.await {
-        Ok(Ok(Some(digest))) if Some(digest.as_str()) == seen => Probe::NotYet { why: format!("{place} has not changed") },
+        Ok(Ok(Some(digest))) if Some(digest.as_str()) == seen => {
+            Probe::NotYet { why: format!("{place} has not changed") }
+        }
         Ok(Ok(Some(digest))) => Probe::Met { note: digest },
         Ok(Ok(None)) => Probe::NotYet { why: format!("nothing has made {place} yet") },
         Ok(Err(e)) => Probe::NotYet { why: format!("{place}: {e}") },

@@ -13,7 +13,9 @@ pub(super) fn check(path: &str) -> Result<(), String> {
         return Err("the path of a file is empty or holds a NUL character".to_owned());
     }
     match remote(path) {
-        Some(url) => object_store::parse_url(&url).map(drop).map_err(|e| format!("`{path}` is no place of objects: {e}")),
+        Some(url) => {
+            object_store::parse_url(&url).map(drop).map_err(|e| format!("`{path}` is no place of objects: {e}"))
+        }
         None if local(path).is_absolute() => Ok(()),
         None => Err(format!("`{path}` is not absolute: nobody knows which folder it is in")),
     }

@@ -53,7 +53,8 @@ async fn server(heads: Vec<String>) -> String {
             let mut request = [0; 4_096];
             let _ = stream.read(&mut request).await;
             let head = if heads.len() > 1 { heads.next() } else { heads.peek().cloned() };
-            let answer = format!("HTTP/1.1 {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", head.unwrap_or_default());
+            let answer =
+                format!("HTTP/1.1 {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", head.unwrap_or_default());
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });

@@ -9,6 +9,7 @@ mod lineage;
 mod plan;
 mod produce;
 pub mod records;
+pub mod schedules;
 pub mod views;
 pub mod wire;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub lease: Duration,
     /// PEM certificate chain and key.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    /// Whether schedules fire and stored backfills go on. Not in a coordinator that ends with its command.
+    pub fires_schedules: bool,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -110,8 +113,10 @@ impl Coordinator {
         };
         let tasks = TaskTracker::new();
         let actor = tokio::spawn(actor.run());
+        let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
+        tasks.spawn(schedules.clone().run());
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        serve_grpc(&shared, config.tls, listener, &tasks)?;
+        serve_grpc(&shared, schedules, config.tls, listener, &tasks)?;
         if let Some(http) = http {
             serve_http(&shared, http, &tasks);
         }
@@ -205,6 +210,7 @@ fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, E
 
 fn serve_grpc(
     shared: &Shared,
+    schedules: schedules::Schedules,
     tls: Option<(Vec<u8>, Vec<u8>)>,
     listener: TcpListener,
     tasks: &TaskTracker,
@@ -240,6 +246,9 @@ fn serve_grpc(
         .add_service(limited!(v1::log_service_server::LogServiceServer::new(api::logs::LogsApi(shared.clone()))))
         .add_service(limited!(v1::registry_service_server::RegistryServiceServer::new(api::registry::Registry(
             shared.clone()
+        ))))
+        .add_service(limited!(v1::schedule_service_server::ScheduleServiceServer::new(api::schedules::SchedulesApi(
+            schedules
         ))))
         .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))));
     let stop = shared.stop.clone();

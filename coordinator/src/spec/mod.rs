@@ -36,6 +36,7 @@ pub use model::{
     Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
 };
 pub use schedule::interval_params;
+pub use units::duration_ms;
 
 #[cfg(test)]
 mod tests;

@@ -22,9 +22,8 @@ use crate::schedule::{
     zone,
 };
 
-const KEYS: [&str; 10] = [
-    "cron", "every", "timezone", "start", "end", "catch_up", "catch_up_window", "overlap", "jitter", "params",
-];
+const KEYS: [&str; 10] =
+    ["cron", "every", "timezone", "start", "end", "catch_up", "catch_up_window", "overlap", "jitter", "params"];
 /// Shortest time between two fires.
 const SHORTEST_MS: u64 = 1_000;
 /// How far back missed intervals are caught up unless told.
@@ -120,7 +119,12 @@ fn trigger(table: &Table, span: Span, check: &mut Check<'_>) -> Option<Trigger> 
             if ms >= SHORTEST_MS && ms.is_multiple_of(SHORTEST_MS) {
                 return Some(Trigger::Every(ms));
             }
-            bad(&entry.node, "`every` is not a number of whole seconds".to_owned(), Some("at least \"1s\"".to_owned()), check);
+            bad(
+                &entry.node,
+                "`every` is not a number of whole seconds".to_owned(),
+                Some("at least \"1s\"".to_owned()),
+                check,
+            );
             None
         }
         (Some(_), Some(entry)) => {
@@ -130,7 +134,12 @@ fn trigger(table: &Table, span: Span, check: &mut Check<'_>) -> Option<Trigger> 
         }
         (None, None) => {
             let hint = Some("add cron = \"0 3 * * *\" or every = \"15m\"".to_owned());
-            check.faults.error(Code::BadSchedule, span, "the schedule never fires: it has neither `cron` nor `every`", hint);
+            check.faults.error(
+                Code::BadSchedule,
+                span,
+                "the schedule never fires: it has neither `cron` nor `every`",
+                hint,
+            );
             None
         }
     }
@@ -212,7 +221,10 @@ fn param(entry: &Entry, params: &Params, check: &mut Check<'_>) -> Option<Json> 
             let names = Fact::ALL.map(Fact::name);
             let word = wrong.trim_start_matches("${").trim_end_matches('}');
             let hint = check.faults.did_you_mean(word, names).unwrap_or_else(|| {
-                format!("it may be {}; a literal ${{ is written $${{", names.map(|name| format!("${{{name}}}")).join(", "))
+                format!(
+                    "it may be {}; a literal ${{ is written $${{",
+                    names.map(|name| format!("${{{name}}}")).join(", ")
+                )
             });
             let place = check.narrow(entry.node.span, wrong);
             let message = format!("{} names nothing that an interval has", quote(wrong));

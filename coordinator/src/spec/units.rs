@@ -7,7 +7,7 @@ const LONGEST_MS: f64 = 365.0 * 86_400_000.0;
 ///
 /// # Errors
 /// Says what is wrong, for use after the quoted text and "which".
-pub(super) fn duration_ms(text: &str) -> Result<u64, &'static str> {
+pub fn duration_ms(text: &str) -> Result<u64, &'static str> {
     const FORM: &str = "is not a duration";
     let mut rest = text.trim();
     let mut total = 0.0;

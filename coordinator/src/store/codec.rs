@@ -59,6 +59,10 @@ pub enum Value {
     Idempotency(v1::SubmitResponse),
     ModelVersion(v1::ModelVersion),
     Alias(v1::SetAliasRequest),
+    Schedule(stored::ScheduleRecord),
+    Interval(stored::IntervalRecord),
+    Backfill(stored::BackfillRecord),
+    BackfillInterval(stored::BackfillIntervalRecord),
 }
 
 /// Reads the value of a key as the message that belongs to it.
@@ -86,6 +90,10 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::Idempotency(_) => Value::Idempotency(decode(key, bytes)?),
         Key::ModelVersion { .. } => Value::ModelVersion(decode(key, bytes)?),
         Key::Alias { .. } => Value::Alias(decode(key, bytes)?),
+        Key::Schedule(_) => Value::Schedule(decode(key, bytes)?),
+        Key::Interval { .. } => Value::Interval(decode(key, bytes)?),
+        Key::Backfill(_) => Value::Backfill(decode(key, bytes)?),
+        Key::BackfillInterval { .. } => Value::BackfillInterval(decode(key, bytes)?),
     })
 }
 

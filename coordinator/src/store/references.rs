@@ -38,14 +38,22 @@ pub(super) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         }
         Value::Artifact(record) => add(record.artifact.as_ref())?,
         Value::Produced(view) => add(view.artifact.as_ref())?,
-        Value::Run(run) => {
-            let uploads = run.params.values().filter_map(|value| value.strip_prefix(UPLOADED));
-            // A text that merely begins alike is no digest.
-            needed.extend(
-                uploads.filter_map(|digest| digest.parse().ok()).map(|digest| Needed { digest, size_bytes: None }),
-            );
-        }
-        Value::Meta | Value::Pipeline(_) | Value::Idempotency(_) | Value::Alias(_) => {}
+        Value::Run(run) => uploads(run.params.values(), &mut needed),
+        // Its runs are still to be made.
+        Value::Backfill(backfill) => uploads(backfill.params.values(), &mut needed),
+        Value::Meta
+        | Value::Pipeline(_)
+        | Value::Idempotency(_)
+        | Value::Alias(_)
+        | Value::Schedule(_)
+        | Value::Interval(_)
+        | Value::BackfillInterval(_) => {}
     }
     Ok(needed)
+}
+
+fn uploads<'p>(params: impl Iterator<Item = &'p String>, needed: &mut Vec<Needed>) {
+    // A text that merely begins alike is no digest.
+    let digests = params.filter_map(|value| value.strip_prefix(UPLOADED)?.parse().ok());
+    needed.extend(digests.map(|digest| Needed { digest, size_bytes: None }));
 }

@@ -5,6 +5,7 @@ pub mod blobs;
 pub mod logs;
 pub mod registry;
 pub mod runs;
+pub mod schedules;
 pub mod worker;
 
 use std::sync::{Arc, RwLock};
@@ -45,7 +46,7 @@ impl Shared {
     }
 
     /// Runs a blocking read of the store off the runtime.
-    pub(super) async fn blocking<T: Send + 'static>(
+    pub(in crate::server) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, super::error::Error> + Send + 'static,
     ) -> Result<T, super::error::Error> {

@@ -42,12 +42,16 @@ impl Runs {
             .map(|dir| dir.to_string_lossy().into_owned())
             .unwrap_or_default();
         match spec::bind(&pipeline, &catalogue, &request.params, &working_dir, request.no_cache) {
-            Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
+            Ok(mut spec) => {
+                spec.tasks.iter_mut().for_each(|task| task.priority = task.priority.saturating_add(request.priority));
+                Ok(Ok(Compiled { pipeline, spec, warnings }))
+            }
             Err(diagnostics) => Ok(Err(wire(&diagnostics))),
         }
     }
 
-    async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+    /// Submits a run, whoever asks for it.
+    pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
         let compiled = match self.compile(&request)? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),

@@ -59,7 +59,8 @@ fn the_run_of_an_interval_is_bound_to_its_facts() {
     let day = Interval { start: 1_767_222_000_000, end: 1_767_308_400_000 };
     let params = interval_params(pipeline.schedule.as_ref().unwrap(), day).unwrap();
     let spec = bind(&pipeline, &catalogue(), &params, "/data", false).unwrap();
-    let expected = [("day", "day-2026-01-01"), ("limit", "7"), ("list", r#"["a","b"]"#), ("since", "2026-01-01T00:00:00+01:00")];
+    let expected =
+        [("day", "day-2026-01-01"), ("limit", "7"), ("list", r#"["a","b"]"#), ("since", "2026-01-01T00:00:00+01:00")];
     assert_eq!(spec.params, BTreeMap::from(expected.map(|(name, value)| (name.to_owned(), value.to_owned()))));
 }
 
@@ -79,7 +80,10 @@ fn a_schedule_that_cannot_start_a_run_is_refused() {
 fn a_schedule_is_part_of_the_version_and_its_spelling_is_not() {
     let version = |lines: &str| good(&format!("{BASE}{lines}")).version();
     let base = version("cron = '0 3 * * *'\nparams = { day = 'x', limit = 7 }");
-    assert_eq!(version("params = { limit = 7, day = 'x' }\ncron = ' 0  3 * * * '\noverlap = 'skip'\ntimezone = 'UTC'"), base);
+    assert_eq!(
+        version("params = { limit = 7, day = 'x' }\ncron = ' 0  3 * * * '\noverlap = 'skip'\ntimezone = 'UTC'"),
+        base
+    );
     for other in [
         "cron = '0 4 * * *'\nparams = { day = 'x', limit = 7 }",
         "cron = '0 3 * * *'\nparams = { day = 'y', limit = 7 }",
