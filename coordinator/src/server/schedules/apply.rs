@@ -69,9 +69,8 @@ impl Schedules {
         };
         let mut book = self.0.book.lock().await;
         let mut batch = Batch::new();
-        let (entry, changed) = match book.schedules.remove(&name) {
+        let (state, changed) = match book.schedules.get(&name) {
             Some(old) => {
-                let changed = old.record.version != record.version;
                 record.created_ms = old.record.created_ms;
                 record.note.clone_from(&old.record.note);
                 record.fires = old.record.fires;
@@ -82,17 +81,17 @@ impl Schedules {
                     self.note_actions(&name, &actions, now, &mut batch)?;
                     state.decided = state.decided.max(now);
                 }
-                (Entry { record, plan, state, tries: old.tries }, changed)
+                (state, old.record.version != record.version)
             }
-            None => {
-                let mut state = State::new(&plan, now);
-                state.paused = request.paused;
-                (Entry { record, plan, state, tries: Tries::default() }, true)
-            }
+            None => (State { paused: request.paused, ..State::new(&plan, now) }, true),
         };
-        let created = entry.record.created_ms == now;
+        let mut entry = Entry { record, plan, state, tries: Tries::default() };
+        let created = !book.schedules.contains_key(&name);
         batch.put(&Key::Schedule(name.clone()), &entry.record_with(&entry.state));
         self.0.shared.committer.commit(batch).await?;
+        if let Some(old) = book.schedules.remove(&name) {
+            entry.tries = old.tries;
+        }
         let view = views::schedule(&entry, NEXT as usize, now);
         info!(schedule = %name, version = entry.record.version, created, "schedule applied");
         book.schedules.insert(name, entry);

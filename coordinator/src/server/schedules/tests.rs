@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
 use segue_proto::v1::{
-    BackfillIntervalState as Progress, BackfillState, FireOutcome, RunState, run_service_client::RunServiceClient,
-    schedule_service_client::ScheduleServiceClient,
+    self, BackfillIntervalState as Progress, BackfillState, FireOutcome, RunState,
+    run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -205,7 +205,7 @@ async fn fires_during_a_run_are_skipped_or_wait_for_its_end() {
     let view = fixture.until("ticks", |view| (view.waiting.len() >= 2).then(|| view.clone())).await;
     let first = view.active[0].run_id.clone();
     let next = bounds(&view.waiting.first().cloned());
-    assert_eq!(fixture.going().await, [first.clone()]);
+    assert_eq!(fixture.going().await, std::slice::from_ref(&first));
     fixture.cancel(&first).await;
     let view = fixture
         .until("ticks", |view| view.active.first().filter(|run| run.run_id != first).map(|_| view.clone()))
