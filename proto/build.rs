@@ -4,7 +4,7 @@ use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "segue/v1/common.proto",
     "segue/v1/worker.proto",
     "segue/v1/runs.proto",
@@ -12,6 +12,8 @@ const FILES: [&str; 7] = [
     "segue/v1/store.proto",
     "segue/v1/schedules.proto",
     "segue/store/schedules.proto",
+    "segue/v1/retention.proto",
+    "segue/store/retention.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

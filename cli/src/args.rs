@@ -94,6 +94,12 @@ pub enum Command {
     /// List, show, alias and export registered models
     #[command(subcommand)]
     Models(commands::models::ModelsCommand),
+    /// List, show and compare the versions of pipelines
+    #[command(subcommand)]
+    Pipelines(commands::pipelines::PipelinesCommand),
+    /// List, show and drop results that later runs use instead of executing
+    #[command(subcommand)]
+    Cache(commands::cache::CacheCommand),
     /// Find the products most similar to a text, in the latest embedding
     Similar(commands::similar::SimilarArgs),
     /// Score new customers with registered models
@@ -104,6 +110,8 @@ pub enum Command {
     /// Back up, restore and verify the store
     #[command(subcommand)]
     Store(commands::store::StoreCommand),
+    /// Take away what no rule of retention keeps
+    Gc(commands::gc::GcArgs),
     /// Coordinator and one worker in this process, for development
     Dev(commands::dev::DevArgs),
     /// Serve as coordinator

@@ -7,8 +7,9 @@ use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
         self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
-        log_service_client::LogServiceClient, registry_service_client::RegistryServiceClient,
-        run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient,
+        log_service_client::LogServiceClient, maintenance_service_client::MaintenanceServiceClient,
+        registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
+        schedule_service_client::ScheduleServiceClient,
     },
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -44,6 +45,7 @@ impl Client {
     service!(registry, RegistryServiceClient);
     service!(admin, AdminServiceClient);
     service!(schedules, ScheduleServiceClient);
+    service!(maintenance, MaintenanceServiceClient);
 
     /// Connects to a URL.
     pub async fn to(url: &str) -> Result<Self, Error> {

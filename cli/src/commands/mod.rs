@@ -2,14 +2,17 @@
 
 pub mod artifacts;
 pub mod backfill;
+pub mod cache;
 pub mod cancel;
 pub mod completions;
 pub mod coordinator;
 pub mod dev;
 pub mod explain;
+pub mod gc;
 pub mod graph;
 pub mod logs;
 pub mod models;
+pub mod pipelines;
 pub mod plan;
 pub mod predict;
 pub mod rerun;
@@ -84,6 +87,9 @@ async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Re
         Command::Explain(args) => explain::run(args, client, out).await,
         Command::Artifacts(command) => artifacts::run(command, client, out).await,
         Command::Models(command) => models::run(command, client, out).await,
+        Command::Pipelines(command) => pipelines::run(command, client, out).await,
+        Command::Cache(command) => cache::run(command, client, out).await,
+        Command::Gc(args) => gc::run(args, client, out).await,
         Command::Similar(args) => similar::run(args, client, out).await,
         Command::Predict(args) => predict::run(args, client, out).await,
         Command::Workers(command) => workers::run(command, client, out).await,

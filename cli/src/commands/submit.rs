@@ -30,6 +30,12 @@ pub struct SubmitArgs {
     /// Execute every task, even where an equal one has a committed result
     #[arg(long)]
     pub no_cache: bool,
+    /// Larger goes first among the runs that wait; a step is worth a minute of waiting
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority: Option<i32>,
+    /// KEY=VALUE, shown with the run; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub tags: Vec<String>,
 }
 
 /// Runs the command.
@@ -68,7 +74,8 @@ pub async fn request(args: &SubmitArgs, client: &Client) -> Result<v1::SubmitReq
         params: params(&args.params, client).await?,
         idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
         no_cache: args.no_cache,
-        priority: 0,
+        priority: args.priority,
+        tags: tags(&args.tags)?,
     })
 }
 
@@ -83,6 +90,17 @@ pub async fn params(given: &Params, client: &Client) -> Result<BTreeMap<String, 
         params.insert(key, value);
     }
     Ok(params)
+}
+
+/// Reads the tags of a run.
+fn tags(pairs: &[String]) -> Result<BTreeMap<String, String>, Error> {
+    pairs
+        .iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Error::usage(format!("`--tag {pair}` is not KEY=VALUE")).hint("for example --tag team=growth")),
+        })
+        .collect()
 }
 
 /// Splits `KEY=VALUE` pairs.

@@ -148,7 +148,7 @@ async fn an_artifact_is_waited_for_until_another_run_makes_another_one() {
             ..Default::default()
         };
         let mut batch = Batch::new();
-        batch.put(&Key::Run(run.clone()), &testing::run_record(&run, 1));
+        batch.put(&Key::Run(run), &testing::run_record(&run, 1));
         batch.put(&Key::Produced { run, task: 0, output: "orders".parse().unwrap() }, &view);
         fixture.store.apply(&batch).unwrap();
         view.artifact.unwrap().digest

@@ -8,11 +8,11 @@ use super::{
     diagnostic::{Diagnostic, quote},
     faults::{Faults, Span},
     fields::Check,
-    model::{Pipeline, Task, Work},
+    model::{Flow, Pipeline, Task, Work},
     params::Params,
     policy::{self, Policy},
     resolve::{self, Edges},
-    schedule,
+    retention, schedule,
     tasks::{self, Draft, DraftWork},
     toml::{self, Node, Table},
 };
@@ -59,7 +59,7 @@ pub fn check(text: &str, _path: &str, catalogue: &Catalogue) -> Checked {
 }
 
 fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) -> Option<Pipeline> {
-    let known = ["pipeline", "params", "schedule", "defaults", "tasks"];
+    let known = ["pipeline", "params", "schedule", "defaults", "retention", "tasks"];
     for entry in root.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
         check.unknown_key(entry, "the file", &known);
     }
@@ -73,6 +73,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     };
     let mut params = root.get("params").map(|entry| Params::read(&entry.node, check)).unwrap_or_default();
     let schedule = root.get("schedule").and_then(|entry| schedule::read(entry, &params, check));
+    let retention = root.get("retention").map(|entry| retention::read(&entry.node, check)).unwrap_or_default();
     let mut defaults = Policy::default();
     if let Some(entry) = root.get("defaults")
         && let Some(table) = check.table(&entry.node, "`defaults`", &policy::KEYS)
@@ -104,7 +105,16 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     }
     params.warn_of_unused(check);
     let (name, description) = head?;
-    Some(Pipeline { name, description, params: params.into_decls(), tasks: made, schedule })
+    Some(Pipeline {
+        name,
+        description,
+        params: params.into_decls(),
+        tasks: made,
+        priority: 0,
+        concurrency: None,
+        schedule,
+        retention,
+    })
 }
 
 fn entries(node: &Node, check: &Check<'_>) -> usize {
@@ -163,5 +173,6 @@ fn task(draft: Draft<'_>, edges: Edges, with: serde_json::Map<String, serde_json
         priority: draft.priority,
         outputs: draft.outputs,
         description: draft.description.to_owned(),
+        flow: Flow::default(),
     })
 }

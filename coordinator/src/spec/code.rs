@@ -69,6 +69,7 @@ codes! {
     TooMany = "P031", "too many faults", "Only the first 1,000 faults are listed.";
     UnusedParam = "P040", "unused parameter", "A warning: `[params]` declares a parameter that nothing refers to.";
     SecretInClear = "P041", "secret in clear text", "A warning: what looks like a secret stands in a place that is stored and shown. Secrets belong in `env` as { secret = \"env:NAME\" }.";
+    BadRetention = "P050", "bad retention rule", "`keep_runs` is 1 to 1,000,000 runs. The other rules are ages such as \"90d\" or \"12h\", more than 0 and at most 36500d.";
     BadCron = "P060", "bad cron expression", "`cron` has five fields (minute, hour, day of the month, month, day of the week) or is @hourly, @daily, @weekly, @monthly or @yearly, and names a time that comes.";
     UnknownTimeZone = "P061", "unknown time zone", "A time zone is a name of the IANA data base, such as Europe/Berlin or UTC.";
     BadSchedule = "P062", "bad schedule", "`[schedule]` has either `cron` or `every` (whole seconds), `start` before `end`, catch_up none, last or all, and overlap skip, queue, cancel_running or allow.";

@@ -6,8 +6,10 @@
 
 pub mod code;
 pub mod diagnostic;
+pub mod diff;
 pub mod graph;
 pub mod model;
+pub mod retention;
 
 mod bind;
 mod check;
@@ -27,16 +29,20 @@ mod units;
 mod value;
 mod version;
 
+pub mod items;
 pub use bind::bind;
 pub use check::{Checked, LONGEST, check};
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use faults::nearest;
+pub use items::{ResolvedChild, child_key, fill_item, resolve_child};
 pub use model::{
-    Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
+    Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
+    ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,
 };
+pub use retention::Retention;
 pub use schedule::interval_params;
-pub use units::duration_ms;
+pub use units::{age_ms, duration_ms};
 
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,24 @@
 //! Durations and memory sizes as people write them.
 
-/// Longest duration: a year.
-const LONGEST_MS: f64 = 365.0 * 86_400_000.0;
+const DAY_MS: f64 = 86_400_000.0;
 
-/// Reads `90s` or `1h30m` as milliseconds.
+/// Reads `90s` or `1h30m` as milliseconds. The longest duration of something that goes on is a year.
 ///
 /// # Errors
 /// Says what is wrong, for use after the quoted text and "which".
 pub fn duration_ms(text: &str) -> Result<u64, &'static str> {
+    within(text, 365.0 * DAY_MS, "is longer than 365d")
+}
+
+/// Reads an age such as `90d` as milliseconds. What is kept may be kept for a century.
+///
+/// # Errors
+/// Says what is wrong, for use after the quoted text and "which".
+pub fn age_ms(text: &str) -> Result<u64, &'static str> {
+    within(text, 36_500.0 * DAY_MS, "is longer than 36500d")
+}
+
+fn within(text: &str, longest_ms: f64, too_long: &'static str) -> Result<u64, &'static str> {
     const FORM: &str = "is not a duration";
     let mut rest = text.trim();
     let mut total = 0.0;
@@ -25,14 +36,14 @@ pub fn duration_ms(text: &str) -> Result<u64, &'static str> {
                 "s" => 1_000.0,
                 "m" | "min" => 60_000.0,
                 "h" => 3_600_000.0,
-                "d" => 86_400_000.0,
+                "d" => DAY_MS,
                 "" => return Err("has no unit"),
                 _ => return Err("has an unknown unit"),
             };
         rest = after.trim_start();
     }
-    if total > LONGEST_MS {
-        return Err("is longer than 365d");
+    if total > longest_ms {
+        return Err(too_long);
     }
     let ms = total.round() as u64;
     if ms == 0 { Err("is no time at all") } else { Ok(ms) }
@@ -83,6 +94,8 @@ mod tests {
         {
             assert!(duration_ms(bad).is_err(), "{bad} was taken");
         }
+        assert_eq!(age_ms("366d"), Ok(366 * 86_400_000));
+        assert!(age_ms("36501d").is_err() && age_ms("0d").is_err());
     }
 
     #[test]

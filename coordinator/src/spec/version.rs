@@ -33,11 +33,13 @@ impl Pipeline {
         sorted(whole).to_string()
     }
 
-    fn task(&self, task: &Task) -> Value {
+    /// Gives the normalised content of a task.
+    pub(super) fn task(&self, task: &Task) -> Value {
         let name = |at: usize| self.tasks.get(at).map_or("", |task| task.name.as_str());
         let work = match &task.work {
             Work::Operator { name, .. } => json!({ "op": name }),
             Work::Command { argv } => json!({ "command": argv }),
+            Work::Sensor { sensor, every_ms } => json!({ "sensor": sensor, "every_ms": every_ms }),
         };
         let inputs: Map<String, Value> =
             task.inputs.iter().map(|(input, from)| (input.clone(), json!([name(from.task), from.output]))).collect();

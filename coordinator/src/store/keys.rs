@@ -14,6 +14,7 @@ mod tag {
     pub(super) const TASK: u8 = 0x11;
     pub(super) const ATTEMPT: u8 = 0x12;
     pub(super) const PRODUCED: u8 = 0x13;
+    pub(super) const EXPANSION: u8 = 0x14;
     pub(super) const PIPELINE: u8 = 0x20;
     pub(super) const ARTIFACT: u8 = 0x21;
     pub(super) const CACHE: u8 = 0x22;
@@ -24,6 +25,9 @@ mod tag {
     pub(super) const INTERVAL: u8 = 0x41;
     pub(super) const BACKFILL: u8 = 0x42;
     pub(super) const BACKFILL_INTERVAL: u8 = 0x43;
+    pub(super) const PIPELINE_VERSION: u8 = 0x50;
+    pub(super) const PIPELINE_RUN: u8 = 0x51;
+    pub(super) const DROPPED_RUN: u8 = 0x52;
 }
 
 /// The first byte that no key begins with; a store may use what is above for itself.
@@ -42,6 +46,8 @@ pub enum Key {
     Attempt { run: RunId, task: u32, attempt: u32 },
     /// `v1.ArtifactView`: what a task of a run has put out
     Produced { run: RunId, task: u32, output: PortName },
+    /// `store.v1.ExpansionRecord`: the items of a fan-out, by index of its task
+    Expansion { run: RunId, task: u32 },
     /// `store.v1.PipelineRecord`, by version
     Pipeline(Digest),
     /// `store.v1.ArtifactRecord`
@@ -62,6 +68,12 @@ pub enum Key {
     Backfill(BackfillId),
     /// `store.v1.BackfillIntervalRecord`, in the order of execution
     BackfillInterval { backfill: BackfillId, index: u32 },
+    /// `store.v1.PipelineVersionRecord`: the versions of a name
+    PipelineVersion { name: PipelineName, version: Digest },
+    /// `store.v1.PipelineRunRecord`: the runs of a name
+    PipelineRun { name: PipelineName, run: RunId },
+    /// `store.v1.DroppedRunRecord`
+    DroppedRun(RunId),
 }
 
 /// Keys of what the store says about itself.
@@ -101,14 +113,15 @@ impl Key {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Meta(meta) => Writer::of(tag::META).text(meta.as_str()),
-            Self::Run(run) => Writer::of(tag::RUN).text(run.as_str()),
-            Self::Task { run, task } => Writer::of(tag::TASK).text(run.as_str()).number(*task),
+            Self::Run(run) => Writer::of(tag::RUN).text(&run.to_string()),
+            Self::Task { run, task } => Writer::of(tag::TASK).text(&run.to_string()).number(*task),
             Self::Attempt { run, task, attempt } => {
-                Writer::of(tag::ATTEMPT).text(run.as_str()).number(*task).number(*attempt)
+                Writer::of(tag::ATTEMPT).text(&run.to_string()).number(*task).number(*attempt)
             }
             Self::Produced { run, task, output } => {
-                Writer::of(tag::PRODUCED).text(run.as_str()).number(*task).text(output.as_str())
+                Writer::of(tag::PRODUCED).text(&run.to_string()).number(*task).text(output.as_str())
             }
+            Self::Expansion { run, task } => Writer::of(tag::EXPANSION).text(&run.to_string()).number(*task),
             Self::Pipeline(digest) => Writer::of(tag::PIPELINE).text(digest.as_str()),
             Self::Artifact(digest) => Writer::of(tag::ARTIFACT).text(digest.as_str()),
             Self::Cache(key) => Writer::of(tag::CACHE).text(key),
@@ -123,6 +136,11 @@ impl Key {
             Self::BackfillInterval { backfill, index } => {
                 Writer::of(tag::BACKFILL_INTERVAL).text(backfill.as_str()).number(*index)
             }
+            Self::PipelineVersion { name, version } => {
+                Writer::of(tag::PIPELINE_VERSION).text(name.as_str()).text(version.as_str())
+            }
+            Self::PipelineRun { name, run } => Writer::of(tag::PIPELINE_RUN).text(name.as_str()).text(&run.to_string()),
+            Self::DroppedRun(run) => Writer::of(tag::DROPPED_RUN).text(&run.to_string()),
         }
         .0
     }
@@ -150,6 +168,7 @@ impl Key {
             tag::TASK => Self::Task { run: from.id()?, task: from.number()? },
             tag::ATTEMPT => Self::Attempt { run: from.id()?, task: from.number()?, attempt: from.number()? },
             tag::PRODUCED => Self::Produced { run: from.id()?, task: from.number()?, output: from.id()? },
+            tag::EXPANSION => Self::Expansion { run: from.id()?, task: from.number()? },
             tag::PIPELINE => Self::Pipeline(from.id()?),
             tag::ARTIFACT => Self::Artifact(from.id()?),
             tag::CACHE => Self::Cache(from.text()?),
@@ -160,6 +179,9 @@ impl Key {
             tag::INTERVAL => Self::Interval { pipeline: from.id()?, start: from.long()?, end: from.long()? },
             tag::BACKFILL => Self::Backfill(from.id()?),
             tag::BACKFILL_INTERVAL => Self::BackfillInterval { backfill: from.id()?, index: from.number()? },
+            tag::PIPELINE_VERSION => Self::PipelineVersion { name: from.id()?, version: from.id()? },
+            tag::PIPELINE_RUN => Self::PipelineRun { name: from.id()?, run: from.id()? },
+            tag::DROPPED_RUN => Self::DroppedRun(from.id()?),
             other => return Err(format!("a key of the unknown kind {other:#04x}")),
         })
     }
@@ -173,6 +195,7 @@ impl fmt::Display for Key {
             Self::Task { run, task } => write!(f, "task/{run}/{task}"),
             Self::Attempt { run, task, attempt } => write!(f, "attempt/{run}/{task}/{attempt}"),
             Self::Produced { run, task, output } => write!(f, "produced/{run}/{task}/{output}"),
+            Self::Expansion { run, task } => write!(f, "expansion/{run}/{task}"),
             Self::Pipeline(digest) => write!(f, "pipeline/{digest}"),
             Self::Artifact(digest) => write!(f, "artifact/{digest}"),
             Self::Cache(key) => write!(f, "cache/{}", key.escape_debug()),
@@ -183,6 +206,9 @@ impl fmt::Display for Key {
             Self::Interval { pipeline, start, end } => write!(f, "interval/{pipeline}/{start}/{end}"),
             Self::Backfill(id) => write!(f, "backfill/{id}"),
             Self::BackfillInterval { backfill, index } => write!(f, "backfill-interval/{backfill}/{index}"),
+            Self::PipelineVersion { name, version } => write!(f, "pipeline-version/{name}/{version}"),
+            Self::PipelineRun { name, run } => write!(f, "pipeline-run/{name}/{run}"),
+            Self::DroppedRun(run) => write!(f, "dropped-run/{run}"),
         }
     }
 }
@@ -212,19 +238,25 @@ pub mod prefix {
     /// Tasks of a run, by index.
     #[must_use]
     pub fn tasks(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::TASK).text(run.as_str()).0
+        Writer::of(tag::TASK).text(&run.to_string()).0
     }
 
     /// Attempts of a run, by task and number.
     #[must_use]
     pub fn attempts(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::ATTEMPT).text(run.as_str()).0
+        Writer::of(tag::ATTEMPT).text(&run.to_string()).0
+    }
+
+    /// Expansions of a run, by task.
+    #[must_use]
+    pub fn expansions(run: &RunId) -> Vec<u8> {
+        Writer::of(tag::EXPANSION).text(&run.to_string()).0
     }
 
     /// Attempts of a task, by number.
     #[must_use]
     pub fn attempts_of(run: &RunId, task: u32) -> Vec<u8> {
-        Writer::of(tag::ATTEMPT).text(run.as_str()).number(task).0
+        Writer::of(tag::ATTEMPT).text(&run.to_string()).number(task).0
     }
 
     /// What every run has put out, by run.
@@ -236,7 +268,7 @@ pub mod prefix {
     /// What a run has put out, by task and output.
     #[must_use]
     pub fn produced(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::PRODUCED).text(run.as_str()).0
+        Writer::of(tag::PRODUCED).text(&run.to_string()).0
     }
 
     /// All pipeline versions.
@@ -271,6 +303,44 @@ pub mod prefix {
     #[must_use]
     pub fn cache() -> Vec<u8> {
         vec![tag::CACHE]
+    }
+
+    /// Committed results whose key starts with some characters.
+    #[must_use]
+    pub fn cache_like(start: &str) -> Vec<u8> {
+        let mut bytes = vec![tag::CACHE];
+        bytes.extend_from_slice(start.as_bytes());
+        bytes
+    }
+
+    /// Versions of every pipeline, by name.
+    #[must_use]
+    pub fn all_pipeline_versions() -> Vec<u8> {
+        vec![tag::PIPELINE_VERSION]
+    }
+
+    /// Versions of a pipeline, in no order that means anything.
+    #[must_use]
+    pub fn pipeline_versions(name: &PipelineName) -> Vec<u8> {
+        Writer::of(tag::PIPELINE_VERSION).text(name.as_str()).0
+    }
+
+    /// Runs of every pipeline, by name.
+    #[must_use]
+    pub fn all_pipeline_runs() -> Vec<u8> {
+        vec![tag::PIPELINE_RUN]
+    }
+
+    /// Runs of a pipeline, oldest first.
+    #[must_use]
+    pub fn pipeline_runs(name: &PipelineName) -> Vec<u8> {
+        Writer::of(tag::PIPELINE_RUN).text(name.as_str()).0
+    }
+
+    /// Runs that are on their way out.
+    #[must_use]
+    pub fn dropped_runs() -> Vec<u8> {
+        vec![tag::DROPPED_RUN]
     }
 
     /// Versions of every model, by name and number.
@@ -465,6 +535,10 @@ mod tests {
             "bf_[0-9a-z]{26}".prop_map(|id| Key::Backfill(id.parse().unwrap())),
             ("bf_[0-9a-z]{26}", any::<u32>())
                 .prop_map(|(id, index)| Key::BackfillInterval { backfill: id.parse().unwrap(), index }),
+            ("[a-z0-9_-]{1,9}", digest())
+                .prop_map(|(name, version)| Key::PipelineVersion { name: name.parse().unwrap(), version }),
+            ("[a-z0-9_-]{1,9}", run_id()).prop_map(|(name, run)| Key::PipelineRun { name: name.parse().unwrap(), run }),
+            run_id().prop_map(Key::DroppedRun),
         ]
     }
 
@@ -481,7 +555,7 @@ mod tests {
                 Key::Cache(a.clone()).encode().cmp(&Key::Cache(b.clone()).encode()),
                 a.as_bytes().cmp(b.as_bytes())
             );
-            let attempt = |task, attempt| Key::Attempt { run: run.clone(), task, attempt }.encode();
+            let attempt = |task, attempt| Key::Attempt { run, task, attempt }.encode();
             prop_assert_eq!(attempt(m, n).cmp(&attempt(n, m)), (m, n).cmp(&(n, m)));
         }
 
@@ -505,9 +579,9 @@ mod tests {
     #[test]
     fn the_layout_on_disk_does_not_change_unnoticed() {
         let run: RunId = "run_01j8zk5m8w0000000000000000".parse().unwrap();
-        let bytes = Key::Attempt { run: run.clone(), task: 2, attempt: 1 }.encode();
+        let bytes = Key::Attempt { run, task: 2, attempt: 1 }.encode();
         let mut expected = vec![0x12];
-        expected.extend_from_slice(run.as_str().as_bytes());
+        expected.extend_from_slice(run.to_string().as_bytes());
         expected.extend_from_slice(&[0, 0, 0, 0, 0, 2, 0, 0, 0, 1]);
         assert_eq!(bytes, expected);
         assert!(bytes.starts_with(&prefix::attempts_of(&run, 2)));

@@ -90,6 +90,9 @@ struct Findings {
     seen: BTreeSet<Digest>,
     /// Runs with their number of tasks, where the record says it.
     runs: BTreeMap<RunId, Option<u32>>,
+    /// Runs that a collection is taking away: what is left of them is no fault, and needs nothing.
+    dropped: BTreeSet<RunId>,
+    pipelines: BTreeSet<Digest>,
     artifacts: BTreeSet<Digest>,
     versions: BTreeSet<(String, u32)>,
     /// Backfills with their number of intervals.
@@ -156,7 +159,13 @@ impl Findings {
     fn collect(&mut self, key: &Key, value: &Value) {
         match (key, value) {
             (Key::Run(run), Value::Run(record)) => {
-                self.runs.insert(run.clone(), task_count(&record.spec));
+                self.runs.insert(*run, task_count(&record.spec));
+            }
+            (Key::DroppedRun(run), _) => {
+                self.dropped.insert(run.clone());
+            }
+            (Key::Pipeline(version), _) => {
+                self.pipelines.insert(version.clone());
             }
             (Key::Artifact(digest), _) => {
                 self.artifacts.insert(digest.clone());
@@ -173,11 +182,23 @@ impl Findings {
 
     fn check(&mut self, key: &Key, value: &Value) {
         self.check_own_name(key, value);
+        if let references::Holder::Run(run) = references::holder(key)
+            && self.dropped.contains(run)
+        {
+            return;
+        }
         match (key, value) {
-            (Key::Task { run, task } | Key::Attempt { run, task, .. } | Key::Produced { run, task, .. }, _) => {
+            (
+                Key::Task { run, task }
+                | Key::Attempt { run, task, .. }
+                | Key::Produced { run, task, .. }
+                | Key::Expansion { run, task },
+                _,
+            ) => {
                 match self.runs.get(run) {
                     None => self.problem(format!("the record `{key}` belongs to a run that does not exist")),
-                    Some(Some(tasks)) if task >= tasks => {
+                    // Children of fan-outs are beyond all tasks.
+                    Some(Some(tasks)) if task >= tasks && *task < crate::core::FIRST_CHILD => {
                         self.problem(format!("the record `{key}` is beyond the {tasks} tasks of its run"));
                     }
                     Some(_) => {}
@@ -208,6 +229,12 @@ impl Findings {
             {
                 self.problem(format!("the record `{key}` belongs to no backfill that is so long"));
             }
+            (Key::PipelineRun { run, .. }, _) if !self.runs.contains_key(run) => {
+                self.problem(format!("the record `{key}` names a run that does not exist"));
+            }
+            (Key::PipelineVersion { version, .. }, _) if !self.pipelines.contains(version) => {
+                self.problem(format!("the record `{key}` names a version that does not exist"));
+            }
             _ => {}
         }
         match references::of(key, value) {
@@ -219,7 +246,7 @@ impl Findings {
     /// Compares what a record says of itself with its key.
     fn check_own_name(&mut self, key: &Key, value: &Value) {
         let same = match (key, value) {
-            (Key::Run(run), Value::Run(record)) => record.run_id == run.as_str(),
+            (Key::Run(run), Value::Run(record)) => record.run_id == run.to_string(),
             (Key::Attempt { attempt, .. }, Value::Attempt(record)) => {
                 record.view.as_ref().is_some_and(|view| view.attempt == *attempt)
             }

@@ -93,9 +93,9 @@ pub struct CreateArgs {
     /// Newest interval first
     #[arg(long)]
     pub reverse: bool,
-    /// Added to the priority of every task: below 0, other runs come first
-    #[arg(long, default_value_t = -10, value_name = "N", allow_hyphen_values = true)]
-    pub priority: i32,
+    /// Priority of its runs; that of the pipeline less 10 unless told, so that other runs come first
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub priority: Option<i32>,
     #[command(flatten)]
     pub params: Params,
     /// Execute every task, even where an equal one has a committed result

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     core::Event,
-    schedule::{Interval, backfill::Progress, interval_key, scheduler::State},
+    schedule::{Interval, backfill::Progress, interval_key, scheduler::State, zone},
     server::error::Error,
     spec,
     store::{Batch, Key},
@@ -31,17 +31,18 @@ impl Schedules {
                 let Some(entry) = book.schedules.get_mut(&name) else { return };
                 entry.tries.submitting.insert(interval);
                 let operators = entry.record.operators.clone();
-                let params = spec::interval_params(&entry.plan.decl, interval);
-                let (text, path) = (entry.record.text.clone(), entry.record.path.clone());
-                let idempotency_key = interval_key(name.as_str(), interval, 0);
+                let request = spec::interval_params(&entry.plan.decl, interval).map(|params| v1::SubmitRequest {
+                    text: entry.record.text.clone(),
+                    path: entry.record.path.clone(),
+                    params,
+                    idempotency_key: interval_key(name.as_str(), interval, 0),
+                    tags: submit::tags("schedule", name.as_str(), interval, entry.plan.table.zone()),
+                    ..v1::SubmitRequest::default()
+                });
                 let this = self.clone();
                 self.0.tasks.spawn(async move {
-                    let answer = match params {
-                        Ok(params) => {
-                            let request =
-                                v1::SubmitRequest { text, path, params, idempotency_key, ..v1::SubmitRequest::default() };
-                            submit::submit(&this.0.shared, request, &operators).await
-                        }
+                    let answer = match request {
+                        Ok(request) => submit::submit(&this.0.shared, request, &operators).await,
                         Err(message) => Err(NotSubmitted::Refused(message)),
                     };
                     if let Err(e) = this.interval_answered(&name, interval, late, answer).await {
@@ -56,13 +57,15 @@ impl Schedules {
                 going.tries.submitting.insert(at);
                 let operators = going.record.operators.clone();
                 let idempotency_key = interval_key(&going.record.pipeline, item.interval, item.generation);
+                let zone = zone::find(&going.decl.timezone).unwrap_or(chrono_tz::Tz::UTC);
                 let request = spec::interval_params(&going.decl, item.interval).map(|params| v1::SubmitRequest {
                     text: going.record.text.clone(),
                     path: going.record.path.clone(),
                     params,
                     idempotency_key,
                     no_cache: going.record.no_cache,
-                    priority: going.record.priority,
+                    priority: Some(going.record.priority),
+                    tags: submit::tags("backfill", id.as_str(), item.interval, zone),
                 });
                 let this = self.clone();
                 self.0.tasks.spawn(async move {

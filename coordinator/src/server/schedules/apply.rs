@@ -218,6 +218,7 @@ impl Schedules {
             path: record.path,
             params,
             idempotency_key: format!("trigger/{name}/{key}"),
+            tags: submit::tags("trigger", name.as_str(), interval, zone),
             ..v1::SubmitRequest::default()
         };
         let answer = match submit::submit(&self.0.shared, submit, &record.operators).await {

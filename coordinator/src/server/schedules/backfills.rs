@@ -21,7 +21,7 @@ use crate::{
         Interval,
         backfill::{Backfill, Item, Progress, Reprocess, Was},
     },
-    server::error::Error,
+    server::{error::Error, pipelines},
     spec,
     store::{self, Batch, Key, keys::prefix},
 };
@@ -216,13 +216,13 @@ impl Schedules {
             });
         }
         let wanted = name.clone();
-        let last = self.0.shared.blocking(move |shared| lookup::last_version(&*shared.store, &wanted)).await?;
+        let last = self.0.shared.blocking(move |shared| pipelines::latest(&*shared.store, &wanted)).await?;
         let missing = || {
             let message = format!("there is no schedule `{name}`, and no pipeline of that name was ever submitted");
             Error::NotFound(message)
         };
         let record = last.ok_or_else(missing)?;
-        Ok(Source { text: record.text, path: record.path, operators: Vec::new() })
+        Ok(Source { text: record.text, path: record.path, operators: record.operators })
     }
 
     /// Says of each interval whether it is executed.

@@ -1,8 +1,8 @@
 //! Finds backfills, pipelines and the ends of runs in the store.
 
 use segue_proto::{
-    ids::{BackfillId, PipelineName, RunId},
-    store::v1::{BackfillRecord, PipelineRecord, RunRecord},
+    ids::{BackfillId, RunId},
+    store::v1::{BackfillRecord, RunRecord},
 };
 
 use super::book;
@@ -22,8 +22,8 @@ pub(super) fn ended(store: &dyn Store, run: &str) -> Result<Was, Error> {
     let record = store::read::<RunRecord>(store, &Key::Run(id))?;
     Ok(match record.and_then(|record| records::run_state_from(record.state)) {
         Some(RunState::Succeeded) => Was::Succeeded,
-        Some(RunState::Failed | RunState::Cancelled) => Was::Failed,
-        Some(RunState::Running | RunState::Cancelling) => Was::Going,
+        Some(RunState::Failed | RunState::Cancelled | RunState::Skipped) => Was::Failed,
+        Some(RunState::Queued | RunState::Running | RunState::Cancelling) => Was::Going,
         None => Was::Forgotten,
     })
 }
@@ -40,19 +40,6 @@ pub(super) fn equal(store: &dyn Store, identity: &str) -> Result<Option<(Backfil
         }
     }
     Ok(None)
-}
-
-/// Finds the version of a pipeline that was submitted last.
-pub(super) fn last_version(store: &dyn Store, name: &PipelineName) -> Result<Option<PipelineRecord>, Error> {
-    let mut last: Option<PipelineRecord> = None;
-    store::visit(store, &prefix::pipelines(), |key, value| {
-        let (_, record) = store::codec::decode_row::<PipelineRecord>(&key, &value)?;
-        if record.name == name.as_str() && last.as_ref().is_none_or(|last| last.created_ms < record.created_ms) {
-            last = Some(record);
-        }
-        Ok(())
-    })?;
-    Ok(last)
 }
 
 /// Reads the intervals of a backfill.

@@ -245,8 +245,9 @@ impl Schedules {
                     };
                     let progress = match record.map(|record| records::run_state_from(record.state)) {
                         Some(Some(RunState::Succeeded)) => Progress::Succeeded,
-                        Some(Some(RunState::Cancelled)) => Progress::Cancelled,
-                        Some(Some(RunState::Running | RunState::Cancelling)) => continue,
+                        // Skipped: others were going, and its pipeline does not let it wait.
+                        Some(Some(RunState::Cancelled | RunState::Skipped)) => Progress::Cancelled,
+                        Some(Some(RunState::Queued | RunState::Running | RunState::Cancelling)) => continue,
                         // Deleted since, or not readable: nobody knows better.
                         Some(Some(RunState::Failed) | None) | None => Progress::Failed,
                     };

@@ -17,6 +17,9 @@ use crate::{
     spec,
 };
 
+/// How much less the priority of a backfill is than that of its pipeline: others come first.
+const BEHIND: i32 = 10;
+
 /// What a backfill is to do.
 pub(super) struct Range {
     pub decl: ScheduleDecl,
@@ -170,7 +173,7 @@ pub(super) fn record(
         reprocess: reprocess.into(),
         reverse: request.reverse,
         no_cache: request.no_cache,
-        priority: request.priority,
+        priority: request.priority.unwrap_or(checked.pipeline.priority.saturating_sub(BEHIND)),
         created_ms: now,
         left_out: range.left_out,
         identity: Digest::of(identity.to_string().as_bytes()).into(),

@@ -6,17 +6,20 @@ use std::{
     sync::{Arc, RwLock},
 };
 
+use chrono_tz::Tz;
 use segue_proto::{
     operator::{Catalogue, OperatorSpec},
     v1,
 };
 
 use crate::{
+    schedule::{Interval, zone},
     server::{
         api::{Shared, runs::Runs},
         error::Error,
+        pipelines,
     },
-    spec::{self, Pipeline, Work},
+    spec::{self, Pipeline},
 };
 
 /// A text that was checked, with the operators that it needs.
@@ -51,12 +54,7 @@ pub(super) fn check(catalogue: &Catalogue, text: &str, path: &str) -> Result<Che
     let checked = spec::check(text, path, catalogue);
     let warnings = checked.diagnostics.iter().map(|one| one.to_wire(path, text)).collect();
     let Some(pipeline) = checked.pipeline else { return Err(warnings) };
-    let operators = pipeline.tasks.iter().filter_map(|task| match &task.work {
-        Work::Operator { name, .. } => catalogue.get(name).cloned(),
-        Work::Command { .. } => None,
-    });
-    let operators: Catalogue = operators.collect();
-    let operators = operators.iter().cloned().map(Into::into).collect();
+    let operators = pipelines::operators(&pipeline, catalogue);
     Ok(Checked { pipeline, operators, warnings })
 }
 
@@ -89,6 +87,12 @@ pub(super) async fn submit(
         }
         Err(e) => Err(NotSubmitted::Refused(e.to_string())),
     }
+}
+
+/// Gives the tags of a run, by which it is found among others: what asked for it, and the start of its interval.
+pub(super) fn tags(origin: &str, name: &str, interval: Interval, zone: Tz) -> BTreeMap<String, String> {
+    let start = zone::rfc3339(zone, interval.start);
+    [(origin, name), ("interval", start.as_str())].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
 /// Gives the first error of a refusal in one line.

@@ -12,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};
 
 use super::*;
-use crate::server::{Config, Coordinator};
+use crate::{
+    gc::GcConfig,
+    server::{Config, Coordinator},
+};
 
 const EVERY_SECOND: &str = r#"
 [pipeline]
@@ -55,7 +58,14 @@ impl Fixture {
         let stop = CancellationToken::new();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let lease = Duration::from_secs(60);
-        let config = Config { state_dir: dir.to_owned(), blob_url: None, lease, tls: None, fires_schedules };
+        let config = Config {
+            state_dir: dir.to_owned(),
+            blob_url: None,
+            lease,
+            tls: None,
+            fires_schedules,
+            gc: GcConfig::default(),
+        };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await.unwrap();
         let url = format!("http://{}", coordinator.address);
         let channel = tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bind;
+mod diff;
 mod hostile;
 mod properties;
 mod schedule;
