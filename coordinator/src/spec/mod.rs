@@ -51,8 +51,7 @@ pub use model::{
 };
 pub use retention::Retention;
 pub use schedule::interval_params;
-pub use units::age_ms;
-pub use units::rfc3339_ms;
+pub use units::{age_ms, duration_ms, rfc3339_ms};
 
 #[cfg(test)]
 mod tests;

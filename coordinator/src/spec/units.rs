@@ -6,7 +6,7 @@ const DAY_MS: f64 = 86_400_000.0;
 ///
 /// # Errors
 /// Says what is wrong, for use after the quoted text and "which".
-pub(super) fn duration_ms(text: &str) -> Result<u64, &'static str> {
+pub fn duration_ms(text: &str) -> Result<u64, &'static str> {
     within(text, 365.0 * DAY_MS, "is longer than 365d")
 }
 
