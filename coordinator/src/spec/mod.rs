@@ -40,4 +40,4 @@ pub use retention::Retention;
 pub use units::age_ms;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -229,3 +229,19 @@ async fn a_store_that_cannot_be_read_whole_loses_nothing() {
     assert!(error.to_string().contains("cache/k"), "{error}");
     assert!(place.has(&Key::Run(run(1))) && place.has_blob(b"one").await);
 }
+
+#[tokio::test]
+async fn a_run_of_many_records_goes_in_several_batches() {
+    let place = Place::new().await;
+    place.add_run(1, &[b"one"]).await;
+    let mut batch = Batch::new();
+    for task in 1..=700 {
+        batch.put(&Key::Task { run: run(1), task }, &stored::TaskRecord::default());
+    }
+    place.shared.committer.commit(batch).await.unwrap();
+    place.add_run(2, &[b"two"]).await;
+    place.keep(1, false).await;
+    assert!(place.shared.store.scan(&prefix::tasks(&run(1)), None, 1).unwrap().is_empty());
+    assert!(place.shared.store.scan(&prefix::dropped_runs(), None, 1).unwrap().is_empty());
+    assert_eq!(place.problems().await, Vec::<String>::new());
+}

@@ -257,7 +257,12 @@ impl RunService for Runs {
             .await?;
         let mut runs = Vec::with_capacity(ids.len());
         for id in ids {
-            runs.push(self.view(id, false).await?);
+            match self.view(id, false).await {
+                Ok(view) => runs.push(view),
+                // Collected since it was found.
+                Err(Error::NoSuchRun(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(Response::new(v1::ListRunsResponse { runs }))
     }

@@ -11,7 +11,7 @@ mod toml;
 mod version;
 
 #[path = "../../../tests/common/catalogue.rs"]
-mod fixture;
+pub(crate) mod fixture;
 
 use fixture::catalogue;
 
