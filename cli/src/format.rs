@@ -12,6 +12,8 @@ pub fn run_state(state: i32) -> &'static str {
         Ok(v1::RunState::Succeeded) => "succeeded",
         Ok(v1::RunState::Failed) => "failed",
         Ok(v1::RunState::Cancelled) => "cancelled",
+        Ok(v1::RunState::Queued) => "queued",
+        Ok(v1::RunState::Skipped) => "skipped",
         Ok(v1::RunState::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -30,6 +32,9 @@ pub fn task_state(state: i32) -> &'static str {
         Ok(v1::TaskState::Cancelled) => "cancelled",
         Ok(v1::TaskState::Skipped) => "skipped",
         Ok(v1::TaskState::Cancelling) => "cancelling",
+        Ok(v1::TaskState::Sensing) => "sensing",
+        Ok(v1::TaskState::Expanded) => "expanded",
+        Ok(v1::TaskState::Dropped) => "dropped",
         Ok(v1::TaskState::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -54,7 +59,8 @@ pub fn ended(state: i32) -> Option<crate::error::ExitStatus> {
     use crate::error::ExitStatus;
     match v1::RunState::try_from(state) {
         Ok(v1::RunState::Succeeded) => Some(ExitStatus::Done),
-        Ok(v1::RunState::Failed | v1::RunState::Cancelled) => Some(ExitStatus::RunFailed),
+        // Nothing of it ran, because others were going: whoever waits for it has to know.
+        Ok(v1::RunState::Failed | v1::RunState::Cancelled | v1::RunState::Skipped) => Some(ExitStatus::RunFailed),
         _ => None,
     }
 }
@@ -103,8 +109,8 @@ pub fn resources(amounts: &Resources) -> String {
     if amounts.memory_bytes > 0 {
         parts.push(bytes(amounts.memory_bytes));
     }
-    if amounts.gpu > 0 {
-        parts.push(format!("{} gpu", amounts.gpu));
+    if amounts.gpu_milli > 0 {
+        parts.push(format!("{} gpu", f64::from(amounts.gpu_milli) / 1_000.0));
     }
     parts.extend(amounts.custom.iter().map(|(name, amount)| format!("{amount} {name}")));
     parts.join(", ")
@@ -169,6 +175,15 @@ pub fn named_artifacts(named: &[v1::NamedArtifact]) -> Value {
         .into()
 }
 
+/// Counts of tasks by state, as JSON.
+pub fn counts(counts: &[v1::TaskCount]) -> Value {
+    counts
+        .iter()
+        .map(|count| (task_state(count.state).to_owned(), Value::from(count.count)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 /// Attempts that did something: one that was handed back before it began is not counted.
 pub fn attempts_made(task: &v1::TaskView) -> usize {
     task.attempts
@@ -227,13 +242,15 @@ pub fn run_details(run: &v1::RunView) -> Value {
                 "name": task.name, "state": task_state(task.state), "work": task.work, "needs": task.needs,
                 "cached": task.cached, "attempts": attempts, "outputs": named_artifacts(&task.outputs),
                 "failure": failure(task.failure.as_ref()), "metrics": embedded_json(&task.metrics_json),
-                "reason_code": task.reason_code, "reason": task.reason,
+                "reason_code": task.reason_code, "reason": task.reason, "group": task.group, "key": task.key,
+                "item": embedded_json(&task.item_json), "children": counts(&task.children),
             })
         })
         .collect();
     json!({
         "run": run.run_id, "pipeline": run.pipeline, "version": run.version, "state": run_state(run.state),
         "created_ms": run.created_ms, "ended_ms": run.ended_ms, "generation": run.generation,
-        "params": run.params, "path": run.path, "tasks": tasks,
+        "params": run.params, "path": run.path, "priority": run.priority, "tags": run.tags,
+        "reason_code": run.reason_code, "reason": run.reason, "tasks": tasks,
     })
 }

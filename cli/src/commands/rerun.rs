@@ -93,11 +93,16 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
         return Ok(ExitStatus::Done);
     }
     for item in plan.items.iter().filter(|item| item.execute) {
-        out.note(&format!("  {} ({})", item.task, item.reason));
+        out.note(&format!("  {} ({})", item.task, why(item)));
     }
     out.note(&format!("{executes} task(s) execute, {} kept", plan.items.len() - executes));
     client.runs().rerun(v1::RerunRequest { dry_run: false, ..request }).await?;
     if args.no_wait {
+        if out.is_json() {
+            print_plan(&plan, out)?;
+        } else {
+            out.text(&plan.run_id)?;
+        }
         return Ok(ExitStatus::Done);
     }
     let run = follow(client, &plan.run_id, false, out).await?;
@@ -107,6 +112,18 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
         summary::print(&run, client, out).await?;
     }
     Ok(format::ended(run.state).unwrap_or(ExitStatus::Unreachable))
+}
+
+/// Says why, and for a fan-out that executes in part which children.
+fn why(item: &v1::RerunItem) -> String {
+    const SHOWN: usize = 5;
+    if item.keys.is_empty() {
+        return item.reason.clone();
+    }
+    let more = (item.children_executed as usize).saturating_sub(SHOWN);
+    let keys: Vec<&str> = item.keys.iter().take(SHOWN).map(String::as_str).collect();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}: {}{rest}", item.reason, keys.join(", "))
 }
 
 /// Gives the text of the version to execute; none for the pinned one.
@@ -138,12 +155,23 @@ fn print_plan(plan: &v1::RerunResponse, out: &mut Printer) -> Result<(), Error> 
     let items: Vec<_> = plan
         .items
         .iter()
-        .map(|item| json!({"task": item.task, "execute": item.execute, "reason": item.reason}))
+        .map(|item| {
+            json!({
+                "task": item.task, "execute": item.execute, "reason": item.reason, "children": item.children,
+                "children_executed": item.children_executed, "keys": item.keys,
+            })
+        })
         .collect();
     out.data(&json!({"run": plan.run_id, "version": plan.version, "tasks": items}), || {
         let mut rows = Rows::new(&["task", "plan", "why"]);
         for item in &plan.items {
-            rows.row([item.task.as_str(), if item.execute { "execute" } else { "keep" }, item.reason.as_str()]);
+            let what = match (item.execute, item.children, item.children_executed) {
+                (false, ..) => "keep".to_owned(),
+                (true, 0, _) => "execute".to_owned(),
+                (true, all, some) if all == some => format!("execute {all} children"),
+                (true, all, some) => format!("execute {some} of {all} children"),
+            };
+            rows.row([item.task.clone(), what, why(item)]);
         }
         rows
     })

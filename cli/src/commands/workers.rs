@@ -82,7 +82,7 @@ async fn list(client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
 fn amounts(resources: Option<&v1::Resources>) -> serde_json::Value {
     let resources = resources.cloned().unwrap_or_default();
     json!({
-        "cpu": f64::from(resources.cpu_milli) / 1_000.0, "memory_bytes": resources.memory_bytes, "gpu": resources.gpu,
+        "cpu": f64::from(resources.cpu_milli) / 1_000.0, "memory_bytes": resources.memory_bytes, "gpu": f64::from(resources.gpu_milli) / 1_000.0,
         "custom": resources.custom,
     })
 }

@@ -69,7 +69,7 @@ pub fn operators(pipeline: &Pipeline, catalogue: &Catalogue) -> Vec<v1::Operator
         .iter()
         .filter_map(|task| match &task.work {
             Work::Operator { name, .. } => Some(name.as_str()),
-            Work::Command { .. } => None,
+            Work::Command { .. } | Work::Sensor { .. } => None,
         })
         .collect();
     names.into_iter().filter_map(|name| catalogue.get(name).cloned().map(Into::into)).collect()
@@ -181,6 +181,17 @@ pub const fn wire_rules(rules: Retention) -> v1::Retention {
 
 fn text_of(store: &dyn Store, version: &Digest) -> Result<Option<PipelineRecord>, store::Error> {
     store::read(store, &Key::Pipeline(version.clone()))
+}
+
+/// Gives the version of a pipeline that was submitted last.
+///
+/// # Errors
+/// Those of the store.
+pub fn latest(store: &dyn Store, name: &PipelineName) -> Result<Option<PipelineRecord>, Error> {
+    match versions(store, name)?.last() {
+        Some(newest) => Ok(text_of(store, &newest.digest)?),
+        None => Ok(None),
+    }
 }
 
 /// A version with its text, and whether it is the newest.

@@ -59,7 +59,7 @@ fn pipelines_are_listed_by_name_with_versions_in_the_order_of_submission_and_the
         listed[1].versions.iter().map(|one| (one.version.as_str(), one.first_ms, one.last_ms)).collect();
     assert_eq!(versions, [(second.as_str(), 20, 20), (first.as_str(), 10, 30)]);
     let last = listed[1].last_run.as_ref().unwrap();
-    assert_eq!((last.run_id.as_str(), last.state()), (run(5).as_str(), v1::RunState::Failed));
+    assert_eq!((last.run_id.as_str(), last.state()), (run(5).to_string().as_str(), v1::RunState::Failed));
 }
 
 #[test]

@@ -64,7 +64,13 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
     };
     let mut add_all = |named: &[v1::NamedArtifact]| named.iter().try_for_each(|named| add(named.artifact.as_ref()));
     match value {
-        Value::Task(task) => add_all(&task.outputs)?,
+        Value::Task(task) => {
+            add_all(&task.outputs)?;
+            if let Some(attempt) = &task.last {
+                add_all(&attempt.inputs)?;
+                add_all(&attempt.outputs)?;
+            }
+        }
         Value::Attempt(attempt) => {
             add_all(&attempt.inputs)?;
             add_all(&attempt.outputs)?;
@@ -79,13 +85,21 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         Value::Run(run) => {
             needed.extend(uploads(run.params.values()).map(|digest| Needed { digest, size_bytes: None }));
         }
+        // Its runs are still to be made.
+        Value::Backfill(backfill) => {
+            needed.extend(uploads(backfill.params.values()).map(|digest| Needed { digest, size_bytes: None }));
+        }
         Value::Meta
+        | Value::Expansion(_)
         | Value::Pipeline(_)
         | Value::Idempotency(_)
         | Value::Alias(_)
         | Value::PipelineVersion(_)
         | Value::PipelineRun(_)
-        | Value::DroppedRun(_) => {}
+        | Value::DroppedRun(_)
+        | Value::Schedule(_)
+        | Value::Interval(_)
+        | Value::BackfillInterval(_) => {}
     }
     Ok(needed)
 }

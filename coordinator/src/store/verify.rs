@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use segue_proto::ids::{Digest, RunId};
+use segue_proto::ids::{BackfillId, Digest, RunId};
 
 use super::{
     SledStore, StateDir, Store,
@@ -95,6 +95,8 @@ struct Findings {
     pipelines: BTreeSet<Digest>,
     artifacts: BTreeSet<Digest>,
     versions: BTreeSet<(String, u32)>,
+    /// Backfills with their number of intervals.
+    backfills: BTreeMap<BackfillId, u32>,
 }
 
 /// Names kept of those who need a blob: enough to know what to run again.
@@ -157,7 +159,7 @@ impl Findings {
     fn collect(&mut self, key: &Key, value: &Value) {
         match (key, value) {
             (Key::Run(run), Value::Run(record)) => {
-                self.runs.insert(run.clone(), task_count(&record.spec));
+                self.runs.insert(*run, task_count(&record.spec));
             }
             (Key::DroppedRun(run), _) => {
                 self.dropped.insert(run.clone());
@@ -171,6 +173,9 @@ impl Findings {
             (Key::ModelVersion { name, version }, _) => {
                 self.versions.insert((name.as_str().to_owned(), *version));
             }
+            (Key::Backfill(id), Value::Backfill(record)) => {
+                self.backfills.insert(id.clone(), record.intervals);
+            }
             _ => {}
         }
     }
@@ -183,10 +188,17 @@ impl Findings {
             return;
         }
         match (key, value) {
-            (Key::Task { run, task } | Key::Attempt { run, task, .. } | Key::Produced { run, task, .. }, _) => {
+            (
+                Key::Task { run, task }
+                | Key::Attempt { run, task, .. }
+                | Key::Produced { run, task, .. }
+                | Key::Expansion { run, task },
+                _,
+            ) => {
                 match self.runs.get(run) {
                     None => self.problem(format!("the record `{key}` belongs to a run that does not exist")),
-                    Some(Some(tasks)) if task >= tasks => {
+                    // Children of fan-outs are beyond all tasks.
+                    Some(Some(tasks)) if task >= tasks && *task < crate::core::FIRST_CHILD => {
                         self.problem(format!("the record `{key}` is beyond the {tasks} tasks of its run"));
                     }
                     Some(_) => {}
@@ -212,6 +224,11 @@ impl Findings {
             {
                 self.problem(format!("the record `{key}` names a run that does not exist"));
             }
+            (Key::BackfillInterval { backfill, index }, _)
+                if self.backfills.get(backfill).is_none_or(|intervals| index >= intervals) =>
+            {
+                self.problem(format!("the record `{key}` belongs to no backfill that is so long"));
+            }
             (Key::PipelineRun { run, .. }, _) if !self.runs.contains_key(run) => {
                 self.problem(format!("the record `{key}` names a run that does not exist"));
             }
@@ -229,7 +246,7 @@ impl Findings {
     /// Compares what a record says of itself with its key.
     fn check_own_name(&mut self, key: &Key, value: &Value) {
         let same = match (key, value) {
-            (Key::Run(run), Value::Run(record)) => record.run_id == run.as_str(),
+            (Key::Run(run), Value::Run(record)) => record.run_id == run.to_string(),
             (Key::Attempt { attempt, .. }, Value::Attempt(record)) => {
                 record.view.as_ref().is_some_and(|view| view.attempt == *attempt)
             }
@@ -238,6 +255,8 @@ impl Findings {
                 record.artifact.as_ref().is_some_and(|artifact| artifact.digest == digest.as_str())
             }
             (Key::ModelVersion { version, .. }, Value::ModelVersion(record)) => record.version == *version,
+            (Key::Schedule(name), Value::Schedule(record)) => record.name == name.as_str(),
+            (Key::Backfill(id), Value::Backfill(record)) => record.id == id.as_str(),
             _ => true,
         };
         if !same {

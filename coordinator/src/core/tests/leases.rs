@@ -146,6 +146,7 @@ fn after_a_restart_a_running_attempt_is_adopted_and_its_result_counts() {
 
     let mut after = Bench::with_epoch(2);
     after.now = bench.now + 5;
+    after.store = std::sync::Arc::clone(&bench.store);
     after.core.restore(bench.core.run(&run).unwrap().clone(), after.now);
     after.pass(LEASE / 2);
     after.hello("w", "a", 1, 0, vec![Held { token: token.clone(), started: true }]);
@@ -164,6 +165,7 @@ fn after_a_restart_an_attempt_whose_worker_stays_away_is_lost_after_one_lease() 
     bench.start(&run, 0);
     let mut after = Bench::with_epoch(2);
     after.now = bench.now + 60_000;
+    after.store = std::sync::Arc::clone(&bench.store);
     after.core.restore(bench.core.run(&run).unwrap().clone(), after.now);
     after.worker("other", 1);
     after.pass(LEASE - 1);
@@ -188,7 +190,7 @@ fn a_cancel_that_the_worker_never_confirms_ends_with_the_lease() {
     bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.start(&run, 0);
-    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
+    bench.tell(Event::CancelRun { run }).unwrap();
     bench.pass(LEASE);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
     assert_eq!(bench.core.workers().map(|worker| worker.leased.len()).sum::<usize>(), 0);
@@ -200,7 +202,7 @@ fn a_cancelled_assignment_that_never_arrived_is_not_given_out_again() {
     let worker = bench.hello("w", "a", 1, 0, vec![]);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.tell(Event::LinkClosed { worker, link: 1 }).unwrap();
-    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
+    bench.tell(Event::CancelRun { run }).unwrap();
     bench.sent.clear();
     bench.hello("w", "a", 1, 0, vec![]);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);

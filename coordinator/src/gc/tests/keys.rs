@@ -66,7 +66,7 @@ fn keys(run: &RunSpec) -> BTreeMap<String, Option<String>> {
                     let made_by = keys[from.task].clone().flatten().unwrap_or_default();
                     let digest = Digest::of(format!("{made_by} {}", from.output).as_bytes());
                     let artifact = Artifact { digest, size_bytes: 1, kind: "file".to_owned(), schema: String::new() };
-                    NamedArtifact { name: name.clone(), artifact }
+                    NamedArtifact::new(name.clone(), artifact)
                 })
                 .collect();
             keys[at] = Some(cache::key(task, &inputs, &external));

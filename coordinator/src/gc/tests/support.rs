@@ -49,7 +49,15 @@ impl Place {
             WelcomeFacts { epoch: 1, lease_ms: 1_000, blob_url: blobs.url().to_owned(), store_id: String::new() };
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
         let core = Core::new(Config { epoch: 1, lease_ms: 1_000 });
-        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, stop.clone());
+        let (actor, handle) = Actor::new(
+            core,
+            clock,
+            committer.clone(),
+            past,
+            facts,
+            crate::server::probes::Probes::channel().0,
+            stop.clone(),
+        );
         tokio::spawn(actor.run());
         let shared = Shared {
             handle,

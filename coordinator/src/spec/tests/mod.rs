@@ -4,8 +4,10 @@
 
 mod bind;
 mod diff;
+mod flow;
 mod hostile;
 mod properties;
+mod schedule;
 mod shipped;
 mod toml;
 mod version;

@@ -49,6 +49,14 @@ impl Worker {
                     self.held.remove(&token);
                 }
             }
+            Command::Retract(retract) => {
+                let taken: Vec<Token> = retract.tokens.into_iter().filter_map(|taken| token(Some(taken))).collect();
+                // What has started stays; its report tells the coordinator.
+                for token in self.queue.remove_all(&taken) {
+                    self.held.remove(&token);
+                    self.outbox.push_back(hand_back(token, false));
+                }
+            }
             Command::Drain(drain) => {
                 let grace = match drain.grace_ms {
                     0 => self.config.drain_grace,
@@ -111,7 +119,7 @@ impl Worker {
             self.finish(token, finished::Outcome::Failure(failure.into()), v1::Usage::default());
             return;
         }
-        self.queue.push(token.clone(), needs);
+        self.queue.push(token.clone(), needs, assign.ahead);
         self.held.insert(token, Held { feed, state: State::Waiting(Box::new(assign)) });
     }
 
