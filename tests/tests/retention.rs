@@ -261,6 +261,48 @@ outputs = ["out"]
 }
 
 #[test]
+fn a_fan_out_goes_with_its_run_and_leaves_nothing() {
+    let cluster = cluster();
+    let (cli, dir) = (cluster.cli(), cluster.dir().to_owned());
+    let file = cluster.pipeline(
+        "fan",
+        r#"
+[pipeline]
+name = "fan"
+[params]
+salt = "a"
+[retention]
+keep_runs = 1
+[tasks.list]
+command = ["sh", "-c", 'printf "[\"x\", \"y\"]" > $SEGUE_OUTPUT_DIR/items']
+outputs = { items = "json" }
+[tasks.each]
+command = ["sh", "-c", "echo said; echo $SEGUE_KEY ${params.salt} > $SEGUE_OUTPUT_DIR/part"]
+foreach = { output = "list.items" }
+outputs = ["part"]
+[tasks.join]
+command = ["sh", "-c", "cat $SEGUE_INPUT_PARTS/* > $SEGUE_OUTPUT_DIR/all"]
+inputs = { parts = "each.part" }
+outputs = ["all"]
+"#,
+    );
+    let run = |salt: &str| {
+        let run = cluster.submit(&file, &["-p", salt]);
+        cluster.wait_succeeded(&run);
+        run
+    };
+    let (first, second) = (run("salt=a"), run("salt=b"));
+    let before = number(&cli.json(["store", "verify"]), "records");
+    let done = collected(&cli, &[]);
+    assert_eq!(runs_of(&done), [first.as_str()]);
+    assert_eq!(list(&done, "blobs").len(), 3, "two parts and what joins them: the list is that of the second run too");
+    let after = number(&cli.json(["store", "verify"]), "records");
+    assert!(before - after > 8.0, "tasks, children, their expansion, outputs: {before} to {after}");
+    let all = tables::bytes(&cli, &second, "join.all", &dir);
+    assert_eq!(String::from_utf8_lossy(&all), "x b\ny b\n");
+}
+
+#[test]
 fn a_change_executes_its_task_and_what_follows_and_dropped_results_are_made_again() {
     let cluster = cluster();
     let (cli, dir) = (cluster.cli(), cluster.dir().to_owned());
