@@ -63,7 +63,7 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
         command => {
             let mut client = Client::connect(&global).await?;
             if let Command::Rerun(args) = &command
-                && !args.dry_run
+                && args.needs_worker()
             {
                 rerun::with_worker(&mut client).await?;
             }

@@ -54,4 +54,4 @@ pub use schedule::interval_params;
 pub use units::{age_ms, duration_ms, rfc3339_ms};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -101,6 +101,8 @@ impl Place {
         let named: Vec<_> = names.iter().zip(outputs).map(|(name, bytes)| named(name, bytes)).collect();
         let task = stored::TaskRecord { outputs: named.clone(), ..Default::default() };
         batch.put(&Key::Task { run: id.clone(), task: 0 }, &task);
+        let expansion = stored::ExpansionRecord::default();
+        batch.put(&Key::Expansion { run: id.clone(), task: 0 }, &expansion);
         let view = Some(v1::AttemptView { attempt: 1, ..Default::default() });
         let attempt = stored::AttemptRecord { view, outputs: named, ..Default::default() };
         batch.put(&Key::Attempt { run: id.clone(), task: 0, attempt: 1 }, &attempt);

@@ -13,7 +13,7 @@ mod toml;
 mod version;
 
 #[path = "../../../tests/common/catalogue.rs"]
-mod fixture;
+pub(crate) mod fixture;
 
 use fixture::catalogue;
 
