@@ -376,3 +376,19 @@ fn every_command_of_the_readme_works_as_it_is_written() {
         }
     }
 }
+
+#[test]
+fn every_pipeline_of_the_comparison_is_valid() {
+    let text = fs::read_to_string(program::shipped("COMING-FROM.md")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let cli = Cli::state_dir(&dir.path().join("none"), dir.path());
+    let blocks: Vec<&str> =
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    assert_eq!(blocks.len(), 3, "one for each system that is shown side by side");
+    for block in blocks {
+        let file = dir.path().join("pipeline.toml");
+        fs::write(&file, block).unwrap();
+        let said = cli.ok(["validate", "pipeline.toml"]);
+        assert!(!said.stderr.contains("warning"), "{}\n{block}", said.stderr);
+    }
+}
