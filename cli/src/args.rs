@@ -79,6 +79,11 @@ pub enum Command {
     Cancel(commands::cancel::CancelArgs),
     /// Execute tasks of an ended run again, keeping the artifacts of the others
     Rerun(commands::rerun::RerunArgs),
+    /// Run pipelines by themselves: register, list, pause and trigger schedules
+    #[command(subcommand)]
+    Schedules(commands::schedules::SchedulesCommand),
+    /// Execute a pipeline for every interval of a range
+    Backfill(commands::backfill::BackfillArgs),
     /// Print or follow the logs of a run
     Logs(commands::logs::LogsArgs),
     /// Say why tasks are not running

@@ -39,7 +39,14 @@ impl Embedded {
             .map_err(|e| Error::internal(format!("cannot listen on loopback: {e}")))?;
         let stop = CancellationToken::new();
         let gc = GcConfig::default();
-        let config = Config { state_dir: state_dir.clone(), blob_url: None, lease: LEASE, tls: None, gc };
+        let config = Config {
+            state_dir: state_dir.clone(),
+            blob_url: None,
+            lease: LEASE,
+            tls: None,
+            fires_schedules: false,
+            gc,
+        };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);
         Ok(Self { url, state_dir, coordinator: tokio::spawn(coordinator.wait()), stop_coordinator: stop, worker: None })

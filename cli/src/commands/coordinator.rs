@@ -82,7 +82,14 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         grace: Duration::from_millis(args.gc_grace),
         ..GcConfig::default()
     };
-    let config = Config { state_dir: embedded::absolute(&global.state_dir)?, blob_url: args.blobs, lease, tls, gc };
+    let config = Config {
+        state_dir: embedded::absolute(&global.state_dir)?,
+        blob_url: args.blobs,
+        lease,
+        tls,
+        fires_schedules: true,
+        gc,
+    };
     Coordinator::start(config, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
 }

@@ -39,7 +39,14 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
     let stop = stop::on_signals();
     let stop_coordinator = tokio_util::sync::CancellationToken::new();
     let gc = GcConfig::default();
-    let config = Config { state_dir: state_dir.clone(), blob_url: None, lease: embedded::LEASE, tls: None, gc };
+    let config = Config {
+        state_dir: state_dir.clone(),
+        blob_url: None,
+        lease: embedded::LEASE,
+        tls: None,
+        fires_schedules: true,
+        gc,
+    };
     let coordinator = Coordinator::start(config, listener, Some(http), stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);
     let worker = WorkerConfig {

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod artifacts;
+pub mod backfill;
 pub mod cache;
 pub mod cancel;
 pub mod completions;
@@ -18,6 +19,7 @@ pub mod rerun;
 pub mod run;
 pub mod runs;
 pub mod sample_data;
+pub mod schedules;
 pub mod show;
 pub mod similar;
 pub mod store;
@@ -49,6 +51,8 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
         Command::SampleData(args) => sample_data::run(args, out),
         Command::Completions(args) => completions::run(args, out),
         Command::Store(command) => store::run(command, &global, out).await,
+        Command::Schedules(command) => schedules::run(command, &global, out).await,
+        Command::Backfill(args) => backfill::run(args, &global, out).await,
         Command::Models(models::ModelsCommand::Fetch) => models::fetch(out).await,
         Command::Submit(args) => match Client::running(&global).await? {
             Some(client) => submit::run(args, &client, out).await,

@@ -68,23 +68,28 @@ pub async fn submit(args: &SubmitArgs, client: &Client, out: &Printer) -> Result
 /// Makes the request: reads the file, uploads `@FILE` parameters.
 pub async fn request(args: &SubmitArgs, client: &Client) -> Result<v1::SubmitRequest, Error> {
     let (text, path) = read_pipeline(&args.file)?;
+    Ok(v1::SubmitRequest {
+        text,
+        path,
+        params: params(&args.params, client).await?,
+        idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
+        no_cache: args.no_cache,
+        priority: args.priority,
+        tags: tags(&args.tags)?,
+    })
+}
+
+/// Gives the parameters of a command line by name, with the files among them uploaded.
+pub async fn params(given: &Params, client: &Client) -> Result<BTreeMap<String, String>, Error> {
     let mut params = BTreeMap::new();
-    for (key, value) in split(&args.params)? {
+    for (key, value) in split(given)? {
         let value = match value.strip_prefix('@') {
             Some(file) => format!("blob:{}", upload(Path::new(file), client).await?),
             None => resolve(&key, value)?,
         };
         params.insert(key, value);
     }
-    Ok(v1::SubmitRequest {
-        text,
-        path,
-        params,
-        idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
-        no_cache: args.no_cache,
-        priority: args.priority,
-        tags: tags(&args.tags)?,
-    })
+    Ok(params)
 }
 
 /// Reads the tags of a run.

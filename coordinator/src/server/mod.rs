@@ -11,6 +11,7 @@ mod plan;
 pub mod probes;
 mod produce;
 pub mod records;
+pub mod schedules;
 mod text_diff;
 pub mod views;
 pub mod wire;
@@ -54,6 +55,8 @@ pub struct Config {
     pub lease: Duration,
     /// PEM certificate chain and key.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    /// Whether schedules fire and stored backfills go on. Not in a coordinator that ends with its command.
+    pub fires_schedules: bool,
     /// What is kept and for how long.
     pub gc: GcConfig,
 }
@@ -120,8 +123,10 @@ impl Coordinator {
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
         let actor = tokio::spawn(actor.run());
+        let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
+        tasks.spawn(schedules.clone().run());
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        serve_grpc(&shared, config.tls, listener, &tasks)?;
+        serve_grpc(&shared, schedules, config.tls, listener, &tasks)?;
         if let Some(http) = http {
             serve_http(&shared, http, &tasks);
         }
@@ -219,6 +224,7 @@ fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, E
 
 fn serve_grpc(
     shared: &Shared,
+    schedules: schedules::Schedules,
     tls: Option<(Vec<u8>, Vec<u8>)>,
     listener: TcpListener,
     tasks: &TaskTracker,
@@ -254,6 +260,9 @@ fn serve_grpc(
         .add_service(limited!(v1::log_service_server::LogServiceServer::new(api::logs::LogsApi(shared.clone()))))
         .add_service(limited!(v1::registry_service_server::RegistryServiceServer::new(api::registry::Registry(
             shared.clone()
+        ))))
+        .add_service(limited!(v1::schedule_service_server::ScheduleServiceServer::new(api::schedules::SchedulesApi(
+            schedules
         ))))
         .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))))
         .add_service(limited!(v1::maintenance_service_server::MaintenanceServiceServer::new(

@@ -183,6 +183,17 @@ fn text_of(store: &dyn Store, version: &Digest) -> Result<Option<PipelineRecord>
     store::read(store, &Key::Pipeline(version.clone()))
 }
 
+/// Gives the version of a pipeline that was submitted last.
+///
+/// # Errors
+/// Those of the store.
+pub fn latest(store: &dyn Store, name: &PipelineName) -> Result<Option<PipelineRecord>, Error> {
+    match versions(store, name)?.last() {
+        Some(newest) => Ok(text_of(store, &newest.digest)?),
+        None => Ok(None),
+    }
+}
+
 /// A version with its text, and whether it is the newest.
 struct Found {
     record: PipelineRecord,

@@ -190,7 +190,7 @@ fn children_explained(run: &Run, core: &Core, group: &Group) -> Vec<v1::Explanat
     for &member in &group.members {
         let Some(task) = run.task(member) else { continue };
         let reason = if task.state == TaskState::Ready {
-            let kind = (core.class_of(task), core.is_held(group, member));
+            let kind = (core.class_of(task), task.is_held());
             match ready.get(&kind) {
                 Some(known) => Some(known.clone()),
                 None => explain::explain(core, run, member).inspect(|reason| drop(ready.insert(kind, reason.clone()))),

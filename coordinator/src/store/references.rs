@@ -85,6 +85,10 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         Value::Run(run) => {
             needed.extend(uploads(run.params.values()).map(|digest| Needed { digest, size_bytes: None }));
         }
+        // Its runs are still to be made.
+        Value::Backfill(backfill) => {
+            needed.extend(uploads(backfill.params.values()).map(|digest| Needed { digest, size_bytes: None }));
+        }
         Value::Meta
         | Value::Expansion(_)
         | Value::Pipeline(_)
@@ -92,7 +96,10 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         | Value::Alias(_)
         | Value::PipelineVersion(_)
         | Value::PipelineRun(_)
-        | Value::DroppedRun(_) => {}
+        | Value::DroppedRun(_)
+        | Value::Schedule(_)
+        | Value::Interval(_)
+        | Value::BackfillInterval(_) => {}
     }
     Ok(needed)
 }

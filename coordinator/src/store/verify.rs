@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use segue_proto::ids::{Digest, RunId};
+use segue_proto::ids::{BackfillId, Digest, RunId};
 
 use super::{
     SledStore, StateDir, Store,
@@ -95,6 +95,8 @@ struct Findings {
     pipelines: BTreeSet<Digest>,
     artifacts: BTreeSet<Digest>,
     versions: BTreeSet<(String, u32)>,
+    /// Backfills with their number of intervals.
+    backfills: BTreeMap<BackfillId, u32>,
 }
 
 /// Names kept of those who need a blob: enough to know what to run again.
@@ -171,6 +173,9 @@ impl Findings {
             (Key::ModelVersion { name, version }, _) => {
                 self.versions.insert((name.as_str().to_owned(), *version));
             }
+            (Key::Backfill(id), Value::Backfill(record)) => {
+                self.backfills.insert(id.clone(), record.intervals);
+            }
             _ => {}
         }
     }
@@ -219,6 +224,11 @@ impl Findings {
             {
                 self.problem(format!("the record `{key}` names a run that does not exist"));
             }
+            (Key::BackfillInterval { backfill, index }, _)
+                if self.backfills.get(backfill).is_none_or(|intervals| index >= intervals) =>
+            {
+                self.problem(format!("the record `{key}` belongs to no backfill that is so long"));
+            }
             (Key::PipelineRun { run, .. }, _) if !self.runs.contains_key(run) => {
                 self.problem(format!("the record `{key}` names a run that does not exist"));
             }
@@ -245,6 +255,8 @@ impl Findings {
                 record.artifact.as_ref().is_some_and(|artifact| artifact.digest == digest.as_str())
             }
             (Key::ModelVersion { version, .. }, Value::ModelVersion(record)) => record.version == *version,
+            (Key::Schedule(name), Value::Schedule(record)) => record.name == name.as_str(),
+            (Key::Backfill(id), Value::Backfill(record)) => record.id == id.as_str(),
             _ => true,
         };
         if !same {

@@ -6,6 +6,7 @@ pub mod logs;
 pub mod maintenance;
 pub mod registry;
 pub mod runs;
+pub mod schedules;
 pub mod worker;
 
 use std::sync::{Arc, RwLock};

@@ -53,7 +53,8 @@ impl Runs {
         }
     }
 
-    async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+    /// Submits a run, whoever asks for it.
+    pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
         let compiled = match self.compile(&request)? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),

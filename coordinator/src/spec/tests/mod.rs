@@ -4,6 +4,7 @@
 
 mod bind;
 mod diff;
+mod flow;
 mod hostile;
 mod properties;
 mod schedule;
