@@ -59,6 +59,10 @@ pub enum Value {
     Idempotency(v1::SubmitResponse),
     ModelVersion(v1::ModelVersion),
     Alias(v1::SetAliasRequest),
+    Events(stored::EventsRecord),
+    Cursor(stored::CursorRecord),
+    Delivery(Box<stored::DeliveryRecord>),
+    Sla(stored::SlaRecord),
 }
 
 /// Reads the value of a key as the message that belongs to it.
@@ -86,6 +90,10 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::Idempotency(_) => Value::Idempotency(decode(key, bytes)?),
         Key::ModelVersion { .. } => Value::ModelVersion(decode(key, bytes)?),
         Key::Alias { .. } => Value::Alias(decode(key, bytes)?),
+        Key::Events(_) => Value::Events(decode(key, bytes)?),
+        Key::Cursor(_) => Value::Cursor(decode(key, bytes)?),
+        Key::Delivery(_) => Value::Delivery(Box::new(decode(key, bytes)?)),
+        Key::Sla(_) => Value::Sla(decode(key, bytes)?),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Keys: one byte for the kind, then the components, so that the order of the bytes is the order of the components.
 //!
-//! A number is four bytes, big-endian. A text ends with `00 00`, and a NUL inside it is written `00 01`: no text is a
+//! A number is four bytes, or eight for offsets and times, big-endian. A text ends with `00 00`, and a NUL inside it is written `00 01`: no text is a
 //! prefix of another one's bytes, and a shorter text sorts before its continuations.
 
 use std::fmt;
@@ -20,6 +20,10 @@ mod tag {
     pub(super) const IDEMPOTENCY: u8 = 0x23;
     pub(super) const MODEL_VERSION: u8 = 0x30;
     pub(super) const ALIAS: u8 = 0x31;
+    pub(super) const EVENTS: u8 = 0x48;
+    pub(super) const CURSOR: u8 = 0x49;
+    pub(super) const DELIVERY: u8 = 0x4A;
+    pub(super) const SLA: u8 = 0x4B;
 }
 
 /// The first byte that no key begins with; a store may use what is above for itself.
@@ -50,6 +54,24 @@ pub enum Key {
     ModelVersion { name: ModelName, version: u32 },
     /// `v1.SetAliasRequest`: as it was last set
     Alias { name: ModelName, alias: AliasName },
+    /// `store.v1.EventsRecord`, by the offset of its first event
+    Events(u64),
+    /// `store.v1.CursorRecord`, by the name of the reader
+    Cursor(String),
+    /// `store.v1.DeliveryRecord`: to whom, when it is due next, the event that caused it, the hook of the pipeline
+    Delivery(DeliveryKey),
+    /// `store.v1.SlaRecord`
+    Sla(RunId),
+}
+
+/// The place of a delivery: those to one receiver lie together, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryKey {
+    /// Of the receiver; two receivers that share one by chance only wait for each other a little more.
+    pub lane: u64,
+    pub due_ms: u64,
+    pub offset: u64,
+    pub hook: u32,
 }
 
 /// Keys of what the store says about itself.
@@ -103,6 +125,12 @@ impl Key {
             Self::Idempotency(key) => Writer::of(tag::IDEMPOTENCY).text(key),
             Self::ModelVersion { name, version } => Writer::of(tag::MODEL_VERSION).text(name.as_str()).number(*version),
             Self::Alias { name, alias } => Writer::of(tag::ALIAS).text(name.as_str()).text(alias.as_str()),
+            Self::Events(first) => Writer::of(tag::EVENTS).long(*first),
+            Self::Cursor(reader) => Writer::of(tag::CURSOR).text(reader),
+            Self::Delivery(DeliveryKey { lane, due_ms, offset, hook }) => {
+                Writer::of(tag::DELIVERY).long(*lane).long(*due_ms).long(*offset).number(*hook)
+            }
+            Self::Sla(run) => Writer::of(tag::SLA).text(run.as_str()),
         }
         .0
     }
@@ -136,6 +164,15 @@ impl Key {
             tag::IDEMPOTENCY => Self::Idempotency(from.text()?),
             tag::MODEL_VERSION => Self::ModelVersion { name: from.id()?, version: from.number()? },
             tag::ALIAS => Self::Alias { name: from.id()?, alias: from.id()? },
+            tag::EVENTS => Self::Events(from.long()?),
+            tag::CURSOR => Self::Cursor(from.text()?),
+            tag::DELIVERY => Self::Delivery(DeliveryKey {
+                lane: from.long()?,
+                due_ms: from.long()?,
+                offset: from.long()?,
+                hook: from.number()?,
+            }),
+            tag::SLA => Self::Sla(from.id()?),
             other => return Err(format!("a key of the unknown kind {other:#04x}")),
         })
     }
@@ -155,6 +192,12 @@ impl fmt::Display for Key {
             Self::Idempotency(key) => write!(f, "idempotency/{}", key.escape_debug()),
             Self::ModelVersion { name, version } => write!(f, "model-version/{name}/{version}"),
             Self::Alias { name, alias } => write!(f, "alias/{name}/{alias}"),
+            Self::Events(first) => write!(f, "events/{first}"),
+            Self::Cursor(reader) => write!(f, "cursor/{}", reader.escape_debug()),
+            Self::Delivery(DeliveryKey { lane, due_ms, offset, hook }) => {
+                write!(f, "delivery/{lane:016x}/{due_ms}/{offset}/{hook}")
+            }
+            Self::Sla(run) => write!(f, "sla/{run}"),
         }
     }
 }
@@ -268,6 +311,30 @@ pub mod prefix {
     pub fn aliases(name: &ModelName) -> Vec<u8> {
         Writer::of(tag::ALIAS).text(name.as_str()).0
     }
+
+    /// The feed, oldest first.
+    #[must_use]
+    pub fn events() -> Vec<u8> {
+        vec![tag::EVENTS]
+    }
+
+    /// Deliveries to everybody, by receiver.
+    #[must_use]
+    pub fn deliveries() -> Vec<u8> {
+        vec![tag::DELIVERY]
+    }
+
+    /// Deliveries to one receiver, by urgency.
+    #[must_use]
+    pub fn deliveries_of(lane: u64) -> Vec<u8> {
+        Writer::of(tag::DELIVERY).long(lane).0
+    }
+
+    /// Runs that may still miss their time.
+    #[must_use]
+    pub fn slas() -> Vec<u8> {
+        vec![tag::SLA]
+    }
 }
 
 /// The first key after every key with this prefix; none if there is no such key.
@@ -304,6 +371,11 @@ impl Writer {
         self
     }
 
+    fn long(mut self, number: u64) -> Self {
+        self.0.extend_from_slice(&number.to_be_bytes());
+        self
+    }
+
     fn text(mut self, text: &str) -> Self {
         for &byte in text.as_bytes() {
             self.0.push(byte);
@@ -323,6 +395,12 @@ impl Reader<'_> {
         let (bytes, rest) = self.0.split_first_chunk::<4>().ok_or("a key that ends within a number")?;
         self.0 = rest;
         Ok(u32::from_be_bytes(*bytes))
+    }
+
+    fn long(&mut self) -> Result<u64, String> {
+        let (bytes, rest) = self.0.split_first_chunk::<8>().ok_or("a key that ends within a number")?;
+        self.0 = rest;
+        Ok(u64::from_be_bytes(*bytes))
     }
 
     fn text(&mut self) -> Result<String, String> {
@@ -385,6 +463,11 @@ mod tests {
                 .prop_map(|(name, version)| Key::ModelVersion { name: name.parse().unwrap(), version }),
             ("[a-z0-9_-]{1,9}", "[a-z_-]{1,9}")
                 .prop_map(|(name, alias)| Key::Alias { name: name.parse().unwrap(), alias: alias.parse().unwrap() }),
+            any::<u64>().prop_map(Key::Events),
+            any::<String>().prop_map(Key::Cursor),
+            (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>())
+                .prop_map(|(lane, due_ms, offset, hook)| Key::Delivery(DeliveryKey { lane, due_ms, offset, hook })),
+            run_id().prop_map(Key::Sla),
         ]
     }
 

@@ -46,6 +46,8 @@ pub(super) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
             );
         }
         Value::Meta | Value::Pipeline(_) | Value::Idempotency(_) | Value::Alias(_) => {}
+        // What has happened stays true when its bytes are gone.
+        Value::Events(_) | Value::Cursor(_) | Value::Delivery(_) | Value::Sla(_) => {}
     }
     Ok(needed)
 }

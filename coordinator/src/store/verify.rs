@@ -6,7 +6,10 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use segue_proto::ids::{Digest, RunId};
+use segue_proto::{
+    ids::{Digest, RunId},
+    store::v1::EventsRecord,
+};
 
 use super::{
     SledStore, StateDir, Store,
@@ -92,6 +95,8 @@ struct Findings {
     runs: BTreeMap<RunId, Option<u32>>,
     artifacts: BTreeSet<Digest>,
     versions: BTreeSet<(String, u32)>,
+    /// Offset that the next record of the feed must begin with.
+    next_event: Option<u64>,
 }
 
 /// Names kept of those who need a blob: enough to know what to run again.
@@ -198,12 +203,24 @@ impl Findings {
             {
                 self.problem(format!("the record `{key}` names a run that does not exist"));
             }
+            (Key::Sla(run), _) if !self.runs.contains_key(run) => {
+                self.problem(format!("the record `{key}` belongs to a run that does not exist"));
+            }
+            (Key::Events(first), Value::Events(record)) => self.check_events(*first, record),
             _ => {}
         }
         match references::of(key, value) {
             Ok(needed) => needed.into_iter().for_each(|blob| self.need(key, value, blob)),
             Err(problem) => self.problem(problem),
         }
+    }
+
+    /// The feed has no gaps: what follows a record begins where that one ends.
+    fn check_events(&mut self, first: u64, record: &EventsRecord) {
+        if let Some(expected) = self.next_event.filter(|expected| *expected != first) {
+            self.problem(format!("the feed has a gap: events {expected} to {} are missing", first.saturating_sub(1)));
+        }
+        self.next_event = Some(first.saturating_add(record.events.len() as u64));
     }
 
     /// Compares what a record says of itself with its key.
