@@ -63,6 +63,7 @@ pub fn bind(
         working_dir: working_dir.to_owned(),
         params: binder.values.iter().map(|(name, bound)| ((*name).to_owned(), value::text_of(&bound.value))).collect(),
         tasks,
+        hooks: pipeline.hooks.clone(),
     })
 }
 

@@ -8,6 +8,7 @@ use super::{
     diagnostic::{Diagnostic, quote},
     faults::{Faults, Span},
     fields::Check,
+    hooks::{self, Hooks},
     model::{Pipeline, Task, Work},
     params::Params,
     policy::{self, Policy},
@@ -58,7 +59,7 @@ pub fn check(text: &str, _path: &str, catalogue: &Catalogue) -> Checked {
 }
 
 fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) -> Option<Pipeline> {
-    let known = ["pipeline", "params", "defaults", "tasks"];
+    let known = ["pipeline", "params", "defaults", "tasks", "hooks"];
     for entry in root.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
         check.unknown_key(entry, "the file", &known);
     }
@@ -101,8 +102,19 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
         made.extend(task(draft, edges, with));
     }
     params.warn_of_unused(check);
+    // One that cannot be read is reported already, and a hook that waits for it is no second fault.
+    let sla = sla(root, check);
+    let list = root.get("hooks").map(|entry| hooks::read(&entry.node, sla.is_some(), check)).unwrap_or_default();
     let (name, description) = head?;
-    Some(Pipeline { name, description, params: params.into_decls(), tasks: made })
+    let hooks = Hooks { sla_ms: sla.flatten(), list };
+    Some(Pipeline { name, description, params: params.into_decls(), tasks: made, hooks })
+}
+
+/// Gives the time after which a run is late; nothing where none is asked for.
+fn sla<'t>(root: &'t Table, check: &mut Check<'t>) -> Option<Option<u64>> {
+    let toml::Value::Table(id) = root.get("pipeline")?.node.value else { return None };
+    let entry = check.tree.table(id).get("sla")?;
+    Some(hooks::sla(entry, check))
 }
 
 fn entries(node: &Node, check: &Check<'_>) -> usize {
@@ -113,7 +125,7 @@ fn entries(node: &Node, check: &Check<'_>) -> usize {
 }
 
 fn head(node: &Node, span: Span, check: &mut Check<'_>) -> Option<(PipelineName, String)> {
-    let table = check.table(node, "`pipeline`", &["name", "description"])?;
+    let table = check.table(node, "`pipeline`", &["name", "description", "sla"])?;
     let description = match table.get("description") {
         Some(entry) => check.string(&entry.node, "`description`").unwrap_or_default().to_owned(),
         None => String::new(),

@@ -69,6 +69,8 @@ codes! {
     TooMany = "P031", "too many faults", "Only the first 1,000 faults are listed.";
     UnusedParam = "P040", "unused parameter", "A warning: `[params]` declares a parameter that nothing refers to.";
     SecretInClear = "P041", "secret in clear text", "A warning: what looks like a secret stands in a place that is stored and shown. Secrets belong in `env` as { secret = \"env:NAME\" }.";
+    BadHook = "P060", "malformed hook", "A hook says when (`on`: success, failure, cancelled, sla_miss) and what: a `webhook` with an http or https address, or a `command`. Its secrets are variables of the coordinator that begin with SEGUE_HOOK_.";
+    HookInClear = "P061", "hook without TLS", "A warning: a webhook goes over plain http to another machine. Its signature shows who sent it, but everybody on the way can read it.";
 }
 
 impl fmt::Display for Code {

@@ -14,6 +14,7 @@ mod check;
 mod cycles;
 mod faults;
 mod fields;
+mod hooks;
 mod params;
 mod policy;
 mod resolve;
@@ -31,6 +32,7 @@ pub use check::{Checked, LONGEST, check};
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use faults::nearest;
+pub use hooks::{Hook, HookAction, HookCommand, Hooks, On, SECRET_PREFIX, Webhook, is_reference as is_hook_secret};
 pub use model::{
     Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
 };

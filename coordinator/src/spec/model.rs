@@ -11,6 +11,8 @@ use segue_proto::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::hooks::Hooks;
+
 /// A checked pipeline file. Tasks keep the order of the file; indices into `tasks` are stable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pipeline {
@@ -18,6 +20,8 @@ pub struct Pipeline {
     pub description: String,
     pub params: Vec<ParamDecl>,
     pub tasks: Vec<Task>,
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// A declared parameter of a pipeline.
@@ -141,6 +145,8 @@ pub struct RunSpec {
     /// Every parameter with its value as text.
     pub params: BTreeMap<String, String>,
     pub tasks: Vec<BoundTask>,
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// A task whose parameters are filled in and checked.

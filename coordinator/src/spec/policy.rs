@@ -69,24 +69,30 @@ impl Policy {
 
     /// Changes what a table says.
     pub fn read(&mut self, table: &Table, check: &mut Check<'_>) {
-        if let Some(entry) = table.get("timeout")
-            && let Some(ms) = duration(&entry.node, "`timeout`", check)
-        {
-            self.timeout_ms = Some(ms);
+        for key in KEYS {
+            self.read_key(table, key, check);
         }
-        if let Some(entry) = table.get("retry") {
-            retry(&entry.node, &mut self.retry, check);
-        }
-        if let Some(entry) = table.get("resources") {
-            resources(&entry.node, &mut self.resources, check);
-        }
-        if let Some(entry) = table.get("env") {
-            env(&entry.node, &mut self.env, check);
+    }
+
+    /// Changes what a table says under one key.
+    pub fn read_key(&mut self, table: &Table, key: &str, check: &mut Check<'_>) {
+        let Some(entry) = table.get(key) else { return };
+        match key {
+            "timeout" => {
+                if let Some(ms) = duration(&entry.node, "`timeout`", check) {
+                    self.timeout_ms = Some(ms);
+                }
+            }
+            "retry" => retry(&entry.node, &mut self.retry, check),
+            "resources" => resources(&entry.node, &mut self.resources, check),
+            "env" => env(&entry.node, &mut self.env, check),
+            _ => {}
         }
     }
 }
 
-fn duration(node: &Node, what: &str, check: &mut Check<'_>) -> Option<u64> {
+/// Reads a span of time.
+pub(super) fn duration(node: &Node, what: &str, check: &mut Check<'_>) -> Option<u64> {
     if let Value::Int(number) = node.value {
         let hint = Some(format!("say of what: \"{number}s\" or \"{number}m\""));
         check.wrong_type(node, what, "a duration in quotes", hint);

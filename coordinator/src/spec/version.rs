@@ -19,13 +19,17 @@ impl Pipeline {
         params.sort_by(|a, b| a.name.cmp(&b.name));
         let mut tasks: Vec<_> = self.tasks.iter().collect();
         tasks.sort_by(|a, b| a.name.cmp(&b.name));
-        let whole = json!({
+        let mut whole = json!({
             "format": 1,
             "name": self.name,
             "description": self.description,
             "params": params,
             "tasks": tasks.into_iter().map(|task| self.task(task)).collect::<Vec<_>>(),
         });
+        // Without hooks the version is what it was before there were any.
+        if !self.hooks.is_empty() {
+            whole["hooks"] = json!(self.hooks);
+        }
         sorted(whole).to_string()
     }
 

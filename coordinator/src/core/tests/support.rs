@@ -64,6 +64,7 @@ pub fn spec(tasks: Vec<BoundTask>) -> Arc<RunSpec> {
         working_dir: String::new(),
         params: BTreeMap::new(),
         tasks,
+        hooks: crate::spec::Hooks::default(),
     })
 }
 

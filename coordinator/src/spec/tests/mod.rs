@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bind;
+mod hooks;
 mod hostile;
 mod properties;
 mod shipped;
