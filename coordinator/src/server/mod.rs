@@ -2,10 +2,13 @@
 
 pub mod actor;
 pub mod api;
+mod deliver;
 mod error;
 mod external;
+pub mod feed;
 pub mod http;
 mod lineage;
+pub mod openlineage;
 mod plan;
 mod produce;
 pub mod records;
@@ -30,6 +33,7 @@ use tracing::{info, warn};
 use self::{
     actor::{Actor, Clock, StorePast},
     api::Shared,
+    feed::Feed,
     wire::WelcomeFacts,
 };
 use crate::{
@@ -50,6 +54,8 @@ pub struct Config {
     pub lease: Duration,
     /// PEM certificate chain and key.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    /// Where events of lineage are sent.
+    pub openlineage: Option<openlineage::send::Target>,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -86,7 +92,7 @@ impl Coordinator {
         let clock = Clock::start();
         let state_dir = StateDir::new(&config.state_dir);
         let opened = open(&config, &state_dir, clock).await?;
-        let Opened { store, committer, blobs, logs, core, epoch } = opened;
+        let Opened { store, committer, blobs, logs, core, epoch, feed, ends } = opened;
         let facts = WelcomeFacts {
             epoch,
             lease_ms: u32::try_from(config.lease.as_millis()).unwrap_or(u32::MAX),
@@ -94,7 +100,7 @@ impl Coordinator {
             store_id: blobs.store_id().to_owned(),
         };
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
-        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, stop.clone());
+        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, feed, stop.clone());
         let shared = Shared {
             handle,
             store,
@@ -107,6 +113,7 @@ impl Coordinator {
             epoch,
             started_ms: clock.now(),
             stop: stop.clone(),
+            feed: ends,
         };
         let tasks = TaskTracker::new();
         let actor = tokio::spawn(actor.run());
@@ -114,6 +121,10 @@ impl Coordinator {
         serve_grpc(&shared, config.tls, listener, &tasks)?;
         if let Some(http) = http {
             serve_http(&shared, http, &tasks);
+        }
+        tasks.spawn(deliver::run(shared.clone(), shared.feed.deliveries.clone()));
+        if let Some(target) = config.openlineage {
+            tasks.spawn(openlineage::send::run(shared.clone(), target));
         }
         write_address(&state_dir, address, scheme, epoch)?;
         info!(%address, epoch, state_dir = %config.state_dir.display(), "coordinator serving");
@@ -124,6 +135,16 @@ impl Coordinator {
     #[must_use]
     pub fn handle(&self) -> &actor::Handle {
         &self.shared.handle
+    }
+
+    /// Gives a future that waits until hooks have been tried that are due, and their runs have ended: for a program that
+    /// is about to stop the coordinator that it embeds.
+    ///
+    /// # Errors
+    /// The coordinator is stopping, or the store failed.
+    pub fn hooks_settled(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let shared = self.shared.clone();
+        async move { deliver::settled(&shared).await }
     }
 
     /// Waits for the stop, then ends in order: calls, actor, flush.
@@ -155,6 +176,8 @@ struct Opened {
     logs: Logs,
     core: Core,
     epoch: u64,
+    feed: Feed,
+    ends: feed::Ends,
 }
 
 /// Opens the state directory and resumes what was going on.
@@ -174,10 +197,15 @@ async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Ope
     committer.commit(batch).await?;
     let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
     let reader = Arc::clone(&store);
-    let core = tokio::task::spawn_blocking(move || resume(&*reader, CoreConfig { epoch, lease_ms }, clock))
+    let resumed = move || {
+        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, clock)?;
+        let (feed, ends) = Feed::open(&*reader, &core)?;
+        Ok::<_, Error>((core, feed, ends))
+    };
+    let (core, feed, ends) = tokio::task::spawn_blocking(resumed)
         .await
         .map_err(|e| Error::Internal(format!("reading the runs ended early: {e}")))??;
-    Ok(Opened { store, committer, blobs, logs, core, epoch })
+    Ok(Opened { store, committer, blobs, logs, core, epoch, feed, ends })
 }
 
 /// Brings every run that has not ended back into memory.
@@ -241,6 +269,7 @@ fn serve_grpc(
         .add_service(limited!(v1::registry_service_server::RegistryServiceServer::new(api::registry::Registry(
             shared.clone()
         ))))
+        .add_service(limited!(v1::event_service_server::EventServiceServer::new(api::events::Events(shared.clone()))))
         .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))));
     let stop = shared.stop.clone();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
