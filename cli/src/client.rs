@@ -7,13 +7,13 @@ use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
         self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
-        log_service_client::LogServiceClient, registry_service_client::RegistryServiceClient,
-        run_service_client::RunServiceClient,
+        event_service_client::EventServiceClient, log_service_client::LogServiceClient,
+        registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
     },
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use crate::{args::Global, embedded::Embedded, error::Error};
+use crate::{args::Global, embedded::Embedded, error::Error, printer::Printer};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -43,6 +43,7 @@ impl Client {
     service!(logs, LogServiceClient);
     service!(registry, RegistryServiceClient);
     service!(admin, AdminServiceClient);
+    service!(events, EventServiceClient);
 
     /// Connects to a URL.
     pub async fn to(url: &str) -> Result<Self, Error> {
@@ -119,6 +120,16 @@ impl Client {
     /// Gives the embedded coordinator, to add a worker to it.
     pub const fn embedded_mut(&mut self) -> Option<&mut Embedded> {
         self.embedded.as_mut()
+    }
+
+    /// Lets the hooks of an embedded coordinator tell what this command did, before both end. One that fails is tried again
+    /// by the next command on the same state directory.
+    pub async fn finish_hooks(&mut self, out: &Printer) {
+        if let Some(embedded) = &mut self.embedded
+            && !embedded.finish_hooks().await
+        {
+            out.note("some hooks have not ended; the next command on this state directory goes on with them");
+        }
     }
 
     /// Ends the embedded coordinator in order, so that everything is flushed.

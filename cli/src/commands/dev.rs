@@ -35,7 +35,8 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
     let http = bind(args.http, false).await?;
     let stop = stop::on_signals();
     let stop_coordinator = tokio_util::sync::CancellationToken::new();
-    let config = Config { state_dir: state_dir.clone(), blob_url: None, lease: embedded::LEASE, tls: None };
+    let config =
+        Config { state_dir: state_dir.clone(), blob_url: None, lease: embedded::LEASE, tls: None, openlineage: None };
     let coordinator = Coordinator::start(config, listener, Some(http), stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);
     let worker = WorkerConfig {
