@@ -4,12 +4,16 @@ use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 9] = [
     "segue/v1/common.proto",
     "segue/v1/worker.proto",
     "segue/v1/runs.proto",
     "segue/v1/services.proto",
     "segue/v1/store.proto",
+    "segue/v1/schedules.proto",
+    "segue/store/schedules.proto",
+    "segue/v1/retention.proto",
+    "segue/store/retention.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

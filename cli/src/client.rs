@@ -7,8 +7,9 @@ use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
         self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
-        log_service_client::LogServiceClient, registry_service_client::RegistryServiceClient,
-        run_service_client::RunServiceClient,
+        log_service_client::LogServiceClient, maintenance_service_client::MaintenanceServiceClient,
+        registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
+        schedule_service_client::ScheduleServiceClient,
     },
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -43,6 +44,8 @@ impl Client {
     service!(logs, LogServiceClient);
     service!(registry, RegistryServiceClient);
     service!(admin, AdminServiceClient);
+    service!(schedules, ScheduleServiceClient);
+    service!(maintenance, MaintenanceServiceClient);
 
     /// Connects to a URL.
     pub async fn to(url: &str) -> Result<Self, Error> {
@@ -119,6 +122,11 @@ impl Client {
     /// Gives the embedded coordinator, to add a worker to it.
     pub const fn embedded_mut(&mut self) -> Option<&mut Embedded> {
         self.embedded.as_mut()
+    }
+
+    /// Says whether the coordinator ends with this command.
+    pub const fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
     }
 
     /// Ends the embedded coordinator in order, so that everything is flushed.

@@ -5,8 +5,12 @@
 
 pub mod blobs;
 pub mod core;
+pub mod expr;
+pub mod gc;
 pub mod logs;
 pub mod registry;
+pub mod schedule;
+pub mod sensor;
 pub mod server;
 pub mod spec;
 pub mod store;

@@ -105,6 +105,11 @@ id!(
     AliasName, "alias", "1 to 64 of a-z, 0-9, _ and -, not a number",
     |s| plain(s, 64) && s.parse::<u64>().is_err()
 );
+id!(
+    /// One backfill: `bf_` and 26 characters that sort by time.
+    BackfillId, "backfill id", "bf_ and 26 of 0-9, a-z",
+    |s| s.strip_prefix("bf_").is_some_and(|rest| rest.len() == 26 && rest.chars().all(|c| matches!(c, '0'..='9' | 'a'..='z')))
+);
 
 /// One execution of a pipeline version: a ULID, whose text sorts by time. A number of 16 bytes inside, because the
 /// scheduler keeps millions of them.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use segue_proto::{
-    ids::{AliasName, Digest, ModelName, RunId, TaskName},
+    ids::{AliasName, Digest, ModelName, RunId, TaskRef},
     store::v1 as stored,
     v1,
 };
@@ -15,7 +15,7 @@ use crate::store::{Batch, Error, Key, Store, Write, codec, keys::prefix, read, v
 #[derive(Debug, Clone)]
 pub struct Lineage<'a> {
     pub run: &'a RunId,
-    pub task: &'a TaskName,
+    pub task: &'a TaskRef,
     pub attempt: u32,
     pub pipeline: &'a str,
     pub pipeline_version: &'a str,

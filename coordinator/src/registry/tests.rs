@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use segue_proto::ids::{RunId, TaskName};
+use segue_proto::ids::{RunId, TaskRef};
 
 use super::*;
 use crate::store::{
@@ -12,7 +12,7 @@ use crate::store::{
 
 struct Origin {
     run: RunId,
-    task: TaskName,
+    task: TaskRef,
     attempt: u32,
     outputs: Vec<v1::NamedArtifact>,
     external: BTreeMap<String, String>,

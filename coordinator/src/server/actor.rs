@@ -7,7 +7,6 @@ use std::{
 };
 
 use segue_proto::{
-    artifact::NamedArtifact,
     blob_key,
     failure::{Failure, FailureClass},
     ids::{AliasName, ModelName, RunId},
@@ -20,12 +19,13 @@ use tracing::{error, warn};
 
 use super::{
     error::Error,
+    probes::{Look, Probes},
     records,
     wire::{self, WelcomeFacts},
 };
 use crate::{
     blobs::BlobStore,
-    core::{Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict},
+    core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict},
     registry,
     store::{Batch, Committer, Key, Store, keys::prefix},
 };
@@ -37,6 +37,7 @@ const GROUP: usize = 1_024;
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 type Reader = Box<dyn FnOnce(&Core) + Send>;
+type Maker = Box<dyn FnOnce(&Core, &dyn Store) -> Result<Batch, Error> + Send>;
 
 enum Message {
     Event { event: Event, reply: Option<Reply<Verdict>> },
@@ -44,6 +45,7 @@ enum Message {
     Submit { run: Box<Run>, pipeline: Box<PipelineRecord>, reply: Reply<(RunId, bool)> },
     SetAlias { name: ModelName, alias: AliasName, version: u32, reply: Reply<u32> },
     Read(Reader),
+    Between { make: Maker, reply: Reply<()> },
 }
 
 /// The way to the actor. Cheap to clone.
@@ -134,6 +136,27 @@ impl Handle {
         answer.await.map_err(|_| Error::Stopping)
     }
 
+    /// Commits a batch that is made between two decisions: everything it is made from is flushed, and nothing is decided
+    /// until it is flushed too. Gives what was made beside the batch. Waits for room.
+    ///
+    /// # Errors
+    /// Those of `make`; a precondition that does not hold; the coordinator is stopping.
+    pub async fn between<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(&Core, &dyn Store) -> Result<(Batch, T), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (beside, made) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
+        let make: Maker = Box::new(move |core, store| {
+            let (batch, value) = make(core, store)?;
+            let _ = beside.send(value); // The caller may have gone; the batch counts all the same.
+            Ok(batch)
+        });
+        self.inbox.send(Message::Between { make, reply }).await.map_err(|_| Error::Stopping)?;
+        answer.await.map_err(|_| Error::Stopping)??;
+        made.await.map_err(|_| Error::Stopping)
+    }
+
     /// Listens for changed runs.
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<RunId> {
@@ -184,7 +207,7 @@ pub struct StorePast {
 }
 
 impl Past for StorePast {
-    fn cached(&self, key: &str) -> Option<(Vec<NamedArtifact>, String)> {
+    fn cached(&self, key: &str) -> Option<CachedResult> {
         let record = match crate::store::read::<CacheRecord>(&*self.store, &Key::Cache(key.to_owned())) {
             Ok(record) => record?,
             Err(e) => {
@@ -196,7 +219,8 @@ impl Past for StorePast {
         let there = outputs.iter().all(|output| {
             self.blobs.local_root().is_none_or(|root| root.join(blob_key(&output.artifact.digest)).is_file())
         });
-        there.then_some((outputs, record.metrics_json))
+        let inline = records::inline_values(record.inline_json).ok()?;
+        there.then_some(CachedResult { outputs, metrics_json: record.metrics_json, inline })
     }
 }
 
@@ -211,6 +235,7 @@ pub struct Actor {
     inbox: mpsc::Receiver<Message>,
     changes: broadcast::Sender<RunId>,
     links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
+    probes: Probes,
     /// Messages put off to the next turn.
     backlog: Vec<Message>,
     stop: CancellationToken,
@@ -228,6 +253,7 @@ impl Actor {
         committer: Committer,
         past: StorePast,
         facts: WelcomeFacts,
+        probes: Probes,
         stop: CancellationToken,
     ) -> (Self, Handle) {
         let (sender, inbox) = mpsc::channel(INBOX);
@@ -243,6 +269,7 @@ impl Actor {
                 inbox,
                 changes,
                 links: HashMap::new(),
+                probes,
                 backlog: Vec::new(),
                 stop,
             },
@@ -296,18 +323,23 @@ impl Actor {
         let mut waiting: Waiting = Vec::new();
         let mut batch = Batch::new();
         let mut submitted: BTreeMap<String, RunId> = BTreeMap::new();
-        let (reads, rest): (Vec<_>, Vec<_>) = group.into_iter().partition(|m| matches!(m, Message::Read(_)));
-        // Reads first: they see the last flushed state.
-        for read in reads {
-            if let Message::Read(look) = read {
-                look(&self.core);
+        let (first, rest): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|m| matches!(m, Message::Read(_) | Message::Between { .. }));
+        // These first: they see the last flushed state.
+        for message in first {
+            match message {
+                Message::Read(look) => look(&self.core),
+                Message::Between { make, reply } => {
+                    let _ = reply.send(self.commit_between(make).await);
+                }
+                _ => {}
             }
         }
         let now = self.clock.now();
         let mut rest = rest.into_iter();
         while let Some(message) = rest.next() {
             match message {
-                Message::Read(_) => {}
+                Message::Read(_) | Message::Between { .. } => {}
                 Message::Event { event, reply } => self.decide(event, reply, now, &mut waiting),
                 Message::Open { link, sender, event, reply } => {
                     self.links.insert(link, sender);
@@ -350,6 +382,12 @@ impl Actor {
         committed
     }
 
+    /// Commits what is no decision. A conflict is the caller's; after any other error the next decision ends the loop.
+    async fn commit_between(&mut self, make: Maker) -> Result<(), Error> {
+        let batch = make(&self.core, &*self.past.store)?;
+        if batch.is_empty() { Ok(()) } else { Ok(self.committer.commit(batch).await?) }
+    }
+
     fn decide(&mut self, event: Event, reply: Option<Reply<Verdict>>, now: UnixMillis, waiting: &mut Waiting) {
         if let Event::LinkClosed { link, .. } = &event {
             self.links.remove(link);
@@ -389,9 +427,9 @@ impl Actor {
     fn with_valid_models(&self, event: Event, now: UnixMillis) -> Event {
         let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
         let outcome = match outcome {
-            Outcome::Success { outputs, models, metrics_json } if !models.is_empty() => {
+            Outcome::Success { outputs, models, metrics_json, inline } if !models.is_empty() => {
                 match super::produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
-                    Ok(()) => Outcome::Success { outputs, models, metrics_json },
+                    Ok(()) => Outcome::Success { outputs, models, metrics_json, inline },
                     Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
                 }
             }
@@ -442,6 +480,7 @@ impl Actor {
         if let Ok(version) = pipeline.version.parse() {
             batch.put(&Key::Pipeline(version), pipeline);
         }
+        super::pipelines::index(&*self.past.store, batch, pipeline, &run.id);
         let id = run.id;
         match self.core.decide(Event::Submit(Box::new(run)), now, &self.past) {
             Ok(_) => waiting.push(Box::new(move |flushed| {
@@ -468,12 +507,17 @@ impl Actor {
             }
         }
         for (id, task) in &dirty.tasks {
-            if let Some(entry) = self.core.run(id).and_then(|run| run.tasks.get(*task as usize)) {
+            if let Some(entry) = self.core.run(id).and_then(|run| run.task(*task)) {
                 batch.put(&Key::Task { run: *id, task: *task }, &records::task_record(entry));
             }
         }
+        for (id, task) in &dirty.groups {
+            if let Some(group) = self.core.run(id).and_then(|run| run.groups.get(task)) {
+                batch.put(&Key::Expansion { run: *id, task: *task }, &records::expansion_record(group));
+            }
+        }
         for (id, task, number) in &dirty.attempts {
-            let entry = self.core.run(id).and_then(|run| run.tasks.get(*task as usize));
+            let entry = self.core.run(id).and_then(|run| run.task(*task));
             if let Some(attempt) = entry.and_then(|entry| entry.attempts.iter().rev().find(|a| a.number == *number)) {
                 let key = Key::Attempt { run: *id, task: *task, attempt: *number };
                 batch.put(&key, &records::attempt_record(attempt));
@@ -495,7 +539,8 @@ impl Actor {
         let mut changed = Vec::new();
         for effect in effects {
             match effect {
-                Effect::RunChanged(id) => changed.push(id),
+                Effect::RunChanged(id) | Effect::RunEnded(id) => changed.push(id),
+                Effect::Probe { run, task, since } => self.probe(run, task, since),
                 Effect::Send { worker, link, command } => {
                     workers.insert(link, worker);
                     let run = match &command {
@@ -526,6 +571,21 @@ impl Actor {
         for id in changed {
             let _ = self.changes.send(id); // Nobody may be watching.
         }
+    }
+}
+
+impl Actor {
+    /// Has somebody look at the condition of a sensor. What he saw comes back as an event.
+    fn probe(&self, run: RunId, task: u32, since: UnixMillis) {
+        let Some(work) = self.core.run(&run).and_then(|run| run.bound(task)).map(|bound| bound.work.clone()) else {
+            return;
+        };
+        let item = self.core.run(&run).and_then(|run| run.item_of(task));
+        let kept = self.core.run(&run).and_then(|run| run.task(task)).map(|task| task.metrics_json.as_str());
+        let seen = kept
+            .and_then(|kept| serde_json::from_str::<serde_json::Value>(kept).ok())
+            .and_then(|kept| Some(kept.get("seen")?.as_str()?.to_owned()));
+        self.probes.look(Look { run, task, since, work, item, seen });
     }
 }
 

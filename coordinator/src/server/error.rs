@@ -20,6 +20,10 @@ pub enum Error {
     BadRequest(String),
     #[error("{0}")]
     NotFound(String),
+    #[error("{0}")]
+    Ended(String),
+    #[error("{0}")]
+    Unavailable(String),
     #[error("the coordinator is overloaded: try again")]
     Overloaded,
     #[error("the coordinator is stopping")]
@@ -36,12 +40,15 @@ impl From<Error> for Status {
             Error::NoSuchRun(_) | Error::NotFound(_) => Code::NotFound,
             Error::AmbiguousRun(_) | Error::BadMessage(_) | Error::BadRequest(_) => Code::InvalidArgument,
             Error::Refused(refused) => match refused {
-                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) => Code::NotFound,
-                Refused::RunEnded(_) | Refused::RunGoing(_) | Refused::NothingToDo(_) => Code::FailedPrecondition,
+                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) | Refused::NoSuchTask { .. } => Code::NotFound,
+                Refused::RunEnded(_) | Refused::TaskEnded { .. } | Refused::RunGoing(_) | Refused::NothingToDo(_) => {
+                    Code::FailedPrecondition
+                }
                 Refused::UnknownWorker(_) | Refused::NotYours { .. } => Code::PermissionDenied,
             },
             Error::Overloaded => Code::ResourceExhausted,
-            Error::Stopping => Code::Unavailable,
+            Error::Ended(_) => Code::FailedPrecondition,
+            Error::Stopping | Error::Unavailable(_) => Code::Unavailable,
             Error::Store(store) => store_code(store),
             Error::Internal(_) => Code::Internal,
         };

@@ -89,7 +89,7 @@ fn count(core: &Core) -> Counted {
     let mut tasks: std::collections::BTreeMap<&'static str, i64> = std::collections::BTreeMap::new();
     let (mut ready_cpu, mut ready_gpu) = (0, 0);
     for run in core.runs() {
-        for (bound, task) in run.spec.tasks.iter().zip(&run.tasks) {
+        for (bound, task) in run.indices().filter_map(|index| run.bound(index).zip(run.task(index))) {
             let name = records::task_state(&task.state).as_str_name();
             *tasks.entry(name.strip_prefix("TASK_STATE_").unwrap_or(name)).or_default() += 1;
             if task.state == TaskState::Ready {

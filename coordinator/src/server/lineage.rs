@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use segue_proto::{
     ids::{Digest, RunId},
-    store::v1::ArtifactRecord,
+    store::v1::{ArtifactRecord, Producer},
     v1,
 };
 
@@ -61,7 +61,7 @@ fn of_run(
         let (key, view) = store::codec::decode_row::<v1::ArtifactView>(&key, &value)?;
         let Key::Produced { task, .. } = key else { return Ok(()) };
         let wanted = (request.output.is_empty() || request.output == view.output)
-            && (request.operator.is_empty() || operator_of(run.as_ref(), task as usize) == Some(&request.operator));
+            && (request.operator.is_empty() || operator_of(run.as_ref(), task) == Some(&request.operator));
         if wanted && found.len() < limit {
             found.push(view);
         }
@@ -70,8 +70,8 @@ fn of_run(
     Ok(found)
 }
 
-fn operator_of(run: Option<&Run>, task: usize) -> Option<&String> {
-    match &run?.spec.tasks.get(task)?.work {
+fn operator_of(run: Option<&Run>, task: u32) -> Option<&String> {
+    match &run?.bound(task)?.work {
         Work::Operator { name, .. } => Some(name),
         Work::Command { .. } | Work::Sensor { .. } => None,
     }
@@ -91,9 +91,7 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
             break;
         }
         let Some(record) = store::read::<ArtifactRecord>(store, &Key::Artifact(digest.clone()))? else { continue };
-        // The producer that executed, not one that used the cache: that one has the inputs.
-        let producer = record.producers.iter().find(|producer| producer.attempt > 0).or(record.producers.first());
-        let Some(producer) = producer else { continue };
+        let Some(producer) = best(store, &record.producers)? else { continue };
         let mut node = v1::LineageNode {
             artifact: Some(v1::ArtifactView {
                 run_id: producer.run_id.clone(),
@@ -109,13 +107,14 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
         };
         if let Some(run) = producer.run_id.parse().ok().and_then(|id| records::load_run(store, &id).transpose()) {
             let run = run?;
-            if let Some(index) = run.task_index(&producer.task) {
-                let bound = &run.spec.tasks[index];
+            if let Some((index, bound)) = run.find(&producer.task).and_then(|index| Some((index, run.bound(index)?))) {
                 node.work = match &bound.work {
                     Work::Operator { name, version, .. } => format!("{name} {version}"),
                     command @ (Work::Command { .. } | Work::Sensor { .. }) => views::work_text(command),
                 };
-                let attempt = run.tasks[index].attempts.iter().find(|attempt| attempt.number == producer.attempt);
+                let attempt = run
+                    .task(index)
+                    .and_then(|task| task.attempts.iter().find(|attempt| attempt.number == producer.attempt));
                 node.inputs = attempt
                     .map(|attempt| records::wire_artifacts(&attempt.inputs))
                     .or_else(|| run.inputs_of(index).map(|inputs| records::wire_artifacts(&inputs)))
@@ -138,6 +137,25 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
         nodes.push(node);
     }
     Ok(v1::LineageResponse { nodes })
+}
+
+/// Chooses the producer that tells most: one whose run is still kept, for that run knows the inputs; and of these one that
+/// executed rather than one that used the cache.
+fn best<'p>(store: &dyn Store, producers: &'p [Producer]) -> Result<Option<&'p Producer>, Error> {
+    let mut kept_but_cached = None;
+    for producer in producers {
+        let kept = match producer.run_id.parse() {
+            Ok(id) => store.get(&Key::Run(id).encode())?.is_some(),
+            Err(_) => false,
+        };
+        match (kept, producer.attempt > 0) {
+            (true, true) => return Ok(Some(producer)),
+            (true, false) => kept_but_cached = kept_but_cached.or(Some(producer)),
+            (false, _) => {}
+        }
+    }
+    let executed = || producers.iter().find(|producer| producer.attempt > 0);
+    Ok(kept_but_cached.or_else(executed).or(producers.first()))
 }
 
 fn find(store: &dyn Store, start: &str) -> Result<Digest, Error> {

@@ -11,10 +11,12 @@ use super::{error::Error, records};
 use crate::{
     core::{Core, Record, Run, UnixMillis},
     registry,
+    spec::Work,
     store::{self, Batch, Key, Store},
 };
 
-/// Producers that are kept per artifact: enough for lineage, bounded for outputs that every run makes again.
+/// Producers that are kept per artifact: enough for lineage, bounded for outputs that every run makes again. The first
+/// one and the newest ones are kept, so that each production changes the record: a collection sees that it is needed.
 const MOST_PRODUCERS: usize = 32;
 
 /// Adds a record to the batch.
@@ -25,30 +27,38 @@ pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, n
     match record {
         Record::Produced { run, task, attempt, outputs, cached } => {
             let state = find(core, run)?;
-            let name = &state.spec.tasks[*task as usize].name;
+            let Some(name) = state.name_of(*task) else { return Ok(()) };
             for output in outputs {
                 let place = Place { run, index: *task, task: name.as_str(), attempt: *attempt, cached: *cached, now };
                 produced(&place, output, store, batch)?;
             }
             Ok(())
         }
-        Record::Cached { key, run, task, attempt, outputs, metrics_json } => {
+        Record::Cached { key, run, task, attempt, result } => {
             let state = find(core, run)?;
+            let (operator, version) = match state.bound(*task).map(|bound| &bound.work) {
+                Some(Work::Operator { name, version, .. }) => (name.as_str(), version.as_str()),
+                _ => ("command", ""),
+            };
             let record = CacheRecord {
-                outputs: records::wire_artifacts(outputs),
-                metrics_json: metrics_json.clone(),
+                outputs: records::wire_artifacts(&result.outputs),
+                metrics_json: result.metrics_json.clone(),
+                inline_json: records::inline_json(&result.inline),
                 run_id: run.to_string(),
-                task: state.spec.tasks[*task as usize].name.to_string(),
+                task: state.name_of(*task).map(String::from).unwrap_or_default(),
                 attempt: *attempt,
                 created_ms: now,
+                pipeline: state.spec.pipeline.to_string(),
+                operator: operator.to_owned(),
+                operator_version: version.to_owned(),
             };
             batch.put(&Key::Cache(key.clone()), &record);
             Ok(())
         }
         Record::Models { run, task, attempt, models, inputs } => {
             let state = find(core, run)?;
-            let entry = &state.tasks[*task as usize];
-            register(state, *task as usize, *attempt, models, inputs, &entry.outputs, store, batch, now)?;
+            let Some(entry) = state.task(*task) else { return Ok(()) };
+            register(state, *task, *attempt, models, inputs, &entry.outputs, store, batch, now)?;
             Ok(())
         }
     }
@@ -68,15 +78,14 @@ pub fn check_models(
 ) -> Result<(), Error> {
     // A stale report is not looked at: the core acknowledges and ignores it.
     let Some(run) = core.run(&token.run) else { return Ok(()) };
-    let Some(task) = run.task_index(token.task.as_str()) else { return Ok(()) };
-    let inputs = run.inputs_of(task).unwrap_or_default();
-    register(run, task, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now)
+    let Some(inputs) = run.inputs_of(token.index) else { return Ok(()) };
+    register(run, token.index, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now)
 }
 
 #[allow(clippy::too_many_arguments)] // The facts of one registration.
 fn register(
     run: &Run,
-    task: usize,
+    task: u32,
     attempt: u32,
     models: &[ModelRegistration],
     inputs: &[NamedArtifact],
@@ -85,10 +94,11 @@ fn register(
     batch: &mut Batch,
     now: UnixMillis,
 ) -> Result<(), Error> {
+    let Some(name) = run.name_of(task) else { return Ok(()) };
     let wire: Vec<v1::ModelRegistration> = models.iter().cloned().map(Into::into).collect();
     let lineage = registry::Lineage {
         run: &run.id,
-        task: &run.spec.tasks[task].name,
+        task: &name,
         attempt,
         pipeline: run.spec.pipeline.as_str(),
         pipeline_version: &run.spec.version,
@@ -132,15 +142,16 @@ fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch:
     let key = Key::Artifact(output.artifact.digest.clone());
     let mut record = store::read::<ArtifactRecord>(store, &key)?.unwrap_or_default();
     record.artifact = Some(output.artifact.clone().into());
-    if record.producers.len() < MOST_PRODUCERS {
-        record.producers.push(Producer {
-            run_id: place.run.to_string(),
-            task: place.task.to_owned(),
-            output: output.name.clone(),
-            attempt: place.attempt,
-            created_ms: place.now,
-        });
+    if record.producers.len() >= MOST_PRODUCERS {
+        record.producers.remove(1);
     }
+    record.producers.push(Producer {
+        run_id: place.run.to_string(),
+        task: place.task.to_owned(),
+        output: output.name.clone(),
+        attempt: place.attempt,
+        created_ms: place.now,
+    });
     batch.put(&key, &record);
     Ok(())
 }

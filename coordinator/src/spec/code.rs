@@ -52,23 +52,36 @@ codes! {
     SelfDependency = "P014", "task depends on itself", "A task takes its own output or runs after itself.";
     NeverRuns = "P015", "task can never run", "A task comes after a cycle, which never ends.";
     UnknownParam = "P016", "unknown parameter", "A reference or a `-p` option names a parameter that `[params]` does not declare.";
-    BadReference = "P017", "malformed reference", "A data edge is written `task.output`; a parameter `${params.NAME}`; a literal `${` is written `$${`.";
+    BadReference = "P017", "malformed reference", "A data edge is written `task.output`; a parameter `${params.NAME}`; a value of a child `${item}`, `${key}` or `${index}`, in a fan-out alone; a literal `${` is written `$${`.";
     BadValue = "P018", "bad parameter value", "A value has the wrong type, or is not one of the allowed values, or is out of range.";
-    MissingParam = "P019", "parameter without a value", "A parameter has no default and was not given at submission.";
+    MissingParam = "P019", "parameter without a value", "A parameter has no default and was given neither at submission nor by `[schedule]`.";
     MissingWith = "P020", "missing operator parameter", "The operator needs a parameter that `with` does not give.";
     UnknownWith = "P021", "unknown operator parameter", "`with` gives a parameter that the operator does not have.";
-    BadWork = "P022", "neither operator nor command, or both", "A task names either an operator (`op`) or a program (`command`).";
+    BadWork = "P022", "no work, or several", "A task names an operator (`op`), a program (`command`) or a `sensor`, and one of them alone.";
     EmptyCommand = "P023", "empty command", "`command` is a list that begins with a program.";
     BadDuration = "P024", "bad duration", "A duration is written with units of d, h, m, s, ms, such as \"90s\" or \"1h30m\", more than 0 and at most 365d.";
     BadMemory = "P025", "bad memory size", "A memory size is written with a unit, such as \"512MiB\" or \"2GiB\".";
-    BadRetry = "P026", "bad retry rule", "`retry` takes attempts 1 to 100, backoff constant or exponential, initial at most max, jitter 0 to 1, and classes of failure in `on`.";
-    ImpossibleResource = "P027", "resource that no worker can have", "cpu is more than 0 and at most 4096 cores, memory more than 0 and at most 1 PiB, gpu 0 to 1024 or \"prefer\", custom resources at least 1.";
+    BadRetry = "P026", "bad retry rule", "`retry` takes attempts 1 to 100, backoff constant or exponential, initial at most max, jitter 0 to 1, classes of failure in `on`, and `rules` for single classes and exit codes.";
+    ImpossibleResource = "P027", "resource that no worker can have", "cpu is more than 0 and at most 4096 cores, memory more than 0 and at most 1 PiB, gpu 0 to 1024, a share of one, or \"prefer\", custom resources at least 1.";
     BadSecret = "P028", "malformed secret reference", "A secret is written { secret = \"env:NAME\" }: the worker reads it from its own environment.";
     NoTasks = "P029", "no tasks", "A pipeline has at least one task.";
     TooLarge = "P030", "file too large", "A pipeline file has at most 16 MiB.";
     TooMany = "P031", "too many faults", "Only the first 1,000 faults are listed.";
+    BadFanOut = "P032", "bad fan-out", "`foreach` takes a list, a list parameter, a range, files or an output of kind json, `matrix` takes lists; 1 to 1,000,000 children, each with its own key.";
+    BadCondition = "P033", "bad condition", "`when` is an expression in CEL over `params`, `tasks` that the task waits for, and in a fan-out `item`, `key` and `index`; `run_if` says which ends of its needs let a task run.";
+    BadLimit = "P034", "bad pool or limit", "Slots of pools and limits are whole numbers up to 1,000,000, runs at a time up to 10,000; a limit has a key.";
+    BadSensor = "P035", "bad sensor", "A sensor waits for one thing, a `file`, an `http` address, a `time` or an `artifact`, and has nothing that a task needs to execute.";
+    AfterFinally = "P036", "after a task that runs at the end", "A task that is not `finally` waits for one that is, which runs only when all others have ended.";
+    MayBeMissing = "P037", "input that may be missing", "A task that runs although what it needs did not succeed can take its outputs only where they are optional.";
+    ManyIntoOne = "P038", "outputs of children into one input", "A fan-out gives an output of each child. A command takes them as a folder, an operator only at an input that takes many.";
     UnusedParam = "P040", "unused parameter", "A warning: `[params]` declares a parameter that nothing refers to.";
     SecretInClear = "P041", "secret in clear text", "A warning: what looks like a secret stands in a place that is stored and shown. Secrets belong in `env` as { secret = \"env:NAME\" }.";
+    DeadCondition = "P042", "condition that decides nothing", "A warning: by the time it is looked at, only one answer is possible.";
+    BadRetention = "P050", "bad retention rule", "`keep_runs` is 1 to 1,000,000 runs. The other rules are ages such as \"90d\" or \"12h\", more than 0 and at most 36500d.";
+    BadCron = "P060", "bad cron expression", "`cron` has five fields (minute, hour, day of the month, month, day of the week) or is @hourly, @daily, @weekly, @monthly or @yearly, and names a time that comes.";
+    UnknownTimeZone = "P061", "unknown time zone", "A time zone is a name of the IANA data base, such as Europe/Berlin or UTC.";
+    BadSchedule = "P062", "bad schedule", "`[schedule]` has either `cron` or `every` (whole seconds), `start` before `end`, catch_up none, last or all, and overlap skip, queue, cancel_running or allow.";
+    BadIntervalReference = "P063", "malformed interval reference", "The parameters of a schedule may hold `${interval.start}`, `${interval.end}`, `${interval.start_date}` and `${interval.end_date}`; a literal `${` is written `$${`.";
 }
 
 impl fmt::Display for Code {

@@ -50,8 +50,9 @@ pub fn decode_row<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<(Key
 pub enum Value {
     Meta,
     Run(stored::RunRecord),
-    Task(stored::TaskRecord),
+    Task(Box<stored::TaskRecord>),
     Attempt(stored::AttemptRecord),
+    Expansion(stored::ExpansionRecord),
     Produced(v1::ArtifactView),
     Pipeline(stored::PipelineRecord),
     Artifact(stored::ArtifactRecord),
@@ -59,6 +60,13 @@ pub enum Value {
     Idempotency(v1::SubmitResponse),
     ModelVersion(v1::ModelVersion),
     Alias(v1::SetAliasRequest),
+    Schedule(stored::ScheduleRecord),
+    Interval(stored::IntervalRecord),
+    Backfill(stored::BackfillRecord),
+    BackfillInterval(stored::BackfillIntervalRecord),
+    PipelineVersion(stored::PipelineVersionRecord),
+    PipelineRun(stored::PipelineRunRecord),
+    DroppedRun(stored::DroppedRunRecord),
 }
 
 /// Reads the value of a key as the message that belongs to it.
@@ -77,15 +85,23 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
             Value::Meta
         }
         Key::Run(_) => Value::Run(decode(key, bytes)?),
-        Key::Task { .. } => Value::Task(decode(key, bytes)?),
+        Key::Task { .. } => Value::Task(Box::new(decode(key, bytes)?)),
         Key::Attempt { .. } => Value::Attempt(decode(key, bytes)?),
         Key::Produced { .. } => Value::Produced(decode(key, bytes)?),
+        Key::Expansion { .. } => Value::Expansion(decode(key, bytes)?),
         Key::Pipeline(_) => Value::Pipeline(decode(key, bytes)?),
         Key::Artifact(_) => Value::Artifact(decode(key, bytes)?),
         Key::Cache(_) => Value::Cache(decode(key, bytes)?),
         Key::Idempotency(_) => Value::Idempotency(decode(key, bytes)?),
         Key::ModelVersion { .. } => Value::ModelVersion(decode(key, bytes)?),
         Key::Alias { .. } => Value::Alias(decode(key, bytes)?),
+        Key::Schedule(_) => Value::Schedule(decode(key, bytes)?),
+        Key::Interval { .. } => Value::Interval(decode(key, bytes)?),
+        Key::Backfill(_) => Value::Backfill(decode(key, bytes)?),
+        Key::BackfillInterval { .. } => Value::BackfillInterval(decode(key, bytes)?),
+        Key::PipelineVersion { .. } => Value::PipelineVersion(decode(key, bytes)?),
+        Key::PipelineRun { .. } => Value::PipelineRun(decode(key, bytes)?),
+        Key::DroppedRun(_) => Value::DroppedRun(decode(key, bytes)?),
     })
 }
 

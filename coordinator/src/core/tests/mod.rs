@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod audit;
+mod finally;
+mod flow;
+mod keep;
 mod leases;
 mod life;
 mod model;
 mod placement;
 mod rerun;
 mod support;
+mod waits;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use futures::Stream;
 use segue_proto::{
-    ids::{RunId, TaskRef, Token},
+    ids::{RunId, Token},
     v1::{self, log_service_server::LogService},
 };
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::{
-    core::{Run, TaskState},
+    core::Run,
     server::{actor::resolve, error::Error, records},
 };
 
@@ -115,30 +115,25 @@ async fn sources(shared: &Shared, id: &RunId, request: &v1::ReadLogsRequest) -> 
 }
 
 fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Error> {
-    if !task.is_empty() && run.task_index(task).is_none() {
+    let wanted = if task.is_empty() { None } else { run.find(task) };
+    if !task.is_empty() && wanted.is_none() {
         let known: Vec<&str> = run.spec.tasks.iter().map(|task| task.name.as_str()).collect();
         let hint =
             crate::spec::nearest(task, known).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
         return Err(Error::NotFound(format!("run `{}` has no task `{task}`{hint}", run.id)));
     }
     let mut found: Vec<(u64, Source)> = Vec::new();
-    for (index, (bound, entry)) in run.spec.tasks.iter().zip(&run.tasks).enumerate() {
-        if !task.is_empty() && bound.name.as_str() != task {
-            continue;
-        }
+    for index in run.indices() {
+        // A fan-out stands for all of its children.
+        let meant = wanted.is_none_or(|wanted| wanted == index || run.node_of(index) == wanted as usize);
+        let Some((entry, name)) = run.task(index).zip(run.name_of(index)).filter(|_| meant) else { continue };
         let chosen = match attempt {
             0 => entry.attempts.last(),
             number => entry.attempts.iter().find(|attempt| attempt.number == number),
         };
         if let Some(chosen) = chosen {
-            let token = Token {
-                run: run.id,
-                index: u32::try_from(index).unwrap_or(u32::MAX),
-                task: TaskRef::new(&bound.name, None),
-                attempt: chosen.number,
-                epoch: chosen.epoch,
-            };
-            let live = matches!(&entry.state, TaskState::Live(live) if live.attempt == chosen.number);
+            let token = Token { run: run.id, index, task: name, attempt: chosen.number, epoch: chosen.epoch };
+            let live = entry.state.live().is_some_and(|live| live.attempt == chosen.number);
             found.push((chosen.assigned_at, Source { token, live }));
         }
     }

@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::{
-    core::{Event, Run, rerun},
-    server::{actor::resolve, error::Error, external, plan, records, views},
+    core::{Core, Event, Run, rerun},
+    server::{actor::resolve, error::Error, external, pipelines, plan, records, views},
     spec::{self, Pipeline, RunSpec},
     store::{self, Key, keys::prefix},
 };
@@ -23,6 +23,12 @@ use crate::{
 /// Implements the service.
 #[derive(Debug, Clone)]
 pub struct Runs(pub Shared);
+
+/// Children of a run from which on its watchers look less often.
+const MANY: u32 = 5_000;
+/// The shortest time between two looks of a watcher.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+const LOOK_AT_LARGE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Most rows of one answer.
 const MOST_ROWS: u32 = 1_000;
@@ -47,7 +53,8 @@ impl Runs {
         }
     }
 
-    async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+    /// Submits a run, whoever asks for it.
+    pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
         let compiled = match self.compile(&request)? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),
@@ -55,10 +62,13 @@ impl Runs {
         let Compiled { pipeline, spec, warnings } = compiled;
         let now = self.0.clock.now();
         let spec = Arc::new(spec);
+        external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
         let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
         run.no_cache = request.no_cache;
+        run.priority = request.priority.unwrap_or(run.priority);
+        run.tags = request.tags;
         run.external_inputs = external_inputs;
         let record = PipelineRecord {
             name: pipeline.name.to_string(),
@@ -66,6 +76,7 @@ impl Runs {
             text: request.text,
             path: request.path,
             created_ms: now,
+            operators: pipelines::operators(&pipeline, &self.0.operators()),
         };
         let (id, existing) = self.0.handle.submit(run, record).await?;
         Ok(v1::SubmitResponse {
@@ -142,19 +153,10 @@ impl Runs {
                 .unwrap_or_default();
             Error::BadRequest(format!("run `{id}` has no task `{}`{hint}", e.task))
         })?;
-        let execute = plan.execute();
-        let items = plan
-            .items
-            .iter()
-            .zip(&plan.spec.tasks)
-            .map(|(item, task)| v1::RerunItem {
-                task: task.name.to_string(),
-                execute: item.execute,
-                reason: item.reason.clone(),
-            })
-            .collect();
+        let items = rerun_items(&run, &plan);
         let version = plan.spec.version.clone();
-        if !request.dry_run && execute.contains(&true) {
+        if !request.dry_run && plan.executes() {
+            let execute = plan.execute();
             let mut run = run;
             let fresh = external::digests(&plan.spec).await;
             // What executes reads what is there now; what is kept was made from what was there then.
@@ -166,8 +168,8 @@ impl Runs {
                     };
                 }
             }
-            let dropped = plan.dropped();
-            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec: plan.spec, execute, dropped }).await?;
+            let spec = Arc::clone(&plan.spec);
+            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) }).await?;
         }
         Ok(v1::RerunResponse { run_id: id.into(), items, diagnostics: Vec::new(), version })
     }
@@ -175,6 +177,42 @@ impl Runs {
     async fn lineage(&self, request: v1::LineageRequest) -> Result<v1::LineageResponse, Error> {
         self.0.blocking(move |shared| super::super::lineage::trace(&*shared.store, &request.digest)).await
     }
+}
+
+/// Most children that one line of a plan names.
+const MOST_CHILDREN_NAMED: usize = 1_000;
+
+/// Shows a plan: a line for each task, and for a fan-out that executes in part how much of it.
+fn rerun_items(run: &Run, plan: &rerun::Plan) -> Vec<v1::RerunItem> {
+    plan.items
+        .iter()
+        .zip(&plan.spec.tasks)
+        .enumerate()
+        .map(|(node, (item, task))| {
+            let members = u32::try_from(node).ok().and_then(|node| run.groups.get(&node));
+            let all = members.map_or(0, |group| group.members.len());
+            let some = item.children.as_ref();
+            let keys = some
+                .into_iter()
+                .flatten()
+                .take(MOST_CHILDREN_NAMED)
+                .filter_map(|&child| Some(run.item_of(child)?.key.to_string()))
+                .collect();
+            let executing = match (item.execute, some) {
+                (false, _) => 0,
+                (true, Some(children)) => children.len(),
+                (true, None) => all,
+            };
+            v1::RerunItem {
+                task: task.name.to_string(),
+                execute: item.execute,
+                reason: item.reason.clone(),
+                keys,
+                children: u32::try_from(all).unwrap_or(u32::MAX),
+                children_executed: u32::try_from(executing).unwrap_or(u32::MAX),
+            }
+        })
+        .collect()
 }
 
 struct Compiled {
@@ -185,8 +223,33 @@ struct Compiled {
 
 /// Makes a run id that sorts by time.
 fn new_run_id() -> RunId {
-    let id = format!("run_{}", ulid::Ulid::new().to_string().to_lowercase());
-    id.parse().expect("a ULID in lower case is 26 of 0-9, a-z")
+    RunId::new(ulid::Ulid::new().0)
+}
+
+/// Gives one page of the tasks of a run.
+fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Result<v1::ListTasksResponse, Error> {
+    let limit = if request.limit == 0 { 100 } else { request.limit.min(MOST_ROWS) } as usize;
+    let indices: Box<dyn Iterator<Item = u32>> = if request.group.is_empty() {
+        Box::new(run.indices())
+    } else {
+        let node = run
+            .find(&request.group)
+            .ok_or_else(|| Error::NotFound(format!("run `{}` has no task `{}`", run.id, request.group)))?;
+        let members = run.groups.get(&node).map(|group| group.members.clone()).unwrap_or_default();
+        Box::new(members.into_iter())
+    };
+    let mut found = Vec::new();
+    for index in indices.filter(|&index| request.after_index == 0 || index > request.after_index) {
+        let Some(task) = run.task(index) else { continue };
+        if !request.states.is_empty() && !request.states.contains(&records::task_state(&task.state).into()) {
+            continue;
+        }
+        if found.len() == limit {
+            return Ok(v1::ListTasksResponse { tasks: found, more: true });
+        }
+        found.extend(views::task_view(run, index, core));
+    }
+    Ok(v1::ListTasksResponse { tasks: found, more: false })
 }
 
 #[tonic::async_trait]
@@ -225,8 +288,19 @@ impl RunService for Runs {
         Ok(Response::new(self.view(id, true).await?))
     }
 
-    async fn list_tasks(&self, _: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksResponse>, Status> {
-        Err(Status::unimplemented("paging through tasks"))
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(request.run_id.clone()).await?;
+        let wanted = request.clone();
+        let active = self.0.handle.read(move |core| core.run(&id).map(|run| page(run, Some(core), &wanted))).await?;
+        let found = match active {
+            Some(found) => found,
+            None => page(&self.load(id).await?, None, &request),
+        };
+        Ok(Response::new(found?))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
@@ -250,7 +324,8 @@ impl RunService for Runs {
                             && (request.pipeline.is_empty() || request.pipeline == record.pipeline)
                             && found.len() < limit
                         {
-                            found.push(id);
+                            // The bound pipeline of each run is large, and no part of the list.
+                            found.push((id, RunRecord { spec: bytes::Bytes::new(), ..record }));
                         }
                     }
                 }
@@ -258,8 +333,11 @@ impl RunService for Runs {
             })
             .await?;
         let mut runs = Vec::with_capacity(ids.len());
-        for id in ids {
-            runs.push(self.view(id, false).await?);
+        for (id, record) in ids {
+            let active =
+                self.0.handle.read(move |core| core.run(&id).map(|run| views::run_view(run, Some(core), false)));
+            // What is not active is shown from its record alone, however many tasks it has.
+            runs.push(active.await?.unwrap_or_else(|| views::record_view(record)));
         }
         Ok(Response::new(v1::ListRunsResponse { runs }))
     }
@@ -277,6 +355,7 @@ impl RunService for Runs {
             let mut view = first;
             loop {
                 let ended = is_terminal(view.state);
+                let children: u32 = view.tasks.iter().flat_map(|task| &task.children).map(|count| count.count).sum();
                 if sender.send(Ok(view)).await.is_err() || ended {
                     return;
                 }
@@ -295,6 +374,8 @@ impl RunService for Runs {
                         }
                     }
                 }
+                // A large run changes thousands of times a second: looking at each change would slow it down.
+                tokio::time::sleep(if children > MANY { LOOK_AT_LARGE } else { LOOK }).await;
                 view = match runs.view(id, true).await {
                     Ok(view) => view,
                     Err(e) => {
@@ -311,8 +392,23 @@ impl RunService for Runs {
         &self,
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
-        let id = self.resolve(request.into_inner().run_id).await?;
-        match self.0.handle.decide(Event::CancelRun { run: id }).await {
+        let request = request.into_inner();
+        let id = self.resolve(request.run_id).await?;
+        let event = match request.task.as_str() {
+            "" => Event::CancelRun { run: id },
+            task => {
+                let wanted = task.to_owned();
+                let found = self.0.handle.read(move |core| core.run(&id).map(|run| run.find(&wanted))).await?;
+                match found {
+                    None => return Err(Error::from(crate::core::Refused::RunEnded(id)).into()),
+                    Some(None) => {
+                        return Err(Error::NotFound(format!("run `{id}` has no task `{task}`")).into());
+                    }
+                    Some(Some(task)) => Event::CancelTask { run: id, task },
+                }
+            }
+        };
+        match self.0.handle.decide(event).await {
             Ok(_) => {}
             // Not active: it does not exist, or has ended.
             Err(Error::Refused(crate::core::Refused::NoSuchRun(_))) => {
@@ -342,13 +438,14 @@ impl RunService for Runs {
                 core.run(&wanted).map(|run| {
                     (
                         views::explanations(run, core, &task),
+                        views::run_explanation(run, core),
                         records::run_state(run.state),
-                        run.task_index(&task).is_some(),
+                        run.find(&task).is_some(),
                     )
                 })
             })
             .await?;
-        let (explanations, state, known) = match active {
+        let (explanations, whole, state, known) = match active {
             Some(found) => found,
             None => {
                 let run = self.load(id).await?;
@@ -356,8 +453,13 @@ impl RunService for Runs {
                 self.0
                     .handle
                     .read(move |core| {
-                        let known = run.task_index(&task).is_some();
-                        (views::explanations(&run, core, &task), records::run_state(run.state), known)
+                        let known = run.find(&task).is_some();
+                        (
+                            views::explanations(&run, core, &task),
+                            views::run_explanation(&run, core),
+                            records::run_state(run.state),
+                            known,
+                        )
                     })
                     .await?
             }
@@ -365,7 +467,7 @@ impl RunService for Runs {
         if !request.task.is_empty() && !known {
             return Err(Error::NotFound(format!("run `{id}` has no task `{}`", request.task)).into());
         }
-        Ok(Response::new(v1::ExplainResponse { explanations, state: state.into() }))
+        Ok(Response::new(v1::ExplainResponse { explanations, state: state.into(), run: whole }))
     }
 
     async fn list_artifacts(

@@ -3,14 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod bind;
+mod diff;
+mod flow;
 mod hostile;
 mod properties;
+mod schedule;
 mod shipped;
 mod toml;
 mod version;
 
 #[path = "../../../tests/common/catalogue.rs"]
-mod fixture;
+pub(crate) mod fixture;
 
 use fixture::catalogue;
 
