@@ -7,8 +7,8 @@ use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
         self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
-        log_service_client::LogServiceClient, registry_service_client::RegistryServiceClient,
-        run_service_client::RunServiceClient,
+        fleet_service_client::FleetServiceClient, log_service_client::LogServiceClient,
+        registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
     },
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -43,6 +43,7 @@ impl Client {
     service!(logs, LogServiceClient);
     service!(registry, RegistryServiceClient);
     service!(admin, AdminServiceClient);
+    service!(fleet, FleetServiceClient);
 
     /// Connects to a URL.
     pub async fn to(url: &str) -> Result<Self, Error> {

@@ -111,6 +111,11 @@ id!(
     |s| plain(s, 64) && s.parse::<u64>().is_err()
 );
 
+id!(
+    /// Names a pool: slots that tasks share, wherever they run.
+    PoolName, "pool name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
+);
+
 /// Keeps a hostile value from filling a message.
 fn clip(mut value: String) -> String {
     const LONGEST: usize = 80;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use segue_proto::{
-    ids::{RunId, Token, WorkerName},
+    ids::{PoolName, RunId, Token, WorkerName},
     resources::{GpuPreference, Resources},
 };
 
@@ -60,6 +60,9 @@ pub struct Core {
     pub(super) backoffs: BTreeSet<(UnixMillis, RunId, u32)>,
     /// Unfinished tasks that want a GPU.
     pub(super) gpu_open: u64,
+    pub(super) fleet: super::fleet::Fleet,
+    /// Slots by pool.
+    pub(super) pools: BTreeMap<PoolName, u32>,
     pub(super) changed: Changed,
     pub(super) records: Vec<Record>,
     pub(super) effects: Vec<Effect>,
@@ -81,6 +84,8 @@ impl Core {
             next_arrival: 0,
             backoffs: BTreeSet::new(),
             gpu_open: 0,
+            fleet: super::fleet::Fleet::default(),
+            pools: BTreeMap::new(),
             changed: Changed::default(),
             records: Vec::new(),
             effects: Vec::new(),
@@ -89,6 +94,7 @@ impl Core {
 
     /// Takes a run from the store after a restart. Live attempts get one lease of time to be adopted.
     pub fn restore(&mut self, mut run: Run, now: UnixMillis) {
+        self.fleet.waits.time(now);
         run.index();
         let lease_until = now.saturating_add(self.config.lease_ms);
         for (index, task) in run.tasks.iter_mut().enumerate() {
@@ -149,6 +155,7 @@ impl Core {
     pub(super) fn enqueue(&mut self, run: &RunId, task: usize) {
         if let Some((class, key)) = self.ready_key(run, task) {
             self.ready.entry(class).or_default().insert(key);
+            self.fleet.waits.enter(class, (key.2, key.3));
         }
     }
 
@@ -157,6 +164,7 @@ impl Core {
             && let Some(queue) = self.ready.get_mut(&class)
         {
             queue.remove(&key);
+            self.fleet.waits.leave(class, (key.2, key.3));
             if queue.is_empty() {
                 self.ready.remove(&class);
             }
@@ -168,6 +176,7 @@ impl Core {
     /// # Errors
     /// An event that no arrow allows changes nothing and is answered.
     pub fn decide(&mut self, event: Event, now: UnixMillis, past: &dyn Past) -> Result<Verdict, Refused> {
+        self.fleet.waits.time(now);
         match event {
             Event::Submit(run) => self.submit(*run, now, past),
             Event::Rerun { run, spec, execute, dropped } => self.rerun(*run, spec, &execute, &dropped, now, past),
@@ -195,6 +204,10 @@ impl Core {
                 Ok(Verdict::Done)
             }
             Event::Drain { worker } => self.drain_worker(worker),
+            Event::Cordon { worker, on } => self.cordon(worker, on),
+            Event::Label { worker, set, remove } => self.label(worker, set, &remove),
+            Event::ScaleIn { count, labels, expected } => self.scale_in(count, &labels, &expected),
+            Event::SetPool { name, slots, description } => self.set_pool(name, slots, description),
             Event::Tick => {
                 self.tick(now);
                 Ok(Verdict::Done)
@@ -364,6 +377,7 @@ impl Core {
             worker.leased = before.leased.clone();
             worker.draining |= before.draining;
         }
+        self.fleet.dress(&mut worker);
         worker.connected_at = now;
         worker.heartbeat_at = now;
         let link = worker.link;
@@ -408,6 +422,7 @@ impl Core {
                 self.effects.push(Effect::Send { worker: key.clone(), link, command: Command::Cancel { token } });
             }
         }
+        self.repeat_drain(&key);
         Ok(Verdict::Done)
     }
 
@@ -476,7 +491,7 @@ impl Core {
         }
     }
 
-    fn drain_worker(&mut self, name: WorkerName) -> Result<Verdict, Refused> {
+    pub(super) fn drain_worker(&mut self, name: WorkerName) -> Result<Verdict, Refused> {
         let mut found = false;
         for worker in self.workers.values_mut().filter(|worker| worker.key.name == name && !worker.superseded) {
             found = true;

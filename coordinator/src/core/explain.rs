@@ -1,6 +1,6 @@
 //! Why a task is not running, by code.
 
-use super::{Core, Run, RunState, TaskState, placement};
+use super::{Core, Run, RunState, TaskState, fleet, placement};
 
 /// A reason with a machine-readable code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +85,11 @@ fn unplaced(core: &Core, run: &Run, task: usize) -> Reason {
     let bound = &run.spec.tasks[task];
     let free = core.workers().map(|worker| (worker.key.clone(), worker.free())).collect();
     let candidates = core.candidates_of(run, task, &free);
-    match placement::choose(&bound.resources, &candidates, core.gpu_work_open()) {
+    let chosen = placement::choose(&bound.resources, &candidates, core.gpu_work_open());
+    if let Some(reason) = chosen.as_ref().err().and_then(|why| fleet::held_back(core, bound, *why)) {
+        return reason;
+    }
+    match chosen {
         Ok((worker, _)) => Reason::new("ready", format!("about to be given to worker `{}`", worker.name)),
         Err(placement::Unplaced::NoWorkers) => {
             Reason::new("no_workers", "no worker is connected").hint("start one: segue worker --server URL")

@@ -371,6 +371,7 @@ impl Core {
         match next {
             Some(until) if run.state == RunState::Running => {
                 entry.state = TaskState::Backoff { until };
+                self.fleet.tally.retries += 1;
                 run.revision += 1;
                 self.backoffs.insert((until, id.clone(), count(task)));
                 self.changed.tasks.insert((id.clone(), count(task)));
@@ -394,6 +395,7 @@ impl Core {
             return;
         };
         let (cancelling, started, worker) = (live.cancelling, live.started, live.worker.clone());
+        self.fleet.tally.leases_lost += 1;
         if cancelling {
             self.end_attempt(id, task, AttemptState::Cancelled, None, now);
             self.close(id, task, TaskState::Cancelled, now);
@@ -458,6 +460,7 @@ impl Core {
         let Some(run) = self.runs.get_mut(id) else { return };
         let TaskState::Live(live) = &run.tasks[task].state else { return };
         let number = live.attempt;
+        self.fleet.tally.attempt_ended(outcome, failure.as_ref());
         if let Some(attempt) = run.tasks[task].attempt_mut(number) {
             attempt.state = outcome;
             attempt.ended_at = now;
@@ -543,6 +546,7 @@ impl Core {
         };
         run.ended_at = now;
         run.revision += 1;
+        self.fleet.tally.run_ended(run.state);
         self.changed.runs.insert(id.clone());
         self.effects.push(Effect::RunChanged(id.clone()));
     }

@@ -7,6 +7,7 @@ pub mod cache;
 mod cluster;
 mod event;
 pub mod explain;
+pub mod fleet;
 mod lifecycle;
 pub mod placement;
 pub mod rerun;

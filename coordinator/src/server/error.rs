@@ -36,8 +36,13 @@ impl From<Error> for Status {
             Error::NoSuchRun(_) | Error::NotFound(_) => Code::NotFound,
             Error::AmbiguousRun(_) | Error::BadMessage(_) | Error::BadRequest(_) => Code::InvalidArgument,
             Error::Refused(refused) => match refused {
-                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) => Code::NotFound,
-                Refused::RunEnded(_) | Refused::RunGoing(_) | Refused::NothingToDo(_) => Code::FailedPrecondition,
+                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) | Refused::NoSuchPool(_) => Code::NotFound,
+                Refused::RunEnded(_)
+                | Refused::RunGoing(_)
+                | Refused::NothingToDo(_)
+                | Refused::TooManyLabels(_)
+                | Refused::PoolInUse { .. } => Code::FailedPrecondition,
+                Refused::FleetChanged => Code::Aborted,
                 Refused::UnknownWorker(_) | Refused::NotYours { .. } => Code::PermissionDenied,
             },
             Error::Overloaded => Code::ResourceExhausted,

@@ -4,8 +4,11 @@ pub mod actor;
 pub mod api;
 mod error;
 mod external;
+mod fleet;
 pub mod http;
+mod keda;
 mod lineage;
+mod metrics;
 mod plan;
 mod produce;
 pub mod records;
@@ -20,7 +23,10 @@ use std::{
 };
 
 pub use error::Error;
-use segue_proto::{DESCRIPTORS, MAX_MESSAGE_BYTES, operator::Catalogue, store::v1::RunRecord, v1};
+use segue_proto::{
+    DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
+    store::v1::RunRecord, v1,
+};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -183,6 +189,7 @@ async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Ope
 /// Brings every run that has not ended back into memory.
 fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, Error> {
     let mut core = Core::new(config);
+    fleet::load(store, &mut core)?;
     let mut active = Vec::new();
     store::visit(store, &prefix::runs(), |key, value| {
         let (key, record) = store::codec::decode_row::<RunRecord>(&key, &value)?;
@@ -241,7 +248,9 @@ fn serve_grpc(
         .add_service(limited!(v1::registry_service_server::RegistryServiceServer::new(api::registry::Registry(
             shared.clone()
         ))))
-        .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))));
+        .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))))
+        .add_service(limited!(v1::fleet_service_server::FleetServiceServer::new(api::fleet::Fleet(shared.clone()))))
+        .add_service(limited!(ExternalScalerServer::new(api::keda::Scaler(shared.clone()))));
     let stop = shared.stop.clone();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
         // Small messages after small messages: without this, delayed acknowledgements cost 40 ms a step.

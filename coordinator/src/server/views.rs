@@ -120,11 +120,6 @@ fn running_text(run: &Run, task: usize) -> String {
 /// Shows a worker.
 #[must_use]
 pub fn worker_view(worker: &Worker, core: &Core) -> v1::WorkerView {
-    let state = match (worker.link.is_some(), worker.draining) {
-        (false, _) => "disconnected",
-        (true, true) => "draining",
-        (true, false) => "connected",
-    };
     let attempts = worker
         .leased
         .keys()
@@ -134,7 +129,7 @@ pub fn worker_view(worker: &Worker, core: &Core) -> v1::WorkerView {
     v1::WorkerView {
         name: worker.key.name.to_string(),
         incarnation: worker.key.incarnation.to_string(),
-        state: state.to_owned(),
+        state: worker.state().to_owned(),
         capacity: Some(worker.capacity.clone().into()),
         leased: Some(worker.in_use().into()),
         labels: worker.labels.clone(),

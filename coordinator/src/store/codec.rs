@@ -59,6 +59,8 @@ pub enum Value {
     Idempotency(v1::SubmitResponse),
     ModelVersion(v1::ModelVersion),
     Alias(v1::SetAliasRequest),
+    Worker(stored::WorkerRecord),
+    Pool(stored::PoolRecord),
 }
 
 /// Reads the value of a key as the message that belongs to it.
@@ -86,6 +88,8 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::Idempotency(_) => Value::Idempotency(decode(key, bytes)?),
         Key::ModelVersion { .. } => Value::ModelVersion(decode(key, bytes)?),
         Key::Alias { .. } => Value::Alias(decode(key, bytes)?),
+        Key::Worker(_) => Value::Worker(decode(key, bytes)?),
+        Key::Pool(_) => Value::Pool(decode(key, bytes)?),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use segue_proto::ids::{AliasName, Digest, ModelName, PortName, RunId};
+use segue_proto::ids::{AliasName, Digest, ModelName, PoolName, PortName, RunId, WorkerName};
 
 /// Tags are part of the layout on disk: never renumbered, never used again.
 mod tag {
@@ -20,6 +20,8 @@ mod tag {
     pub(super) const IDEMPOTENCY: u8 = 0x23;
     pub(super) const MODEL_VERSION: u8 = 0x30;
     pub(super) const ALIAS: u8 = 0x31;
+    pub(super) const WORKER: u8 = 0x58;
+    pub(super) const POOL: u8 = 0x59;
 }
 
 /// The first byte that no key begins with; a store may use what is above for itself.
@@ -50,6 +52,10 @@ pub enum Key {
     ModelVersion { name: ModelName, version: u32 },
     /// `v1.SetAliasRequest`: as it was last set
     Alias { name: ModelName, alias: AliasName },
+    /// `store.v1.WorkerRecord`: what people have set for a worker
+    Worker(WorkerName),
+    /// `store.v1.PoolRecord`
+    Pool(PoolName),
 }
 
 /// Keys of what the store says about itself.
@@ -103,6 +109,8 @@ impl Key {
             Self::Idempotency(key) => Writer::of(tag::IDEMPOTENCY).text(key),
             Self::ModelVersion { name, version } => Writer::of(tag::MODEL_VERSION).text(name.as_str()).number(*version),
             Self::Alias { name, alias } => Writer::of(tag::ALIAS).text(name.as_str()).text(alias.as_str()),
+            Self::Worker(name) => Writer::of(tag::WORKER).text(name.as_str()),
+            Self::Pool(name) => Writer::of(tag::POOL).text(name.as_str()),
         }
         .0
     }
@@ -136,6 +144,8 @@ impl Key {
             tag::IDEMPOTENCY => Self::Idempotency(from.text()?),
             tag::MODEL_VERSION => Self::ModelVersion { name: from.id()?, version: from.number()? },
             tag::ALIAS => Self::Alias { name: from.id()?, alias: from.id()? },
+            tag::WORKER => Self::Worker(from.id()?),
+            tag::POOL => Self::Pool(from.id()?),
             other => return Err(format!("a key of the unknown kind {other:#04x}")),
         })
     }
@@ -155,6 +165,8 @@ impl fmt::Display for Key {
             Self::Idempotency(key) => write!(f, "idempotency/{}", key.escape_debug()),
             Self::ModelVersion { name, version } => write!(f, "model-version/{name}/{version}"),
             Self::Alias { name, alias } => write!(f, "alias/{name}/{alias}"),
+            Self::Worker(name) => write!(f, "worker/{name}"),
+            Self::Pool(name) => write!(f, "pool/{name}"),
         }
     }
 }
@@ -261,6 +273,18 @@ pub mod prefix {
     #[must_use]
     pub fn all_aliases() -> Vec<u8> {
         vec![tag::ALIAS]
+    }
+
+    /// What is set for workers, by name.
+    #[must_use]
+    pub fn workers() -> Vec<u8> {
+        vec![tag::WORKER]
+    }
+
+    /// All pools.
+    #[must_use]
+    pub fn pools() -> Vec<u8> {
+        vec![tag::POOL]
     }
 
     /// Aliases of a model.
@@ -385,6 +409,8 @@ mod tests {
                 .prop_map(|(name, version)| Key::ModelVersion { name: name.parse().unwrap(), version }),
             ("[a-z0-9_-]{1,9}", "[a-z_-]{1,9}")
                 .prop_map(|(name, alias)| Key::Alias { name: name.parse().unwrap(), alias: alias.parse().unwrap() }),
+            "[a-zA-Z0-9_.-]{1,9}".prop_map(|name| Key::Worker(name.parse().unwrap())),
+            "[a-z0-9_-]{1,9}".prop_map(|name| Key::Pool(name.parse().unwrap())),
         ]
     }
 

@@ -45,7 +45,12 @@ pub(super) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
                 uploads.filter_map(|digest| digest.parse().ok()).map(|digest| Needed { digest, size_bytes: None }),
             );
         }
-        Value::Meta | Value::Pipeline(_) | Value::Idempotency(_) | Value::Alias(_) => {}
+        Value::Meta
+        | Value::Pipeline(_)
+        | Value::Idempotency(_)
+        | Value::Alias(_)
+        | Value::Worker(_)
+        | Value::Pool(_) => {}
     }
     Ok(needed)
 }

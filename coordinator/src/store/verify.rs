@@ -218,6 +218,8 @@ impl Findings {
                 record.artifact.as_ref().is_some_and(|artifact| artifact.digest == digest.as_str())
             }
             (Key::ModelVersion { version, .. }, Value::ModelVersion(record)) => record.version == *version,
+            (Key::Worker(name), Value::Worker(record)) => record.name == name.as_str(),
+            (Key::Pool(name), Value::Pool(record)) => record.name == name.as_str(),
             _ => true,
         };
         if !same {

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod fleet;
 mod leases;
 mod life;
 mod model;
 mod placement;
 mod rerun;
+mod scale_in;
 mod support;

@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod blobs;
+pub mod fleet;
+pub mod keda;
 pub mod logs;
 pub mod registry;
 pub mod runs;
