@@ -5,6 +5,8 @@ pub mod api;
 mod error;
 mod external;
 mod fleet;
+#[cfg(test)]
+mod fleet_tests;
 pub mod http;
 mod keda;
 mod lineage;
