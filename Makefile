@@ -39,5 +39,5 @@ lint: bootstrap ## Formatting and lints, warnings as errors
 	@cargo fmt --all --check
 	@$(with_env) cargo clippy --workspace --all-targets --locked -- -D warnings
 
-bench: build model ## Time the whole pipeline, stage by stage
+bench: build model ## Time the pipeline, stage by stage, and what a task costs beside its work
 	@$(CARGO_TARGET_DIR)/debug/segue-bench $(BENCH_ARGS)

@@ -10,6 +10,8 @@ const FILES: &[&str] = &[
     "segue/v1/runs.proto",
     "segue/v1/services.proto",
     "segue/v1/store.proto",
+    "segue/v1/schedules.proto",
+    "segue/store/schedules.proto",
     "segue/v1/fleet.proto",
     "segue/store/fleet.proto",
     "externalscaler.proto",

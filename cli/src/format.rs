@@ -12,6 +12,8 @@ pub fn run_state(state: i32) -> &'static str {
         Ok(v1::RunState::Succeeded) => "succeeded",
         Ok(v1::RunState::Failed) => "failed",
         Ok(v1::RunState::Cancelled) => "cancelled",
+        Ok(v1::RunState::Queued) => "queued",
+        Ok(v1::RunState::Skipped) => "skipped",
         Ok(v1::RunState::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -30,6 +32,9 @@ pub fn task_state(state: i32) -> &'static str {
         Ok(v1::TaskState::Cancelled) => "cancelled",
         Ok(v1::TaskState::Skipped) => "skipped",
         Ok(v1::TaskState::Cancelling) => "cancelling",
+        Ok(v1::TaskState::Sensing) => "sensing",
+        Ok(v1::TaskState::Expanded) => "expanded",
+        Ok(v1::TaskState::Dropped) => "dropped",
         Ok(v1::TaskState::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -54,7 +59,8 @@ pub fn ended(state: i32) -> Option<crate::error::ExitStatus> {
     use crate::error::ExitStatus;
     match v1::RunState::try_from(state) {
         Ok(v1::RunState::Succeeded) => Some(ExitStatus::Done),
-        Ok(v1::RunState::Failed | v1::RunState::Cancelled) => Some(ExitStatus::RunFailed),
+        // Nothing of it ran, because others were going: whoever waits for it has to know.
+        Ok(v1::RunState::Failed | v1::RunState::Cancelled | v1::RunState::Skipped) => Some(ExitStatus::RunFailed),
         _ => None,
     }
 }
@@ -98,8 +104,8 @@ pub fn resources(amounts: &Resources) -> String {
     if amounts.memory_bytes > 0 {
         parts.push(bytes(amounts.memory_bytes));
     }
-    if amounts.gpu > 0 {
-        parts.push(format!("{} gpu", amounts.gpu));
+    if amounts.gpu_milli > 0 {
+        parts.push(format!("{} gpu", f64::from(amounts.gpu_milli) / 1_000.0));
     }
     parts.extend(amounts.custom.iter().map(|(name, amount)| format!("{amount} {name}")));
     parts.join(", ")

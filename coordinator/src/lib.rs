@@ -5,8 +5,11 @@
 
 pub mod blobs;
 pub mod core;
+pub mod expr;
 pub mod logs;
 pub mod registry;
+pub mod schedule;
+pub mod sensor;
 pub mod server;
 pub mod spec;
 pub mod store;

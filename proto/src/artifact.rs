@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     convert::{BadMessage, id},
-    ids::{AliasName, Digest, ModelName},
+    ids::{AliasName, Digest, ItemKey, ModelName},
     v1,
 };
 
@@ -23,6 +23,17 @@ pub struct Artifact {
 pub struct NamedArtifact {
     pub name: String,
     pub artifact: Artifact,
+    /// Of the child that made it, where an input joins the children of a task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<ItemKey>,
+}
+
+impl NamedArtifact {
+    /// Names an artifact.
+    #[must_use]
+    pub fn new(name: impl Into<String>, artifact: Artifact) -> Self {
+        Self { name: name.into(), artifact, key: None }
+    }
 }
 
 /// What an attempt cost.
@@ -74,13 +85,15 @@ impl TryFrom<v1::NamedArtifact> for NamedArtifact {
 
     fn try_from(wire: v1::NamedArtifact) -> Result<Self, BadMessage> {
         let artifact = wire.artifact.ok_or(BadMessage::Missing("named_artifact.artifact"))?;
-        Ok(Self { name: wire.name, artifact: artifact.try_into()? })
+        let key = if wire.key.is_empty() { None } else { Some(id("named_artifact.key", wire.key)?) };
+        Ok(Self { name: wire.name, artifact: artifact.try_into()?, key })
     }
 }
 
 impl From<NamedArtifact> for v1::NamedArtifact {
     fn from(named: NamedArtifact) -> Self {
-        Self { name: named.name, artifact: Some(named.artifact.into()) }
+        let key = named.key.map(String::from).unwrap_or_default();
+        Self { name: named.name, artifact: Some(named.artifact.into()), key }
     }
 }
 

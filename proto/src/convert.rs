@@ -37,6 +37,7 @@ impl TryFrom<v1::Token> for Token {
         }
         Ok(Self {
             run: id("token.run_id", wire.run_id)?,
+            index: wire.index,
             task: id("token.task", wire.task)?,
             attempt: wire.attempt,
             epoch: wire.epoch,
@@ -46,7 +47,13 @@ impl TryFrom<v1::Token> for Token {
 
 impl From<Token> for v1::Token {
     fn from(token: Token) -> Self {
-        Self { run_id: token.run.into(), task: token.task.into(), attempt: token.attempt, epoch: token.epoch }
+        Self {
+            run_id: token.run.into(),
+            task: token.task.into(),
+            attempt: token.attempt,
+            epoch: token.epoch,
+            index: token.index,
+        }
     }
 }
 
@@ -104,7 +111,14 @@ impl From<Failure> for v1::Failure {
 
 impl From<v1::Resources> for Resources {
     fn from(wire: v1::Resources) -> Self {
-        Self { cpu_milli: wire.cpu_milli, memory_bytes: wire.memory_bytes, gpu: wire.gpu, custom: wire.custom }
+        Self {
+            cpu_milli: wire.cpu_milli,
+            memory_bytes: wire.memory_bytes,
+            gpu_milli: wire.gpu_milli,
+            gpu_memory_bytes: wire.gpu_memory_bytes,
+            devices: wire.devices,
+            custom: wire.custom,
+        }
     }
 }
 
@@ -113,7 +127,9 @@ impl From<Resources> for v1::Resources {
         Self {
             cpu_milli: amounts.cpu_milli,
             memory_bytes: amounts.memory_bytes,
-            gpu: amounts.gpu,
+            gpu_milli: amounts.gpu_milli,
+            gpu_memory_bytes: amounts.gpu_memory_bytes,
+            devices: amounts.devices,
             custom: amounts.custom,
         }
     }
@@ -131,13 +147,13 @@ impl From<GpuPreference> for v1::GpuPreference {
 
 impl From<Port> for v1::Port {
     fn from(port: Port) -> Self {
-        Self { name: port.name, kind: port.kind, optional: port.optional, help: port.help }
+        Self { name: port.name, kind: port.kind, optional: port.optional, help: port.help, many: port.many }
     }
 }
 
 impl From<v1::Port> for Port {
     fn from(wire: v1::Port) -> Self {
-        Self { name: wire.name, kind: wire.kind, optional: wire.optional, help: wire.help }
+        Self { name: wire.name, kind: wire.kind, optional: wire.optional, help: wire.help, many: wire.many }
     }
 }
 
@@ -260,8 +276,13 @@ mod tests {
 
     #[test]
     fn a_token_with_a_bad_task_name_is_refused() {
-        let wire =
-            v1::Token { run_id: "run_01j8zk5m8w0000000000000000".into(), task: "../x".into(), attempt: 1, epoch: 1 };
+        let wire = v1::Token {
+            run_id: "run_01j8zk5m8w0000000000000000".into(),
+            task: "../x".into(),
+            attempt: 1,
+            epoch: 1,
+            index: 0,
+        };
         assert!(matches!(Token::try_from(wire), Err(BadMessage::Id { field: "token.task", .. })));
     }
 }

@@ -1,6 +1,6 @@
 //! Ids as types: each is made only through its check.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Gives the text.
@@ -33,7 +33,7 @@ macro_rules! id {
 
             fn try_from(value: String) -> Result<Self, BadId> {
                 let check: fn(&str) -> bool = $check;
-                if check(&value) { Ok(Self(value)) } else { Err(BadId { kind: $kind, rule: $rule, value: clip(value) }) }
+                if check(&value) { Ok(Self(value.into())) } else { Err(BadId { kind: $kind, rule: $rule, value: clip(value) }) }
             }
         }
 
@@ -47,7 +47,7 @@ macro_rules! id {
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0
+                id.as_str().to_owned()
             }
         }
 
@@ -92,11 +92,6 @@ id!(
     |s| (1..=64).contains(&s.len()) && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
 );
 id!(
-    /// One execution of a pipeline version: `run_` and 26 characters that sort by time.
-    RunId, "run id", "run_ and 26 of 0-9, a-z",
-    |s| s.strip_prefix("run_").is_some_and(|rest| rest.len() == 26 && rest.chars().all(|c| matches!(c, '0'..='9' | 'a'..='z')))
-);
-id!(
     /// BLAKE3 of some bytes.
     Digest, "digest", "64 of 0-9, a-f",
     |s| s.len() == 64 && s.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
@@ -110,6 +105,132 @@ id!(
     AliasName, "alias", "1 to 64 of a-z, 0-9, _ and -, not a number",
     |s| plain(s, 64) && s.parse::<u64>().is_err()
 );
+id!(
+    /// One backfill: `bf_` and 26 characters that sort by time.
+    BackfillId, "backfill id", "bf_ and 26 of 0-9, a-z",
+    |s| s.strip_prefix("bf_").is_some_and(|rest| rest.len() == 26 && rest.chars().all(|c| matches!(c, '0'..='9' | 'a'..='z')))
+);
+
+/// One execution of a pipeline version: a ULID, whose text sorts by time. A number of 16 bytes inside, because the
+/// scheduler keeps millions of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RunId(u128);
+
+impl RunId {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    const LENGTH: usize = 26;
+
+    /// Takes the number of a ULID.
+    #[must_use]
+    pub const fn new(ulid: u128) -> Self {
+        Self(ulid)
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = *b"run_00000000000000000000000000";
+        let mut rest = self.0;
+        for place in text[4..].iter_mut().rev() {
+            *place = Self::DIGITS[(rest % 32) as usize];
+            rest /= 32;
+        }
+        f.pad(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl FromStr for RunId {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let bad = || BadId {
+            kind: "run id",
+            rule: "run_ and 26 of 0-9, a-z without i, l, o, u",
+            value: clip(text.to_owned()),
+        };
+        let digits = text.strip_prefix("run_").filter(|digits| digits.len() == Self::LENGTH).ok_or_else(bad)?;
+        let mut number = 0_u128;
+        for digit in digits.bytes() {
+            let value = Self::DIGITS.iter().position(|known| *known == digit).ok_or_else(bad)?;
+            // 26 digits hold 130 bits: the first two must be empty.
+            number = number.checked_mul(32).ok_or_else(bad)? + value as u128;
+        }
+        Ok(Self(number))
+    }
+}
+
+impl TryFrom<String> for RunId {
+    type Error = BadId;
+
+    fn try_from(text: String) -> Result<Self, BadId> {
+        text.parse()
+    }
+}
+
+impl From<RunId> for String {
+    fn from(id: RunId) -> Self {
+        id.to_string()
+    }
+}
+
+id!(
+    /// A task of a run: its name, and in brackets the key of a child of a fan-out: `score`, `score[eu]`.
+    TaskRef, "task of a run", "a task name, and a key in brackets for a child",
+    |s| match s.split_once('[') {
+        None => plain(s, 64),
+        Some((name, key)) => plain(name, 64) && key.strip_suffix(']').is_some_and(is_key),
+    }
+);
+
+impl TaskRef {
+    /// Names a task, or one of its children.
+    #[must_use]
+    pub fn new(task: &TaskName, key: Option<&ItemKey>) -> Self {
+        match key {
+            None => Self(Arc::clone(&task.0)),
+            Some(key) => Self(format!("{task}[{key}]").into()),
+        }
+    }
+
+    /// Gives the name of the task, and the key.
+    #[must_use]
+    pub fn parts(&self) -> (&str, Option<&str>) {
+        match self.0.split_once('[') {
+            None => (&self.0, None),
+            Some((name, key)) => (name, key.strip_suffix(']')),
+        }
+    }
+}
+
+id!(
+    /// Names a child of a fan-out, unique in it and the same in every rerun.
+    ItemKey, "key of an item", "1 to 64 of a-z, A-Z, 0-9, _, -, ., =, + and @, not only dots", is_key
+);
+
+fn is_key(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '=' | '+' | '@'))
+        && text.chars().any(|c| c != '.')
+}
+
+impl ItemKey {
+    /// Makes a key from any text: characters that a key cannot have become `_`, and a digest at the end keeps two such
+    /// texts apart.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        if is_key(text) {
+            return Self(text.into());
+        }
+        let clean: String = text
+            .chars()
+            .take(48)
+            .map(|c| if c.is_ascii() && is_key(c.encode_utf8(&mut [0; 4])) { c } else { '_' })
+            .collect();
+        let digest = blake3::hash(text.as_bytes()).to_hex();
+        Self(format!("{clean}-{}", &digest[..8]).into())
+    }
+}
 
 id!(
     /// Names a pool: slots that tasks share, wherever they run.
@@ -143,7 +264,7 @@ impl Digest {
 
 impl From<blake3::Hash> for Digest {
     fn from(hash: blake3::Hash) -> Self {
-        Self(hash.to_hex().to_string())
+        Self(hash.to_hex().as_str().into())
     }
 }
 
@@ -151,9 +272,12 @@ impl From<blake3::Hash> for Digest {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Token {
     pub run: RunId,
-    pub task: TaskName,
+    /// Of the task in the run: what the coordinator finds it by.
+    pub index: u32,
     pub attempt: u32,
     pub epoch: u64,
+    /// For people and paths.
+    pub task: TaskRef,
 }
 
 impl fmt::Display for Token {
@@ -174,6 +298,40 @@ mod tests {
         assert!("run_01j8zk5m8w0000000000000000".parse::<RunId>().is_ok());
         assert!("run_short".parse::<RunId>().is_err());
         assert!("3".parse::<AliasName>().is_err(), "a number would be read as a version");
+    }
+
+    #[test]
+    fn a_run_id_is_a_number_inside_and_the_same_text_again_outside() {
+        for text in
+            ["run_01j8zk5m8w0000000000000000", "run_7zzzzzzzzzzzzzzzzzzzzzzzzz", "run_00000000000000000000000000"]
+        {
+            assert_eq!(text.parse::<RunId>().expect("a run id").to_string(), text);
+        }
+        for bad in
+            ["run_8zzzzzzzzzzzzzzzzzzzzzzzzz", "run_01J8ZK5M8W0000000000000000", "run_0ilou000000000000000000000"]
+        {
+            assert!(bad.parse::<RunId>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_child_is_named_by_its_task_and_its_key() {
+        let task: TaskName = "score".parse().expect("a name");
+        let child = TaskRef::new(&task, Some(&ItemKey::from_text("eu")));
+        assert_eq!(child.as_str(), "score[eu]");
+        assert_eq!(child.parts(), ("score", Some("eu")));
+        assert!("score[eu]".parse::<TaskRef>().is_ok());
+        for bad in ["score[", "score[]", "score[..]", "score[a/b]", "score]x[", "[x]", "score[a]b"] {
+            assert!(bad.parse::<TaskRef>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn keys_of_texts_that_look_alike_stay_apart() {
+        let (one, other) = (ItemKey::from_text("a/b"), ItemKey::from_text("a:b"));
+        assert_ne!(one, other);
+        assert!(one.as_str().parse::<ItemKey>().is_ok() && one.as_str().starts_with("a_b-"));
+        assert!(ItemKey::from_text("").as_str().parse::<ItemKey>().is_ok());
     }
 
     #[test]

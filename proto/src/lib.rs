@@ -37,6 +37,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/segue.d
 /// Largest message on any link. Bytes that may be larger (artifacts, logs) are streamed in pieces of [`CHUNK_BYTES`].
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Largest JSON output that conditions and fan-outs may read.
+pub const INLINE_BYTES: usize = 64 * 1024;
+
 /// Size of one piece of a streamed blob.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 

@@ -32,6 +32,9 @@ pub struct Port {
     /// An input that may be left out.
     pub optional: bool,
     pub help: String,
+    /// An input that takes the outputs of all children of a fan-out, by key.
+    #[serde(default)]
+    pub many: bool,
 }
 
 /// A parameter of an operator.
@@ -129,21 +132,40 @@ impl OperatorSpec {
     /// Adds a required input.
     #[must_use]
     pub fn input(mut self, name: &str, kind: &str, help: &str) -> Self {
-        self.inputs.push(Port { name: name.into(), kind: kind.into(), optional: false, help: help.into() });
+        self.inputs.push(Port {
+            name: name.into(),
+            kind: kind.into(),
+            optional: false,
+            help: help.into(),
+            many: false,
+        });
         self
     }
 
     /// Adds an input that may be left out.
     #[must_use]
     pub fn optional_input(mut self, name: &str, kind: &str, help: &str) -> Self {
-        self.inputs.push(Port { name: name.into(), kind: kind.into(), optional: true, help: help.into() });
+        self.inputs.push(Port { name: name.into(), kind: kind.into(), optional: true, help: help.into(), many: false });
+        self
+    }
+
+    /// Adds an input that joins the children of a fan-out, and takes a single output as well.
+    #[must_use]
+    pub fn joined_input(mut self, name: &str, kind: &str, help: &str) -> Self {
+        self.inputs.push(Port { name: name.into(), kind: kind.into(), optional: false, help: help.into(), many: true });
         self
     }
 
     /// Adds an output.
     #[must_use]
     pub fn output(mut self, name: &str, kind: &str, help: &str) -> Self {
-        self.outputs.push(Port { name: name.into(), kind: kind.into(), optional: false, help: help.into() });
+        self.outputs.push(Port {
+            name: name.into(),
+            kind: kind.into(),
+            optional: false,
+            help: help.into(),
+            many: false,
+        });
         self
     }
 

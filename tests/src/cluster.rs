@@ -406,7 +406,11 @@ fn shown(run: &v1::RunView) -> String {
 
 /// Finds a loopback address whose port nobody uses, and which nobody gets by chance: a coordinator must find it free
 /// again when it comes back. Ports from 32768 on are what the system gives away.
-fn free_address() -> SocketAddr {
+///
+/// # Panics
+/// If every port is taken.
+#[must_use]
+pub fn free_address() -> SocketAddr {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -134,7 +134,7 @@ fn a_malformed_message_costs_its_worker_the_link_and_nobody_else_anything() {
     let run = cluster.submit(&file, &[]);
     let running = cluster.wait_task(&run, "a", TaskState::Running);
     let attempt = &running.attempts[0];
-    let token = v1::Token { run_id: run.clone(), task: "a".to_owned(), attempt: 1, epoch: attempt.epoch };
+    let token = v1::Token { run_id: run.clone(), task: "a".to_owned(), attempt: 1, epoch: attempt.epoch, index: 0 };
     // As real workers name their starts.
     let incarnation = |n: u8| {
         let mut text = attempt.incarnation.clone();

@@ -14,7 +14,7 @@ use segue_worker::{
 };
 
 fn token(task: &str) -> v1::Token {
-    v1::Token { run_id: "run_01j8zk5m8w0000000000000000".into(), task: task.into(), attempt: 1, epoch: 1 }
+    v1::Token { run_id: "run_01j8zk5m8w0000000000000000".into(), task: task.into(), attempt: 1, epoch: 1, index: 0 }
 }
 
 /// An assignment of a shell script that takes one core.
@@ -39,7 +39,7 @@ fn command(assign: &mut v1::Assign) -> &mut v1::CommandCall {
 }
 
 fn port(name: &str) -> v1::Port {
-    v1::Port { name: name.into(), kind: "file".into(), optional: false, help: String::new() }
+    v1::Port { name: name.into(), kind: "file".into(), optional: false, help: String::new(), many: false }
 }
 
 fn failure(finished: &v1::Finished) -> &v1::Failure {
@@ -78,7 +78,8 @@ async fn a_command_reads_its_inputs_and_its_outputs_are_stored() {
         "copy",
         r#"cat "$SEGUE_INPUT_ORDERS" "$SEGUE_PARAM_EXTRA" > "$SEGUE_OUTPUT_DIR/all.txt"; echo "$SEGUE_TASK $SEGUE_ATTEMPT $SEGUE_PARAM_K $COLOUR""#,
     );
-    assign.inputs = vec![v1::NamedArtifact { name: "orders".into(), artifact: Some(fake.put(b"orders,")) }];
+    assign.inputs =
+        vec![v1::NamedArtifact { name: "orders".into(), artifact: Some(fake.put(b"orders,")), key: String::new() }];
     assign.env = BTreeMap::from([(
         "COLOUR".to_owned(),
         v1::EnvValue { value: Some(v1::env_value::Value::Text("blue".into())) },
@@ -120,7 +121,7 @@ async fn a_store_on_the_same_disk_is_read_and_written_in_place() {
         r#"cat "$SEGUE_INPUT_X" > "$SEGUE_OUTPUT_DIR/out"; echo ! >> "$SEGUE_OUTPUT_DIR/out"; echo "$SEGUE_INPUT_X""#,
     );
     let artifact = v1::Artifact { digest: input.to_string(), size_bytes: 5, ..Default::default() };
-    assign.inputs = vec![v1::NamedArtifact { name: "x".into(), artifact: Some(artifact) }];
+    assign.inputs = vec![v1::NamedArtifact { name: "x".into(), artifact: Some(artifact), key: String::new() }];
     command(&mut assign).outputs = vec![port("out")];
     fake.send(Command::Assign(assign)).await;
 

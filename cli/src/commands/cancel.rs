@@ -20,7 +20,11 @@ pub struct CancelArgs {
 
 /// Runs the command.
 pub async fn run(args: CancelArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
-    let response = client.runs().cancel_run(v1::CancelRunRequest { run_id: args.run.clone() }).await?.into_inner();
+    let response = client
+        .runs()
+        .cancel_run(v1::CancelRunRequest { run_id: args.run.clone(), task: String::new() })
+        .await?
+        .into_inner();
     let state = format::run_state(response.state);
     if out.is_json() {
         out.json(&json!({"run": args.run, "state": state}))?;

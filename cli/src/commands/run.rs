@@ -114,12 +114,12 @@ async fn execute(args: &RunArgs, client: &mut Client, out: &mut Printer) -> Resu
         () = hopeless(client, &response.run_id, alone) => {
             out.note("a task asks for more than this machine offers, and nobody else can join this command: cancelling the run");
             out.note("  offer more with --cpu, --memory, --gpus or --resource, or use a coordinator with other workers");
-            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone() }).await?;
+            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), task: String::new() }).await?;
             follow(client, &response.run_id, true, out).await?
         }
         () = stop::next() => {
             out.note("cancelling the run; press again to leave at once");
-            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone() }).await?;
+            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), task: String::new() }).await?;
             tokio::select! {
                 run = follow(client, &response.run_id, args.quiet, out) => run?,
                 () = stop::next() => return Ok(ExitStatus::RunFailed),

@@ -76,6 +76,7 @@ pub async fn request(args: &SubmitArgs, client: &Client) -> Result<v1::SubmitReq
         params,
         idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
         no_cache: args.no_cache,
+        ..v1::SubmitRequest::default()
     })
 }
 

@@ -70,7 +70,7 @@ impl Amounts {
             offered.memory_bytes = memory;
         }
         if let Some(gpus) = self.gpus {
-            offered.gpu = gpus;
+            offered.gpu_milli = gpus.saturating_mul(1_000);
         }
         for (name, value) in pairs("--resource", &self.custom)? {
             let amount =

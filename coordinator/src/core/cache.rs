@@ -5,7 +5,23 @@ use std::collections::BTreeMap;
 use segue_proto::artifact::NamedArtifact;
 use serde_json::Value;
 
+use super::Run;
 use crate::spec::{BoundTask, Work};
+
+/// Gives the cache key of a task or child of a run, once what it needs has ended.
+#[must_use]
+pub fn key_of(run: &Run, index: u32) -> Option<String> {
+    let bound = run.bound(index).filter(|bound| bound.cache)?;
+    let inputs = run.inputs_of(index)?;
+    let Some(item) = run.item_of(index) else { return key(bound, &inputs, &run.external_inputs) };
+    let child = crate::spec::resolve_child(bound, &item.value, item.key.as_str(), item.ordinal).ok()?;
+    let mut own = bound.clone();
+    (own.work, own.params, own.env) = (child.work, child.params, child.env);
+    // A command finds its item in its environment.
+    own.params.insert("segue.item".to_owned(), item.value);
+    own.params.insert("segue.key".to_owned(), item.key.as_str().into());
+    key(&own, &inputs, &run.external_inputs)
+}
 
 /// Gives the cache key of a task whose inputs are there, or `None` where its results must not be reused.
 ///
@@ -34,6 +50,7 @@ pub fn key(task: &BoundTask, inputs: &[NamedArtifact], external_inputs: &BTreeMa
                 part("word", word);
             }
         }
+        Work::Sensor { .. } => return None,
     }
     let mut params: BTreeMap<&str, &Value> = task.params.iter().map(|(name, value)| (name.as_str(), value)).collect();
     for name in &task.path_params {
@@ -54,6 +71,9 @@ pub fn key(task: &BoundTask, inputs: &[NamedArtifact], external_inputs: &BTreeMa
     }
     for input in inputs {
         part("input", &input.name);
+        if let Some(key) = &input.key {
+            part("key", key.as_str());
+        }
         part("digest", input.artifact.digest.as_str());
     }
     for output in &task.outputs {

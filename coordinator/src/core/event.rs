@@ -11,8 +11,9 @@ use segue_proto::{
     ids::{PoolName, RunId, Token, WorkerName},
     resources::Resources,
 };
+use serde_json::Value;
 
-use super::{Run, WorkerKey, fleet::Settings};
+use super::{Run, UnixMillis, WorkerKey, fleet::Settings, rerun::Plan};
 use crate::spec::RunSpec;
 
 /// Something that happened outside.
@@ -20,16 +21,18 @@ use crate::spec::RunSpec;
 pub enum Event {
     /// A client submitted a run that was bound and checked.
     Submit(Box<Run>),
-    /// A client asked for a rerun; `run` is as stored, `execute` is the plan by task index.
-    /// `dropped` marks tasks that the version does not have any more.
+    /// A client asked for a rerun; `run` is as stored.
     Rerun {
         run: Box<Run>,
         spec: Arc<RunSpec>,
-        execute: Vec<bool>,
-        dropped: Vec<bool>,
+        plan: Box<Plan>,
     },
     CancelRun {
         run: RunId,
+    },
+    CancelTask {
+        run: RunId,
+        task: u32,
     },
     /// A worker opened a link.
     Hello {
@@ -99,8 +102,26 @@ pub enum Event {
         /// Absent: as it was.
         description: Option<String>,
     },
+    /// A sensor of a task that senses since then looked.
+    Sensed {
+        run: RunId,
+        task: u32,
+        since: UnixMillis,
+        seen: Sight,
+    },
     /// Time passed: leases and backoffs are looked at.
     Tick,
+}
+
+/// What a sensor saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    Met(String),
+    NotYet(String),
+    /// What is there now: the condition speaks of a change from it.
+    Baseline(String),
+    /// It can never be met as it is written.
+    Fault(String),
 }
 
 /// An attempt that a worker says it holds.
@@ -113,7 +134,13 @@ pub struct Held {
 /// How an attempt ended, in the words of its worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    Success { outputs: Vec<NamedArtifact>, models: Vec<ModelRegistration>, metrics_json: String },
+    Success {
+        outputs: Vec<NamedArtifact>,
+        models: Vec<ModelRegistration>,
+        metrics_json: String,
+        /// JSON outputs that the assignment asked for, by name; each is checked against its digest before it gets here.
+        inline: BTreeMap<String, Value>,
+    },
     Failure(Failure),
     Cancelled,
 }
@@ -125,6 +152,10 @@ pub enum Effect {
     Send { worker: WorkerKey, link: u64, command: Command },
     /// Watchers of the run look again.
     RunChanged(RunId),
+    /// A run has ended.
+    RunEnded(RunId),
+    /// Somebody looks at the condition of a sensor, and says what he saw.
+    Probe { run: RunId, task: u32, since: UnixMillis },
 }
 
 /// A command to a worker.
@@ -136,9 +167,14 @@ pub enum Command {
     },
     Assign {
         token: Token,
-        task: u32,
         inputs: Vec<NamedArtifact>,
         reserved: Resources,
+        /// There is no room yet: the worker starts it when there is.
+        ahead: bool,
+    },
+    /// Gives back what was given ahead and has not started.
+    Retract {
+        tokens: Vec<Token>,
     },
     /// The reason is always a user's: timeouts and lost leases end an attempt on the worker's own account.
     Cancel {
@@ -157,13 +193,22 @@ pub enum Command {
     },
 }
 
+/// A result that another task of the same key may use.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CachedResult {
+    pub outputs: Vec<NamedArtifact>,
+    pub metrics_json: String,
+    /// JSON outputs that conditions and fan-outs read.
+    pub inline: BTreeMap<String, Value>,
+}
+
 /// What must be in the store besides the states of runs, tasks and attempts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
     /// Outputs that an attempt committed.
     Produced { run: RunId, task: u32, attempt: u32, outputs: Vec<NamedArtifact>, cached: bool },
     /// A result that later tasks of the same key may use.
-    Cached { key: String, run: RunId, task: u32, attempt: u32, outputs: Vec<NamedArtifact>, metrics_json: String },
+    Cached { key: String, run: RunId, task: u32, attempt: u32, result: CachedResult },
     /// Models that a committed attempt registers.
     Models { run: RunId, task: u32, attempt: u32, models: Vec<ModelRegistration>, inputs: Vec<NamedArtifact> },
     /// What people have set for a worker; nothing is set any more where it is empty.
@@ -191,6 +236,10 @@ pub enum Refused {
     RunGoing(RunId),
     #[error("the plan of run `{0}` executes nothing")]
     NothingToDo(RunId),
+    #[error("run `{run}` has no task of index {index}")]
+    NoSuchTask { run: RunId, index: u32 },
+    #[error("task `{task}` of run `{run}` has ended already")]
+    TaskEnded { run: RunId, task: String },
     #[error("there is no worker `{0}`")]
     NoSuchWorker(WorkerName),
     #[error("worker `{0}` would have more than {most} labels of its own", most = super::fleet::MOST_LABELS)]
@@ -200,7 +249,7 @@ pub enum Refused {
     #[error("there is no pool `{0}`")]
     NoSuchPool(PoolName),
     #[error(
-        "pool `{pool}` is in use by {tasks} task(s): `segue pools set {pool} 0` lets nothing new in, delete it when it is free"
+        "pool `{pool}` is in use by {tasks} task(s): `segue pools set {pool} 0` lets nothing new in; delete it when it is free"
     )]
     PoolInUse { pool: PoolName, tasks: usize },
     #[error("worker `{0}` is not connected under this incarnation")]
@@ -215,16 +264,17 @@ pub(super) struct Changed {
     pub runs: BTreeSet<RunId>,
     pub tasks: BTreeSet<(RunId, u32)>,
     pub attempts: BTreeSet<(RunId, u32, u32)>,
+    pub groups: BTreeSet<(RunId, u32)>,
 }
 
 /// What earlier runs left behind, read by the core through the shell.
 pub trait Past {
     /// Finds the committed result of a cache key whose bytes are still there.
-    fn cached(&self, key: &str) -> Option<(Vec<NamedArtifact>, String)>;
+    fn cached(&self, key: &str) -> Option<CachedResult>;
 }
 
-impl Past for BTreeMap<String, (Vec<NamedArtifact>, String)> {
-    fn cached(&self, key: &str) -> Option<(Vec<NamedArtifact>, String)> {
+impl Past for BTreeMap<String, CachedResult> {
+    fn cached(&self, key: &str) -> Option<CachedResult> {
         self.get(key).cloned()
     }
 }

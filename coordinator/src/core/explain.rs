@@ -1,6 +1,10 @@
-//! Why a task is not running, by code.
+//! Why a run or a task is not going, by code.
 
-use super::{Core, Run, RunState, TaskState, fleet, placement};
+use super::{Core, Run, RunState, Shut, TaskState, fleet, place, placement, run::FIRST_CHILD};
+use crate::spec::{RunIf, Work};
+
+/// Names that one sentence lists; more are counted.
+const MOST_NAMES: usize = 5;
 
 /// A reason with a machine-readable code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,37 +25,74 @@ impl Reason {
     }
 }
 
-/// Explains the state of a task, or gives `None` while it runs and once it succeeded.
+/// Explains why a run as a whole does not go on, or gives `None` where it does.
 #[must_use]
-pub fn explain(core: &Core, run: &Run, task: usize) -> Option<Reason> {
-    let bound = &run.spec.tasks[task];
-    let entry = &run.tasks[task];
+pub fn explain_run(core: &Core, run: &Run) -> Option<Reason> {
+    match run.state {
+        RunState::Queued => {
+            let (others, max) = core.runs_before(run)?;
+            let key = run.spec.concurrency.as_ref().map_or("", |concurrency| concurrency.key.as_str());
+            let of = if key.is_empty() { String::new() } else { format!(" with the key `{key}`") };
+            let names = list(others.iter().map(ToString::to_string));
+            Some(
+                Reason::new(
+                    "concurrency_full",
+                    format!("{max} run(s) of `{}`{of} may go on at a time; going: {names}", run.spec.pipeline),
+                )
+                .hint("it starts when one of them ends; `concurrency` in [pipeline] sets the number"),
+            )
+        }
+        RunState::Cancelling => Some(Reason::new("cancelling", "the run is being cancelled")),
+        RunState::Skipped => {
+            Some(Reason::new("concurrency_skip", "another run was going, and `on_full = \"skip\"` lets this one go"))
+        }
+        _ => None,
+    }
+}
+
+/// Explains the state of a task or child, or gives `None` while it runs and once it succeeded.
+#[must_use]
+pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
+    let (bound, entry) = run.bound(index).zip(run.task(index))?;
+    let needs = || bound.needs().into_iter();
+    let names = |wanted: &dyn Fn(&TaskState) -> bool| {
+        list(needs().filter(|&need| wanted(&run.tasks[need].state)).map(|need| run.spec.tasks[need].name.to_string()))
+    };
     let reason = match &entry.state {
         TaskState::Succeeded => return None,
         TaskState::Live(live) if live.cancelling => {
             Reason::new("cancelling", format!("worker `{}` was told to stop it", live.worker.name))
         }
         TaskState::Live(live) if live.started => return None,
+        TaskState::Live(live) if live.ahead => {
+            Reason::new("given_ahead", format!("it is next in line at worker `{}`", live.worker.name))
+        }
         TaskState::Live(live) => {
             Reason::new("starting", format!("worker `{}` has it and fetches its inputs", live.worker.name))
         }
+        _ if run.state == RunState::Queued => return explain_run(core, run),
         TaskState::Waiting { .. } => {
-            let open: Vec<&str> = bound
-                .needs()
-                .into_iter()
-                .filter(|&need| !run.tasks[need].state.satisfies_downstream())
-                .map(|need| run.spec.tasks[need].name.as_str())
-                .collect();
-            Reason::new("waiting_upstream", format!("waits for {}", open.join(", ")))
+            let open = names(&|state| !state.is_terminal());
+            if open.is_empty() && bound.flow.finally {
+                Reason::new("waiting_finally", "it runs once everything else in the run has ended")
+            } else {
+                Reason::new("waiting_upstream", format!("waits for {open}"))
+            }
+        }
+        TaskState::Expanded => {
+            let group = run.groups.get(&index)?;
+            let done = group.members.len().saturating_sub(group.open as usize);
+            Reason::new("waiting_children", format!("{done} of {} children have ended", group.members.len()))
+        }
+        TaskState::Sensing { .. } => {
+            let why = entry.progress.as_ref().map_or("it has not looked yet", |progress| progress.message.as_str());
+            Reason::new("sensing", format!("its condition is not met: {why}"))
         }
         TaskState::Backoff { until } => {
             let why = entry.failure.as_ref().map_or("", |failure| failure.message.as_str());
             Reason::new(
                 "backoff",
-                format!(
-                    "tried {} of {} times; next try at {until} ms since 1970; last failure: {why}",
-                    entry.tries, bound.retry.attempts
-                ),
+                format!("tried {} times; next try at {until} ms since 1970; last failure: {why}", entry.tries),
             )
         }
         TaskState::Failed => {
@@ -62,72 +103,135 @@ pub fn explain(core: &Core, run: &Run, task: usize) -> Option<Reason> {
             )
             .hint(failure.map_or_else(String::new, |failure| failure.hint.clone()))
         }
-        TaskState::UpstreamFailed => {
-            let failed: Vec<&str> = bound
-                .needs()
-                .into_iter()
-                .filter(|&need| matches!(run.tasks[need].state, TaskState::Failed | TaskState::UpstreamFailed))
-                .map(|need| run.spec.tasks[need].name.as_str())
-                .collect();
-            Reason::new("upstream_failed", format!("skipped, because {} failed", failed.join(", ")))
-        }
-        TaskState::Cancelled => Reason::new("cancelled", "the run was cancelled"),
-        TaskState::Skipped => Reason::new("not_in_version", "not part of the pipeline version of this run"),
-        TaskState::Ready if run.state == RunState::Cancelling => {
-            Reason::new("cancelling", "the run is being cancelled")
-        }
-        TaskState::Ready => unplaced(core, run, task),
+        TaskState::UpstreamFailed => Reason::new(
+            "upstream_failed",
+            format!("not run, because {} did not succeed", names(&TaskState::is_failure)),
+        ),
+        TaskState::Cancelled => Reason::new("cancelled", "it was cancelled"),
+        TaskState::Dropped => Reason::new("not_in_version", "not part of the pipeline version of this run"),
+        TaskState::Skipped => skipped(run, index, &names(&|state| *state == TaskState::Skipped)),
+        TaskState::Ready => unplaced(core, run, index),
     };
     Some(reason)
 }
 
-fn unplaced(core: &Core, run: &Run, task: usize) -> Reason {
-    let bound = &run.spec.tasks[task];
-    let free = core.workers().map(|worker| (worker.key.clone(), worker.free())).collect();
-    let candidates = core.candidates_of(run, task, &free);
-    let chosen = placement::choose(&bound.resources, &candidates, core.gpu_work_open());
-    if let Some(reason) = chosen.as_ref().err().and_then(|why| fleet::held_back(core, bound, *why)) {
+fn skipped(run: &Run, index: u32, before: &str) -> Reason {
+    let flow = run.bound(index).map(|bound| &bound.flow);
+    match flow {
+        _ if run.state == RunState::Skipped => Reason::new("concurrency_skip", "the run was skipped"),
+        Some(flow) if flow.run_if == RunIf::AnyFailed => {
+            Reason::new("rule_not_met", "it runs if something before it fails, and nothing did")
+        }
+        _ if !before.is_empty() => Reason::new("upstream_skipped", format!("skipped, because {before} was")),
+        Some(crate::spec::Flow { when: Some(when), .. }) => {
+            Reason::new("condition_false", format!("its condition was false: {when}"))
+        }
+        _ => Reason::new("skipped", "it was not needed"),
+    }
+}
+
+/// Why a ready task is not given to a worker.
+fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
+    let (Some(bound), Some(entry)) = (run.bound(index), run.task(index)) else { return Reason::new("ready", "") };
+    if index >= FIRST_CHILD
+        && let Some(fan_out) = &bound.flow.fan_out
+        && let Some(most) = fan_out.max_parallel
+        && run.groups.get(&super::run::count(run.node_of(index))).is_some_and(|group| core.is_held(group, index))
+    {
+        return Reason::new("max_parallel", format!("{most} children of `{}` go on at a time", bound.name));
+    }
+    if let Some(shut) = core.queue.class(entry.class).and_then(|class| core.queue.shut(class, &core.pools)) {
+        return gate(core, &shut);
+    }
+    let placed = place::try_place(core, run, index);
+    if let Some(reason) = placed.as_ref().err().and_then(|why| fleet::held_back(core, bound, *why)) {
         return reason;
     }
-    match chosen {
-        Ok((worker, _)) => Reason::new("ready", format!("about to be given to worker `{}`", worker.name)),
-        Err(placement::Unplaced::NoWorkers) => {
-            Reason::new("no_workers", "no worker is connected").hint("start one: segue worker --server URL")
-        }
+    match placed {
+        Ok(worker) => Reason::new("ready", format!("about to be given to worker `{}`", worker.name)),
+        Err(placement::Unplaced::NoWorkers) => Reason::new("no_workers", "no worker is connected that takes work")
+            .hint("start one: segue worker --server URL"),
         Err(placement::Unplaced::NoOperator) => {
             let what = match &bound.work {
-                crate::spec::Work::Operator { name, version, .. } => format!("operator `{name}` version {version}"),
-                crate::spec::Work::Command { .. } => "commands".to_owned(),
+                Work::Operator { name, version, .. } => format!("operator `{name}` version {version}"),
+                Work::Command { .. } => "commands".to_owned(),
+                Work::Sensor { .. } => "sensors".to_owned(),
             };
             Reason::new("no_operator", format!("no connected worker offers {what}"))
                 .hint("workers of this release offer every operator of `segue plan`; look at `segue workers list`")
         }
         Err(placement::Unplaced::NoLabels) => {
-            let labels: Vec<String> =
-                bound.resources.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let request = &bound.resources;
+            let with = request.labels.iter().map(|(name, value)| format!("{name}={value}"));
+            let without = request.not_labels.iter().map(|(name, value)| match value.as_str() {
+                "" => format!("no {name}"),
+                value => format!("not {name}={value}"),
+            });
+            let labels: Vec<String> = with.chain(without).collect();
             Reason::new("no_labels", format!("no connected worker has the labels {}", labels.join(", ")))
-                .hint("start one with --label")
+                .hint("start one with --label, or change one: segue workers label NAME KEY=VALUE")
         }
         Err(placement::Unplaced::TooLarge) => {
             Reason::new("no_worker_fits", format!("no connected worker has {}", amounts(bound)))
                 .hint("ask for less in `resources`, or add a larger worker")
         }
-        Err(placement::Unplaced::Busy) => {
-            let count = candidates.len();
-            Reason::new("workers_busy", format!("{count} worker(s) connected, none has {} free now", amounts(bound)))
+        Err(placement::Unplaced::Busy) => Reason::new(
+            "workers_busy",
+            format!("{} worker(s) connected, none has {} free now", place::takers(core), amounts(bound)),
+        ),
+    }
+}
+
+fn gate(core: &Core, shut: &Shut) -> Reason {
+    let holders = |held: Vec<(segue_proto::ids::RunId, u32)>| {
+        list(held.into_iter().map(|(run, index)| {
+            let name = core.run(&run).and_then(|run| run.name_of(index)).map(|name| name.to_string());
+            format!("{} of {run}", name.unwrap_or_default())
+        }))
+    };
+    match shut {
+        Shut::NoPool(name) => Reason::new("no_pool", format!("there is no pool `{name}`"))
+            .hint(format!("make it: segue pools set {name} SLOTS")),
+        Shut::Pool { name, slots, used } => {
+            let held = core.pool_use(name).into_iter().map(|(run, index, _)| (run, index)).collect();
+            Reason::new(
+                "pool_full",
+                format!("pool `{name}` is full: {used} of {slots} slots held by {}", holders(held)),
+            )
+        }
+        Shut::Limit { key, max } => {
+            let held = core.queue.limit_use.get(key).map(|held| held.iter().copied().collect()).unwrap_or_default();
+            Reason::new("limit_reached", format!("{max} at a time with the key `{key}`; going: {}", holders(held)))
         }
     }
 }
 
+fn list(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.take(MOST_NAMES * 1_000).collect();
+    let more = names.len().saturating_sub(MOST_NAMES);
+    names.truncate(MOST_NAMES);
+    let text = names.join(", ");
+    if more == 0 { text } else { format!("{text} and {more} more") }
+}
+
 fn amounts(task: &crate::spec::BoundTask) -> String {
-    let wanted = &task.resources.amounts;
-    let mut parts = vec![format!("{} cpu", f64::from(wanted.cpu_milli) / 1000.0)];
-    if wanted.memory_bytes > 0 {
-        parts.push(format!("{} MiB of memory", wanted.memory_bytes >> 20));
-    }
-    if wanted.gpu > 0 {
-        parts.push(format!("{} gpu", wanted.gpu));
-    }
-    parts.extend(wanted.custom.iter().map(|(name, amount)| format!("{amount} {name}")));
-    parts.join(", ")
+    let text = |wanted: &segue_proto::resources::Resources| {
+        let mut parts = vec![format!("{} cpu", f64::from(wanted.cpu_milli) / 1000.0)];
+        if wanted.memory_bytes > 0 {
+            parts.push(format!("{} MiB of memory", wanted.memory_bytes >> 20));
+        }
+        if wanted.gpu_milli > 0 {
+            let memory = if wanted.gpu_memory_bytes > 0 {
+                format!(" with {} MiB each", wanted.gpu_memory_bytes >> 20)
+            } else {
+                String::new()
+            };
+            parts.push(format!("{} gpu{memory}", f64::from(wanted.gpu_milli) / 1000.0));
+        }
+        parts.extend(wanted.custom.iter().map(|(name, amount)| format!("{amount} {name}")));
+        parts.join(", ")
+    };
+    let ways: Vec<String> =
+        std::iter::once(&task.resources.amounts).chain(&task.resources.alternatives).map(text).collect();
+    ways.join(" or ")
 }

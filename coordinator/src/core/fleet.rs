@@ -5,7 +5,6 @@ mod idle;
 mod queue;
 pub mod scale_in;
 mod tally;
-mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +15,7 @@ pub use self::{
     queue::{Class, Depth, QueueSummary},
     tally::Tally,
 };
-use super::{Command, Core, Effect, Record, Refused, Verdict, Worker, WorkerKey};
+use super::{Command, Core, Record, Refused, Verdict, Worker, WorkerKey};
 
 /// Labels that people may set for one worker.
 pub const MOST_LABELS: usize = 64;
@@ -49,17 +48,16 @@ impl Settings {
     }
 }
 
-/// What the core knows of the fleet beside the workers themselves.
+/// What the core keeps for those who run the cluster, beside the workers themselves.
 #[derive(Debug, Default)]
-pub(super) struct Fleet {
+pub(super) struct Upkeep {
     settings: BTreeMap<WorkerName, Settings>,
     /// Descriptions of pools that have one.
-    descriptions: BTreeMap<PoolName, String>,
-    pub(super) waits: waits::Waits,
+    descriptions: BTreeMap<String, String>,
     pub(super) tally: Tally,
 }
 
-impl Fleet {
+impl Upkeep {
     /// Puts on a worker what was set for its name.
     pub(super) fn dress(&self, worker: &mut Worker) {
         worker.own_labels = std::mem::take(&mut worker.labels);
@@ -77,51 +75,47 @@ impl Fleet {
 impl Core {
     /// Takes what was set for a worker from the store.
     pub fn restore_settings(&mut self, name: WorkerName, settings: Settings) {
-        self.fleet.settings.insert(name, settings);
+        self.upkeep.settings.insert(name, settings);
     }
 
     /// Takes a pool from the store.
     pub fn restore_pool(&mut self, name: PoolName, slots: u32, description: String) {
         if !description.is_empty() {
-            self.fleet.descriptions.insert(name.clone(), description);
+            self.upkeep.descriptions.insert(name.to_string(), description);
         }
-        self.pools.insert(name, slots);
+        self.set_pool(name.into(), Some(slots));
     }
 
     /// Gives what people have set, by the name of the worker.
     #[must_use]
     pub const fn settings(&self) -> &BTreeMap<WorkerName, Settings> {
-        &self.fleet.settings
-    }
-
-    /// Gives the slots of each pool.
-    #[must_use]
-    pub const fn pools(&self) -> &BTreeMap<PoolName, u32> {
-        &self.pools
+        &self.upkeep.settings
     }
 
     /// Gives the description of a pool; may be empty.
     #[must_use]
-    pub fn pool_description(&self, name: &PoolName) -> &str {
-        self.fleet.descriptions.get(name).map_or("", String::as_str)
+    pub fn pool_description(&self, name: &str) -> &str {
+        self.upkeep.descriptions.get(name).map_or("", String::as_str)
     }
 
-    /// Gives who holds slots of a pool: run, task and slots.
+    /// Gives who is ready and would take slots of a pool, best first in each class: run, task and slots. Up to `most`,
+    /// and the number of all.
     #[must_use]
-    pub const fn pool_use(&self, _name: &PoolName) -> Vec<(RunId, u32, u32)> {
-        Vec::new()
-    }
-
-    /// Gives who is ready and waits for slots of a pool.
-    #[must_use]
-    pub const fn pool_waits(&self, _name: &PoolName) -> Vec<(RunId, u32, u32)> {
-        Vec::new()
+    pub fn pool_waits(&self, name: &str, most: usize) -> (Vec<(RunId, u32, u32)>, usize) {
+        let (mut waiting, mut all) = (Vec::new(), 0);
+        for (id, tasks) in &self.queue.ready {
+            let Some(&slots) = self.queue.class(*id).and_then(|class| class.pools.get(name)) else { continue };
+            all += tasks.len();
+            let found = tasks.iter().filter_map(|key| Some((*self.order.get(&key.2)?, key.3, slots)));
+            waiting.extend(found.take(most.saturating_sub(waiting.len())));
+        }
+        (waiting, all)
     }
 
     /// Gives what has been counted since this start.
     #[must_use]
     pub const fn tally(&self) -> &Tally {
-        &self.fleet.tally
+        &self.upkeep.tally
     }
 
     pub(super) fn cordon(&mut self, name: WorkerName, on: bool) -> Result<Verdict, Refused> {
@@ -155,7 +149,7 @@ impl Core {
         change: impl FnOnce(&mut Settings, Option<&BTreeMap<String, String>>),
     ) -> Result<Verdict, Refused> {
         let named = || self.workers.values().filter(|worker| worker.key.name == name);
-        let before = self.fleet.settings.get(&name);
+        let before = self.upkeep.settings.get(&name);
         if before.is_none() && named().next().is_none() {
             return Err(Refused::NoSuchWorker(name));
         }
@@ -169,47 +163,42 @@ impl Core {
             return Ok(Verdict::Done);
         }
         if settings.is_empty() {
-            self.fleet.settings.remove(&name);
+            self.upkeep.settings.remove(&name);
         } else {
-            self.fleet.settings.insert(name.clone(), settings.clone());
+            self.upkeep.settings.insert(name.clone(), settings.clone());
         }
         for worker in self.workers.values_mut().filter(|worker| worker.key.name == name) {
-            self.fleet.redress(worker);
+            self.upkeep.redress(worker);
         }
         self.records.push(Record::Worker { name, settings });
         Ok(Verdict::Done)
     }
 
-    pub(super) fn set_pool(
+    /// A pool is made, changed or deleted. One that somebody holds or waits for is not deleted: its tasks would wait for
+    /// ever.
+    pub(super) fn change_pool(
         &mut self,
         name: PoolName,
         slots: Option<u32>,
         description: Option<String>,
     ) -> Result<Verdict, Refused> {
         if slots.is_none() {
-            if !self.pools.contains_key(&name) {
+            if !self.pools.contains_key(name.as_str()) {
                 return Err(Refused::NoSuchPool(name));
             }
-            let tasks = self.pool_use(&name).len() + self.pool_waits(&name).len();
+            let tasks = self.pool_use(name.as_str()).len() + self.pool_waits(name.as_str(), 0).1;
             if tasks > 0 {
                 return Err(Refused::PoolInUse { pool: name, tasks });
             }
-            self.pools.remove(&name);
         }
-        if let Some(slots) = slots {
-            self.pools.insert(name.clone(), slots);
+        self.set_pool(name.to_string(), slots);
+        let description = if slots.is_some() { description } else { Some(String::new()) };
+        match description {
+            Some(text) if text.is_empty() => drop(self.upkeep.descriptions.remove(name.as_str())),
+            Some(text) => drop(self.upkeep.descriptions.insert(name.to_string(), text)),
+            None => {}
         }
-        let description = description.filter(|_| slots.is_some());
-        match (slots, &description) {
-            (Some(_), None) => {}
-            (Some(_), Some(text)) if !text.is_empty() => {
-                self.fleet.descriptions.insert(name.clone(), text.clone());
-            }
-            _ => {
-                self.fleet.descriptions.remove(&name);
-            }
-        }
-        let description = self.pool_description(&name).to_owned();
+        let description = self.pool_description(name.as_str()).to_owned();
         self.records.push(Record::Pool { name, slots, description });
         Ok(Verdict::Done)
     }
@@ -232,8 +221,8 @@ impl Core {
 
     /// Tells a worker again to drain that was told before and has come back: its link may have closed on the command.
     pub(super) fn repeat_drain(&mut self, key: &WorkerKey) {
-        if let Some(Worker { draining: true, link: Some(link), .. }) = self.workers.get(key) {
-            self.effects.push(Effect::Send { worker: key.clone(), link: *link, command: Command::Drain });
+        if self.workers.get(key).is_some_and(|worker| worker.draining) {
+            self.send(key, Command::Drain);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The arrows of a task's life: the only place that changes task and run states.
+//! The arrows of an attempt's life: given out, started, ended, tried again, cancelled.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -7,14 +7,17 @@ use segue_proto::{
     failure::{Failure, FailureClass},
     ids::{RunId, Token},
     operator::Port,
-    resources::GpuPreference,
 };
 
 use super::{
-    AttemptState, Command, Core, Effect, Live, Outcome, Record, Refused, Run, RunState, TaskState, UnixMillis, Verdict,
-    WorkerKey, cache, event::Past, retry, run::count,
+    AttemptState, Command, Core, Outcome, Progress, Record, Refused, Run, RunState, TaskState, UnixMillis, Verdict,
+    WorkerKey, cache,
+    event::{CachedResult, Past, Sight},
+    rerun::Plan,
+    retry,
+    run::{FIRST_CHILD, Task, count},
 };
-use crate::spec::RunSpec;
+use crate::spec::{RunIf, RunSpec, Work};
 
 /// Characters of a name from a worker that are shown.
 const LONGEST_NAME: usize = 64;
@@ -30,137 +33,180 @@ fn unexpected<'a>(outputs: &'a [NamedArtifact], ports: &[Port]) -> Option<&'a st
 }
 
 impl Core {
-    pub(super) fn submit(&mut self, run: Run, now: UnixMillis, past: &dyn Past) -> Result<Verdict, Refused> {
-        let id = run.id.clone();
-        self.changed.runs.insert(id.clone());
-        self.changed.tasks.extend((0..run.tasks.len()).map(|task| (id.clone(), count(task))));
-        self.effects.push(Effect::RunChanged(id.clone()));
-        self.enter(run);
-        let fresh = self.ready_of(&id);
-        self.use_cache(&id, fresh, now, past);
-        self.end_run_if_done(&id, now);
-        Ok(Verdict::Done)
-    }
-
+    /// Starts an ended run again, as planned.
     pub(super) fn rerun(
         &mut self,
         mut run: Run,
         spec: Arc<RunSpec>,
-        execute: &[bool],
-        dropped: &[bool],
+        plan: &Plan,
         now: UnixMillis,
         past: &dyn Past,
     ) -> Result<Verdict, Refused> {
-        let id = run.id.clone();
+        let id = run.id;
         if self.runs.contains_key(&id) || !run.state.is_terminal() {
             return Err(Refused::RunGoing(id));
         }
-        if !execute.contains(&true) {
+        if !plan.executes() {
             return Err(Refused::NothingToDo(id));
         }
         run.spec = spec;
         run.generation += 1;
-        run.state = RunState::Running;
         run.ended_at = 0;
         run.revision += 1;
-        // A version may have brought new tasks; those that it dropped keep their place and are skipped.
-        run.tasks.resize_with(run.spec.tasks.len(), || super::Task::new(1));
-        for (index, task) in run.tasks.iter_mut().enumerate() {
-            if dropped.get(index) == Some(&true) {
-                // Not part of the version any more: its past must not decide the outcome of the run.
-                task.state = TaskState::Skipped;
-            } else if execute.get(index) == Some(&true) {
-                let attempts = std::mem::take(&mut task.attempts);
-                *task = super::Task::new(1);
-                task.attempts = attempts;
-                task.forced = true;
+        // A version may have brought new tasks; those that it dropped keep their place and have no say.
+        run.tasks.resize_with(run.spec.tasks.len(), || Task::new(1));
+        for (task, item) in run.tasks.iter_mut().zip(&plan.items) {
+            if item.dropped {
+                task.state = TaskState::Dropped;
+            } else if item.execute {
+                task.reset();
             } else if !task.state.is_terminal() {
                 task.state = TaskState::Skipped;
             }
         }
-        run.index();
-        // A task that waits for a kept one which has no result can never start: the plan excludes it, so this is a guard.
-        let stuck: Vec<usize> = (0..run.tasks.len())
-            .filter(|&task| {
-                matches!(run.tasks[task].state, TaskState::Waiting { .. })
-                    && run.spec.tasks[task].needs().iter().any(|&need| {
-                        let state = &run.tasks[need].state;
-                        state.is_terminal() && !state.satisfies_downstream()
-                    })
-            })
-            .collect();
-        self.changed.runs.insert(id.clone());
-        self.changed.tasks.extend((0..run.tasks.len()).map(|task| (id.clone(), count(task))));
-        self.effects.push(Effect::RunChanged(id.clone()));
-        self.enter(run);
-        for task in stuck {
-            self.fail_downstream(&id, task, now);
-        }
-        let fresh = self.ready_of(&id);
-        self.use_cache(&id, fresh, now, past);
-        self.end_run_if_done(&id, now);
-        Ok(Verdict::Done)
-    }
-
-    pub(super) fn cancel_run(&mut self, id: &RunId, now: UnixMillis) -> Result<Verdict, Refused> {
-        let Some(run) = self.runs.get_mut(id) else { return Err(Refused::NoSuchRun(id.clone())) };
-        if run.state.is_terminal() {
-            return Err(Refused::RunEnded(id.clone()));
-        }
-        run.state = RunState::Cancelling;
-        run.revision += 1;
-        self.changed.runs.insert(id.clone());
-        self.effects.push(Effect::RunChanged(id.clone()));
-        for task in 0..run.tasks.len() {
-            let Some(run) = self.runs.get_mut(id) else { break };
-            let token = run.live_token(task);
-            match &mut run.tasks[task].state {
-                TaskState::Live(live) => {
-                    live.cancelling = true;
-                    let worker = live.worker.clone();
-                    if let (Some(token), Some(link)) = (token, self.workers.get(&worker).and_then(|w| w.link)) {
-                        self.effects.push(Effect::Send { worker, link, command: Command::Cancel { token } });
+        for (node, item) in plan.items.iter().enumerate() {
+            match &item.children {
+                Some(children) if item.execute => drop(run.partial.insert(count(node), children.clone())),
+                _ if item.dropped => {
+                    let members = run.groups.get(&count(node)).map(|group| group.members.clone()).unwrap_or_default();
+                    for member in members {
+                        if let Some(child) = run.task_mut(member) {
+                            child.state = TaskState::Dropped;
+                        }
+                        self.changed.tasks.insert((id, member));
                     }
-                    self.changed.tasks.insert((id.clone(), count(task)));
-                }
-                state if !state.is_terminal() => {
-                    if *state == TaskState::Ready {
-                        self.dequeue(id, task);
-                    }
-                    self.close(id, task, TaskState::Cancelled, now);
                 }
                 _ => {}
             }
         }
-        self.end_run_if_done(id, now);
+        run.index();
+        self.changed.runs.insert(id);
+        self.changed.tasks.extend((0..count(run.tasks.len())).map(|task| (id, task)));
+        self.admit(run, now, past);
+        self.watchers(id);
         Ok(Verdict::Done)
+    }
+
+    /// Running -> Cancelling: what has not started ends at once, what runs is told to stop. What runs `always` or `finally`
+    /// still has its turn, unless the run was being cancelled already.
+    pub(super) fn cancel_run(&mut self, id: RunId, now: UnixMillis) -> Result<Verdict, Refused> {
+        let Some(run) = self.runs.get_mut(&id) else { return Err(Refused::NoSuchRun(id)) };
+        if run.state.is_terminal() {
+            return Err(Refused::RunEnded(id));
+        }
+        let for_good = matches!(run.state, RunState::Cancelling | RunState::Queued);
+        if run.state == RunState::Running {
+            run.state = RunState::Cancelling;
+        }
+        for group in run.groups.values_mut() {
+            group.held.clear();
+        }
+        self.changed.runs.insert(id);
+        self.watchers(id);
+        for index in self.open_tasks(id) {
+            let Some(run) = self.runs.get(&id) else { break };
+            let spared = run
+                .bound(index)
+                .is_some_and(|bound| !for_good && (bound.flow.finally || bound.flow.run_if == RunIf::Always));
+            // A fan-out ends with its children.
+            let expanded = run.task(index).is_some_and(|task| task.state == TaskState::Expanded);
+            if !spared && !expanded {
+                self.cancel_open(id, index, now);
+            }
+        }
+        self.touched.insert(id);
+        Ok(Verdict::Done)
+    }
+
+    /// Cancels one task or child; what needs its success fails upstream.
+    pub(super) fn cancel_task(&mut self, id: RunId, index: u32, now: UnixMillis) -> Result<Verdict, Refused> {
+        let Some(run) = self.runs.get(&id) else { return Err(Refused::NoSuchRun(id)) };
+        let Some(task) = run.task(index) else { return Err(Refused::NoSuchTask { run: id, index }) };
+        if task.state.is_terminal() {
+            let task = run.name_of(index).map(|name| name.to_string()).unwrap_or_default();
+            return Err(Refused::TaskEnded { run: id, task });
+        }
+        if task.state == TaskState::Expanded {
+            self.cancel_children(id, index, now);
+        } else {
+            self.cancel_open(id, index, now);
+        }
+        Ok(Verdict::Done)
+    }
+
+    /// Cancels every open child of a fan-out.
+    pub(super) fn cancel_children(&mut self, id: RunId, node: u32, now: UnixMillis) {
+        let Some(group) = self.runs.get_mut(&id).and_then(|run| run.groups.get_mut(&node)) else { return };
+        group.held.clear();
+        for child in group.members.clone() {
+            self.cancel_open(id, child, now);
+        }
+    }
+
+    /// Live -> Live (cancelling), any other open state -> Cancelled.
+    fn cancel_open(&mut self, id: RunId, index: u32, now: UnixMillis) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let token = run.live_token(index);
+        let Some(task) = run.task_mut(index) else { return };
+        match &mut task.state {
+            state if state.is_terminal() => {}
+            TaskState::Live(live) => {
+                if std::mem::replace(&mut live.cancelling, true) {
+                    return;
+                }
+                let worker = live.worker.clone();
+                if let Some(token) = token {
+                    self.send(&worker, Command::Cancel { token });
+                }
+                self.mark(id, index);
+            }
+            state => {
+                if *state == TaskState::Ready {
+                    self.dequeue(id, index);
+                }
+                self.close(id, index, TaskState::Cancelled, now);
+            }
+        }
     }
 
     pub(super) fn started(&mut self, worker: &WorkerKey, token: &Token, now: UnixMillis) -> Result<Verdict, Refused> {
-        let Some(task) = self.current(worker, token)? else { return Ok(Verdict::Stale) };
-        self.mark_started(&token.run, task, now);
+        let Some(index) = self.current(worker, token)? else { return Ok(Verdict::Stale) };
+        self.mark_started(token.run, index, now);
         Ok(Verdict::Done)
     }
 
-    pub(super) fn mark_started(&mut self, id: &RunId, task: usize, now: UnixMillis) {
-        let Some(run) = self.runs.get_mut(id) else { return };
-        let state = &mut run.tasks[task];
-        let TaskState::Live(live) = &mut state.state else { return };
+    pub(super) fn mark_started(&mut self, id: RunId, index: u32, now: UnixMillis) {
+        let Some(task) = self.runs.get_mut(&id).and_then(|run| run.task_mut(index)) else { return };
+        let TaskState::Live(live) = &mut task.state else { return };
         if std::mem::replace(&mut live.started, true) {
             return;
         }
-        let number = live.attempt;
-        if let Some(attempt) = state.attempt_mut(number) {
+        let (number, ahead, worker) = (live.attempt, live.ahead, live.worker.clone());
+        if let Some(attempt) = task.attempt_mut(number) {
             attempt.state = AttemptState::Running;
             attempt.started_at = now;
         }
-        run.revision += 1;
-        self.changed.tasks.insert((id.clone(), count(task)));
-        self.changed.attempts.insert((id.clone(), count(task), number));
-        self.effects.push(Effect::RunChanged(id.clone()));
+        if ahead {
+            // The worker found room for it: from now on it counts.
+            self.promote(&worker, id, index);
+        }
+        self.mark(id, index);
     }
 
-    #[allow(clippy::too_many_arguments)] // The fields of one event.
+    pub(super) fn progress(
+        &mut self,
+        worker: &WorkerKey,
+        token: &Token,
+        progress: Progress,
+    ) -> Result<Verdict, Refused> {
+        let Some(index) = self.current(worker, token)? else { return Ok(Verdict::Stale) };
+        if let Some(task) = self.runs.get_mut(&token.run).and_then(|run| run.task_mut(index)) {
+            task.progress = Some(Box::new(progress));
+            self.watchers(token.run);
+        }
+        Ok(Verdict::Done)
+    }
+
     pub(super) fn finished(
         &mut self,
         worker: &WorkerKey,
@@ -169,245 +215,123 @@ impl Core {
         outcome: Outcome,
         log_bytes: u64,
         now: UnixMillis,
-        past: &dyn Past,
     ) -> Result<Verdict, Refused> {
         // Acknowledged in any case, or the worker would send it for ever.
-        let acknowledge = |core: &mut Self| {
-            if let Some(link) = core.workers.get(worker).and_then(|worker| worker.link) {
-                let command = Command::FinishedAck { token: token.clone() };
-                core.effects.push(Effect::Send { worker: worker.clone(), link, command });
-            }
-        };
-        let task = match self.current(worker, token) {
-            Ok(Some(task)) => task,
-            Ok(None) => {
-                acknowledge(self);
-                return Ok(Verdict::Stale);
-            }
-            Err(refused) => {
-                acknowledge(self);
-                return Err(refused);
-            }
-        };
-        acknowledge(self);
-        let id = &token.run;
-        self.mark_started(id, task, now);
-        let Some(run) = self.runs.get_mut(id) else { return Ok(Verdict::Stale) };
-        let cancelling = matches!(&run.tasks[task].state, TaskState::Live(Live { cancelling: true, .. }));
-        if let Some(attempt) = run.tasks[task].attempt_mut(token.attempt) {
+        self.send(worker, Command::FinishedAck { token: token.clone() });
+        let Some(index) = self.current(worker, token)? else { return Ok(Verdict::Stale) };
+        let id = token.run;
+        self.mark_started(id, index, now);
+        let Some(run) = self.runs.get_mut(&id) else { return Ok(Verdict::Stale) };
+        let Some(task) = run.task_mut(index) else { return Ok(Verdict::Stale) };
+        let (cancelling, class) = (task.state.is_cancelling(), task.class);
+        if let Some(attempt) = task.attempt_mut(token.attempt) {
             attempt.usage = usage;
             attempt.log_bytes = log_bytes;
         }
+        self.queue.learn(class, usage.wall_ms.saturating_mul(1_000));
         if cancelling {
-            self.end_attempt(id, task, AttemptState::Cancelled, None, now);
-            self.close(id, task, TaskState::Cancelled, now);
-            self.end_run_if_done(id, now);
+            self.end_attempt(id, index, AttemptState::Cancelled, None, now);
+            self.close(id, index, TaskState::Cancelled, now);
             return Ok(Verdict::Done);
         }
-        if let Outcome::Success { outputs, .. } = &outcome
-            && let Some(name) = unexpected(outputs, &run.spec.tasks[task].outputs)
-        {
-            let name: String = name.chars().take(LONGEST_NAME).collect();
-            let failure =
-                Failure::new(FailureClass::User, format!("`{name}` is not an output of the task, or came twice"))
-                    .hint("declare it in `outputs`, and write each output once");
-            self.attempt_failed(id, task, failure, now);
-            self.end_run_if_done(id, now);
-            return Ok(Verdict::Done);
-        }
-        let missing = match &outcome {
-            Outcome::Success { outputs, .. } => run.spec.tasks[task]
-                .outputs
-                .iter()
-                .find(|port| !outputs.iter().any(|output| output.name == port.name))
-                .map(|port| port.name.clone()),
-            _ => None,
-        };
-        match (outcome, missing) {
-            (Outcome::Success { .. }, Some(output)) => {
-                let failure = Failure::new(FailureClass::User, format!("the task ended without its output `{output}`"))
-                    .hint(format!("write the file `{output}` under $SEGUE_OUTPUT_DIR, or drop it from `outputs`"));
-                self.attempt_failed(id, task, failure, now);
+        let Some(bound) = self.runs.get(&id).and_then(|run| run.bound(index)) else { return Ok(Verdict::Stale) };
+        match outcome {
+            Outcome::Success { outputs, models, metrics_json, inline } => {
+                let inline = inline.into_iter().filter(|(name, _)| bound.inline.contains(name)).collect();
+                match wrong_outputs(&outputs, bound, &inline) {
+                    Some(failure) => self.attempt_failed(id, index, failure, now),
+                    None => {
+                        let result = CachedResult { outputs, metrics_json, inline };
+                        self.attempt_succeeded(id, index, token.attempt, result, models, now);
+                    }
+                }
             }
-            (Outcome::Success { outputs, models, metrics_json }, None) => {
-                let fresh = self.attempt_succeeded(id, task, token.attempt, outputs, models, metrics_json, now);
-                self.use_cache(id, fresh, now, past);
-            }
-            (Outcome::Failure(failure), _) => self.attempt_failed(id, task, failure, now),
-            (Outcome::Cancelled, _) => {
+            Outcome::Failure(failure) => self.attempt_failed(id, index, failure, now),
+            Outcome::Cancelled => {
                 // The worker stopped it without being told by this coordinator: as good as lost.
                 let failure = Failure::new(FailureClass::Lost, "the worker stopped the attempt");
-                self.attempt_failed(id, task, failure, now);
+                self.attempt_failed(id, index, failure, now);
             }
         }
-        self.end_run_if_done(id, now);
         Ok(Verdict::Done)
     }
 
-    #[allow(clippy::too_many_arguments)] // The fields of one success.
     fn attempt_succeeded(
         &mut self,
-        id: &RunId,
-        task: usize,
+        id: RunId,
+        index: u32,
         number: u32,
-        outputs: Vec<NamedArtifact>,
+        result: CachedResult,
         models: Vec<segue_proto::artifact::ModelRegistration>,
-        metrics_json: String,
         now: UnixMillis,
-    ) -> Vec<usize> {
-        self.end_attempt(id, task, AttemptState::Succeeded, None, now);
-        let Some(run) = self.runs.get_mut(id) else { return Vec::new() };
-        let inputs = run.inputs_of(task).unwrap_or_default();
-        if let Some(attempt) = run.tasks[task].attempt_mut(number) {
-            attempt.outputs.clone_from(&outputs);
+    ) {
+        self.end_attempt(id, index, AttemptState::Succeeded, None, now);
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let key = if models.is_empty() { cache::key_of(run, index) } else { None };
+        let inputs = if models.is_empty() { Vec::new() } else { run.inputs_of(index).unwrap_or_default() };
+        if let Some(attempt) = run.task_mut(index).and_then(|task| task.attempt_mut(number)) {
+            attempt.outputs.clone_from(&result.outputs);
         }
-        let index = count(task);
-        if let Some(key) = cache::key(&run.spec.tasks[task], &inputs, &run.external_inputs)
-            && models.is_empty()
-        {
-            self.records.push(Record::Cached {
-                key,
-                run: id.clone(),
-                task: index,
-                attempt: number,
-                outputs: outputs.clone(),
-                metrics_json: metrics_json.clone(),
-            });
+        if let Some(key) = key {
+            self.records.push(Record::Cached { key, run: id, task: index, attempt: number, result: result.clone() });
         }
-        self.records.push(Record::Produced {
-            run: id.clone(),
-            task: index,
-            attempt: number,
-            outputs: outputs.clone(),
-            cached: false,
-        });
+        if !result.outputs.is_empty() {
+            let outputs = result.outputs.clone();
+            self.records.push(Record::Produced { run: id, task: index, attempt: number, outputs, cached: false });
+        }
         if !models.is_empty() {
-            self.records.push(Record::Models { run: id.clone(), task: index, attempt: number, models, inputs });
+            self.records.push(Record::Models { run: id, task: index, attempt: number, models, inputs });
         }
-        self.succeed(id, task, outputs, metrics_json, false, now)
-    }
-
-    /// Marks a task done and counts down those that wait for it: O(out-degree). Gives those that became ready.
-    fn succeed(
-        &mut self,
-        id: &RunId,
-        task: usize,
-        outputs: Vec<NamedArtifact>,
-        metrics_json: String,
-        cached: bool,
-        now: UnixMillis,
-    ) -> Vec<usize> {
-        if let Some(state) = self.runs.get_mut(id).map(|run| &mut run.tasks[task]) {
-            state.outputs = outputs;
-            state.metrics_json = metrics_json;
-            state.cached = cached;
-            state.failure = None;
-        }
-        self.close(id, task, TaskState::Succeeded, now);
-        let Some(run) = self.runs.get_mut(id) else { return Vec::new() };
-        let mut ready = Vec::new();
-        for &next in &run.dependants[task] {
-            let next = next as usize;
-            if let TaskState::Waiting { needs_left } = &mut run.tasks[next].state {
-                *needs_left = needs_left.saturating_sub(1);
-                if *needs_left == 0 {
-                    run.tasks[next].state = TaskState::Ready;
-                    ready.push(next);
-                }
-            }
-        }
-        for &next in &ready {
-            self.changed.tasks.insert((id.clone(), count(next)));
-            self.enqueue(id, next);
-        }
-        ready
-    }
-
-    /// Closes those of the freshly ready tasks whose key has a committed result, and those that become ready by it,
-    /// without a lease.
-    fn use_cache(&mut self, id: &RunId, mut fresh: Vec<usize>, now: UnixMillis, past: &dyn Past) {
-        while let Some(task) = fresh.pop() {
-            let Some(run) = self.runs.get(id) else { return };
-            if run.no_cache || run.tasks[task].forced || run.tasks[task].state != TaskState::Ready {
-                continue;
-            }
-            let found = run
-                .inputs_of(task)
-                .and_then(|inputs| cache::key(&run.spec.tasks[task], &inputs, &run.external_inputs))
-                .and_then(|key| past.cached(&key));
-            let Some((outputs, metrics_json)) = found else { continue };
-            self.dequeue(id, task);
-            self.records.push(Record::Produced {
-                run: id.clone(),
-                task: count(task),
-                attempt: 0,
-                outputs: outputs.clone(),
-                cached: true,
-            });
-            fresh.extend(self.succeed(id, task, outputs, metrics_json, true, now));
-        }
-    }
-
-    /// Gives the ready tasks of a run that just entered.
-    fn ready_of(&self, id: &RunId) -> Vec<usize> {
-        let Some(run) = self.runs.get(id) else { return Vec::new() };
-        (0..run.tasks.len()).filter(|&task| run.tasks[task].state == TaskState::Ready).collect()
+        self.succeed(id, index, result, false, now);
     }
 
     /// Live -> Backoff, Ready or Failed.
-    fn attempt_failed(&mut self, id: &RunId, task: usize, failure: Failure, now: UnixMillis) {
+    fn attempt_failed(&mut self, id: RunId, index: u32, failure: Failure, now: UnixMillis) {
         let state = match failure.class {
             FailureClass::Timeout => AttemptState::TimedOut,
             FailureClass::Lost => AttemptState::Lost,
             _ => AttemptState::Failed,
         };
-        let Some(token) = self.runs.get(id).and_then(|run| run.live_token(task)) else { return };
-        self.end_attempt(id, task, state, Some(failure.clone()), now);
-        let Some(run) = self.runs.get_mut(id) else { return };
-        let entry = &mut run.tasks[task];
-        entry.tries += 1;
-        entry.failure = Some(failure.clone());
-        let next = retry::next_try(&run.spec.tasks[task].retry, failure.class, entry.tries, &token, now);
+        let Some(token) = self.runs.get(&id).and_then(|run| run.live_token(index)) else { return };
+        self.end_attempt(id, index, state, Some(failure.clone()), now);
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let going = run.state == RunState::Running
+            || run.bound(index).is_some_and(|bound| bound.flow.finally || bound.flow.run_if == RunIf::Always);
+        let spec = Arc::clone(&run.spec);
+        let node = run.node_of(index);
+        let Some(task) = run.task_mut(index) else { return };
+        task.tries += 1;
+        let next = retry::next_try(&spec.tasks[node].retry, &failure, task.tries, &token, now);
+        task.failure = Some(Box::new(failure));
         match next {
-            Some(until) if run.state == RunState::Running => {
-                entry.state = TaskState::Backoff { until };
-                self.fleet.tally.retries += 1;
-                run.revision += 1;
-                self.backoffs.insert((until, id.clone(), count(task)));
-                self.changed.tasks.insert((id.clone(), count(task)));
-                self.effects.push(Effect::RunChanged(id.clone()));
+            Some(until) if going => {
+                task.state = TaskState::Backoff { until };
+                self.upkeep.tally.retries += 1;
+                self.timers.insert((until, id, index));
+                self.mark(id, index);
             }
-            _ => {
-                self.close(id, task, TaskState::Failed, now);
-                self.fail_downstream(id, task, now);
-            }
+            _ => self.close(id, index, TaskState::Failed, now),
         }
     }
 
     /// The lease is over: the worker has stopped the attempt on its side, this side reschedules.
-    pub(super) fn lease_expired(&mut self, id: &RunId, task: usize, now: UnixMillis) {
-        let Some(run) = self.runs.get(id) else {
-            self.release(id, task);
-            return;
-        };
-        let TaskState::Live(live) = &run.tasks[task].state else {
-            self.release(id, task);
+    pub(super) fn lease_expired(&mut self, id: RunId, index: u32, now: UnixMillis) {
+        let Some(live) = self.runs.get(&id).and_then(|run| run.task(index)).and_then(|task| task.state.live()) else {
             return;
         };
         let (cancelling, started, worker) = (live.cancelling, live.started, live.worker.clone());
-        self.fleet.tally.leases_lost += 1;
+        self.upkeep.tally.leases_lost += 1;
         if cancelling {
-            self.end_attempt(id, task, AttemptState::Cancelled, None, now);
-            self.close(id, task, TaskState::Cancelled, now);
+            self.end_attempt(id, index, AttemptState::Cancelled, None, now);
+            self.close(id, index, TaskState::Cancelled, now);
         } else if started {
             let message = format!("worker `{}` was silent for longer than its lease", worker.name);
-            self.attempt_failed(id, task, Failure::new(FailureClass::Lost, message), now);
+            self.attempt_failed(id, index, Failure::new(FailureClass::Lost, message), now);
         } else {
             // It never began: no try is burnt.
-            self.end_attempt(id, task, AttemptState::Lost, None, now);
-            self.back_to_ready(id, task, now);
+            self.end_attempt(id, index, AttemptState::Lost, None, now);
+            self.back_to_ready(id, index, now);
         }
-        self.end_run_if_done(id, now);
     }
 
     pub(super) fn hand_back(
@@ -417,137 +341,169 @@ impl Core {
         started: bool,
         now: UnixMillis,
     ) -> Result<Verdict, Refused> {
-        let Some(task) = self.current(worker, token)? else { return Ok(Verdict::Stale) };
-        let id = &token.run;
+        let Some(index) = self.current(worker, token)? else { return Ok(Verdict::Stale) };
         if started {
-            self.mark_started(id, task, now);
+            self.mark_started(token.run, index, now);
         }
-        let cancelling = self
-            .runs
-            .get(id)
-            .is_some_and(|run| matches!(&run.tasks[task].state, TaskState::Live(Live { cancelling: true, .. })));
-        self.end_attempt(id, task, AttemptState::HandedBack, None, now);
-        if cancelling {
-            self.close(id, task, TaskState::Cancelled, now);
-            self.end_run_if_done(id, now);
-        } else {
-            self.back_to_ready(id, task, now);
-        }
+        self.undelivered(token.run, index, now);
         Ok(Verdict::Done)
     }
 
+    /// An attempt comes back without having ended: it burns no try.
+    pub(super) fn undelivered(&mut self, id: RunId, index: u32, now: UnixMillis) {
+        let cancelling =
+            self.runs.get(&id).and_then(|run| run.task(index)).is_some_and(|task| task.state.is_cancelling());
+        if cancelling {
+            self.end_attempt(id, index, AttemptState::Cancelled, None, now);
+            self.close(id, index, TaskState::Cancelled, now);
+        } else {
+            self.end_attempt(id, index, AttemptState::HandedBack, None, now);
+            self.back_to_ready(id, index, now);
+        }
+    }
+
     /// Any live or waiting state -> Ready, in the queue.
-    pub(super) fn back_to_ready(&mut self, id: &RunId, task: usize, _now: UnixMillis) {
-        let Some(run) = self.runs.get_mut(id) else { return };
-        run.tasks[task].state = TaskState::Ready;
-        run.tasks[task].progress = None;
-        run.revision += 1;
-        self.changed.tasks.insert((id.clone(), count(task)));
-        self.effects.push(Effect::RunChanged(id.clone()));
-        self.enqueue(id, task);
+    pub(super) fn back_to_ready(&mut self, id: RunId, index: u32, now: UnixMillis) {
+        let Some(task) = self.runs.get_mut(&id).and_then(|run| run.task_mut(index)) else { return };
+        task.state = TaskState::Ready;
+        task.progress = None;
+        task.ready_at = now;
+        self.mark(id, index);
+        self.enqueue(id, index, now);
     }
 
     /// Ends the live attempt of a task and frees its lease. The caller chooses the next state of the task.
     pub(super) fn end_attempt(
         &mut self,
-        id: &RunId,
-        task: usize,
+        id: RunId,
+        index: u32,
         outcome: AttemptState,
         failure: Option<Failure>,
         now: UnixMillis,
     ) {
-        self.release(id, task);
-        let Some(run) = self.runs.get_mut(id) else { return };
-        let TaskState::Live(live) = &run.tasks[task].state else { return };
-        let number = live.attempt;
-        self.fleet.tally.attempt_ended(outcome, failure.as_ref());
-        if let Some(attempt) = run.tasks[task].attempt_mut(number) {
+        let Some(task) = self.runs.get_mut(&id).and_then(|run| run.task_mut(index)) else { return };
+        let TaskState::Live(live) = &task.state else { return };
+        let (number, timer, ahead, worker, class) =
+            (live.attempt, live.timer, live.ahead, live.worker.clone(), task.class);
+        self.upkeep.tally.attempt_ended(outcome, failure.as_ref());
+        if let Some(attempt) = task.attempt_mut(number) {
             attempt.state = outcome;
             attempt.ended_at = now;
-            attempt.failure = failure;
+            attempt.failure = failure.map(Box::new);
         }
-        self.changed.attempts.insert((id.clone(), count(task), number));
-    }
-
-    fn release(&mut self, id: &RunId, task: usize) {
-        let holder = match self.runs.get(id).and_then(|run| run.tasks.get(task)).map(|task| &task.state) {
-            Some(TaskState::Live(live)) => Some(live.worker.clone()),
-            _ => None,
-        };
-        let key = (id.clone(), count(task));
-        match holder.and_then(|worker| self.workers.get_mut(&worker)) {
-            Some(worker) => {
-                worker.leased.remove(&key);
-            }
-            None => {
-                for worker in self.workers.values_mut() {
-                    worker.leased.remove(&key);
+        self.timers.remove(&(timer, id, index));
+        self.queue.give_back(class, (id, index));
+        if let Some(holder) = self.workers.get_mut(&worker) {
+            if ahead {
+                // Work given ahead is done in its order: it is at the front, or near it.
+                if let Some(at) = holder.ahead.iter().position(|waiting| *waiting == (id, index)) {
+                    holder.ahead.remove(at);
                 }
+            } else {
+                holder.leased.remove(&(id, index));
+            }
+            let gone = holder.link.is_none() && holder.is_idle();
+            self.freed.insert(worker);
+            if gone {
+                self.forget_idle_workers();
             }
         }
-        self.forget_idle_workers();
+        self.changed.tasks.insert((id, index));
     }
 
-    /// Any open state -> a terminal one.
-    pub(super) fn close(&mut self, id: &RunId, task: usize, state: TaskState, now: UnixMillis) {
-        let Some(run) = self.runs.get_mut(id) else { return };
-        let entry = &mut run.tasks[task];
-        if entry.state.is_terminal() {
-            return;
-        }
-        entry.state = state;
-        entry.progress = None;
-        entry.ended_at = now;
-        run.open = run.open.saturating_sub(1);
-        run.revision += 1;
-        if run.spec.tasks[task].resources.gpu != GpuPreference::None {
-            self.gpu_open = self.gpu_open.saturating_sub(1);
-        }
-        self.changed.tasks.insert((id.clone(), count(task)));
-        self.effects.push(Effect::RunChanged(id.clone()));
-    }
-
-    /// Waiting -> UpstreamFailed for everything after a failed task.
-    fn fail_downstream(&mut self, id: &RunId, task: usize, now: UnixMillis) {
-        let mut stack = vec![task];
-        while let Some(failed) = stack.pop() {
-            let Some(run) = self.runs.get(id) else { return };
-            let waiting: Vec<usize> = run.dependants[failed]
-                .iter()
-                .map(|&next| next as usize)
-                .filter(|&next| matches!(run.tasks[next].state, TaskState::Waiting { .. }))
-                .collect();
-            for next in waiting {
-                self.close(id, next, TaskState::UpstreamFailed, now);
-                stack.push(next);
-            }
-            let Some(run) = self.runs.get(id) else { return };
-            if matches!(run.tasks[failed].state, TaskState::Waiting { .. }) {
-                self.close(id, failed, TaskState::UpstreamFailed, now);
-            }
-        }
-    }
-
-    /// Running or Cancelling -> a terminal run, when no task is open.
-    pub(super) fn end_run_if_done(&mut self, id: &RunId, now: UnixMillis) {
-        let Some(run) = self.runs.get_mut(id) else { return };
-        if run.open > 0 || run.state.is_terminal() {
-            return;
-        }
-        let any = |wanted: &TaskState| run.tasks.iter().any(|task| task.state == *wanted);
-        run.state = if run.state == RunState::Cancelling && any(&TaskState::Cancelled) {
-            RunState::Cancelled
-        } else if any(&TaskState::Failed) || any(&TaskState::UpstreamFailed) {
-            RunState::Failed
-        } else if any(&TaskState::Cancelled) {
-            RunState::Cancelled
-        } else {
-            RunState::Succeeded
+    /// Takes what a sensor saw. One that speaks of an earlier wait of the task means nothing.
+    pub(super) fn sensed(
+        &mut self,
+        id: RunId,
+        index: u32,
+        since: UnixMillis,
+        seen: Sight,
+        now: UnixMillis,
+    ) -> Result<Verdict, Refused> {
+        let Some(run) = self.runs.get_mut(&id) else { return Ok(Verdict::Stale) };
+        let (every, timeout) = match run.bound(index).map(|bound| (&bound.work, bound.timeout_ms)) {
+            Some((Work::Sensor { every_ms, .. }, timeout)) => ((*every_ms).max(1), timeout),
+            _ => return Ok(Verdict::Stale),
         };
-        run.ended_at = now;
-        run.revision += 1;
-        self.fleet.tally.run_ended(run.state);
-        self.changed.runs.insert(id.clone());
-        self.effects.push(Effect::RunChanged(id.clone()));
+        let Some(task) = run.task_mut(index) else { return Ok(Verdict::Stale) };
+        if !matches!(task.state, TaskState::Sensing { .. }) || task.ready_at != since {
+            return Ok(Verdict::Stale);
+        }
+        match seen {
+            Sight::Met(note) => {
+                let metrics_json = serde_json::json!({ "seen": note }).to_string();
+                let result = CachedResult { metrics_json, ..CachedResult::default() };
+                self.succeed(id, index, result, false, now);
+            }
+            Sight::NotYet(why) => {
+                let next = look_again(task, since, every, timeout, now);
+                task.progress = Some(Box::new(Progress { done: 0, total: 0, message: why }));
+                self.timers.insert((next, id, index));
+                self.watchers(id);
+            }
+            Sight::Baseline(there) => {
+                let next = look_again(task, since, every, timeout, now);
+                // Kept, so that a change is noticed even if the coordinator is away when it comes.
+                task.metrics_json = serde_json::json!({ "seen": there }).to_string();
+                self.timers.insert((next, id, index));
+                self.mark(id, index);
+            }
+            Sight::Fault(message) => {
+                self.fail_now(id, index, Failure::new(FailureClass::User, message), now);
+            }
+        }
+        Ok(Verdict::Done)
     }
+
+    /// Gives the index of the task whose live attempt the token names and this worker holds; `None` for a stale token.
+    pub(super) fn current(&self, worker: &WorkerKey, token: &Token) -> Result<Option<u32>, Refused> {
+        let Some(run) = self.runs.get(&token.run) else { return Ok(None) };
+        let Some(live) = run.task(token.index).and_then(|task| task.state.live()) else { return Ok(None) };
+        if live.attempt != token.attempt || live.epoch != token.epoch {
+            return Ok(None);
+        }
+        if live.worker != *worker {
+            return Err(Refused::NotYours { worker: worker.clone(), token: token.clone() });
+        }
+        // A token whose name speaks of another task is forged.
+        let (name, key) = token.task.parts();
+        let named = run.bound(token.index).is_some_and(|bound| bound.name.as_str() == name)
+            && key.is_some() == (token.index >= FIRST_CHILD);
+        Ok(named.then_some(token.index))
+    }
+}
+
+/// Sets when a sensor looks again: after its interval, and no later than its time is up.
+fn look_again(task: &mut Task, since: UnixMillis, every: u64, timeout: Option<u64>, now: UnixMillis) -> UnixMillis {
+    let last = timeout.map_or(u64::MAX, |timeout| since.saturating_add(timeout));
+    let next = now.saturating_add(every).min(last.max(now.saturating_add(1)));
+    task.state = TaskState::Sensing { next };
+    next
+}
+
+/// Says what is wrong with the outputs of a success.
+fn wrong_outputs(
+    outputs: &[NamedArtifact],
+    bound: &crate::spec::BoundTask,
+    inline: &std::collections::BTreeMap<String, serde_json::Value>,
+) -> Option<Failure> {
+    if let Some(name) = unexpected(outputs, &bound.outputs) {
+        let name: String = name.chars().take(LONGEST_NAME).collect();
+        let failure = Failure::new(FailureClass::User, format!("`{name}` is not an output of the task, or came twice"));
+        return Some(failure.hint("declare it in `outputs`, and write each output once"));
+    }
+    let missing = bound.outputs.iter().find(|port| !outputs.iter().any(|output| output.name == port.name));
+    if let Some(port) = missing {
+        let output = &port.name;
+        let failure = Failure::new(FailureClass::User, format!("the task ended without its output `{output}`"));
+        return Some(
+            failure.hint(format!("write the file `{output}` under $SEGUE_OUTPUT_DIR, or drop it from `outputs`")),
+        );
+    }
+    let unread = bound.inline.iter().find(|name| !inline.contains_key(*name))?;
+    let failure = Failure::new(
+        FailureClass::Infra,
+        format!("the worker did not deliver the JSON of `{unread}`, which a condition or a `foreach` reads"),
+    );
+    Some(failure.hint("the worker may be of an older release"))
 }

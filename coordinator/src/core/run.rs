@@ -1,63 +1,89 @@
-//! A run in memory: its bound spec, and the state of each task.
+//! A run in memory: its bound spec, the state of each task, and the children of its fan-outs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use segue_proto::{
     artifact::{NamedArtifact, Usage},
     failure::Failure,
-    ids::{RunId, Token},
+    ids::{ItemKey, RunId, TaskRef, Token},
     resources::Resources,
 };
+use serde_json::Value;
 
-use super::{UnixMillis, worker::WorkerKey};
-use crate::spec::RunSpec;
+use super::{UnixMillis, graph::Graph, group::Group, worker::WorkerKey};
+use crate::spec::{BoundTask, RunSpec};
+
+/// Index of the first child of a fan-out. Below are the tasks of the spec, in its order; no pipeline file is large
+/// enough to hold so many.
+pub const FIRST_CHILD: u32 = 1 << 24;
 
 /// Life of a run. A terminal run holds no lease, no timer and no process.
+///
+/// ```text
+/// Queued --room--> Running --cancel--> Cancelling
+/// Running, Cancelling --no open task--> Succeeded, Failed, Cancelled
+/// Queued --cancel--> Cancelled          submitted where others are going, by wish --> Skipped
+/// any terminal state --rerun--> Queued or Running
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
+    /// Waits for other runs, by the concurrency of its pipeline.
+    Queued,
     Running,
     Cancelling,
     Succeeded,
     Failed,
     Cancelled,
+    /// Never started, because others were going.
+    Skipped,
 }
 
 impl RunState {
     /// Says whether nothing more happens without a rerun.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Skipped)
     }
 }
 
 /// Life of one task. Every arrow not drawn here is refused.
 ///
 /// ```text
-/// Waiting --last need done--> Ready --assigned--> Live --succeeded--> Succeeded
-/// Ready --cache hit--> Succeeded
+/// Waiting --last need ended, rule and condition hold--> Ready, Sensing, or Expanded for a fan-out
+/// Ready --assigned--> Live --succeeded--> Succeeded
+/// Ready --cache hit--> Succeeded            Ready --queue timeout--> Failed
+/// Sensing --condition met--> Succeeded      Sensing --timeout--> Failed
+/// Expanded --last child ended--> Succeeded, Failed or Cancelled
 /// Live --failed, timed out or lost--> Backoff --timer--> Ready, or Failed when no tries are left
 /// Live --handed back or never delivered--> Ready
 /// Live --cancel--> Live (cancelling) --confirmed or lease over--> Cancelled
-/// Waiting, Ready, Backoff --cancel--> Cancelled
-/// Waiting --a need failed--> UpstreamFailed
-/// any terminal state --rerun--> Waiting or Ready
+/// Waiting, Ready, Sensing, Backoff --cancel--> Cancelled
+/// Waiting --a need failed--> UpstreamFailed    Waiting --condition false, or a need skipped--> Skipped
+/// any terminal state --rerun--> Waiting, or Dropped when the version does not have it
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskState {
     Waiting {
+        /// Needs that have not ended. A `finally` task needs everything else, which counts as one.
         needs_left: u32,
     },
     Ready,
-    Live(Live),
+    Sensing {
+        next: UnixMillis,
+    },
+    Live(Box<Live>),
     Backoff {
         until: UnixMillis,
     },
+    Expanded,
     Succeeded,
     Failed,
     UpstreamFailed,
     Cancelled,
-    /// Not part of the version that the run has now.
+    /// By its own condition, or because something before it was.
     Skipped,
+    /// Not part of the version that the run has now, or of the items of its fan-out.
+    Dropped,
 }
 
 /// The attempt that holds a lease.
@@ -68,8 +94,12 @@ pub struct Live {
     pub epoch: u64,
     pub worker: WorkerKey,
     pub lease_until: UnixMillis,
+    /// The time under which the timers hold it; at most `lease_until`.
+    pub timer: UnixMillis,
     pub started: bool,
     pub cancelling: bool,
+    /// Given before there is room: it waits at the worker, and its amounts do not count yet.
+    pub ahead: bool,
     /// What the lease reserves, GPUs of a preference included.
     pub reserved: Resources,
 }
@@ -78,13 +108,52 @@ impl TaskState {
     /// Says whether nothing more happens without a rerun.
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::UpstreamFailed | Self::Cancelled | Self::Skipped)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::UpstreamFailed | Self::Cancelled | Self::Skipped | Self::Dropped
+        )
     }
 
-    /// Says whether what comes after may go on.
+    /// Says whether it ended in a way that stops what needs its success.
     #[must_use]
-    pub const fn satisfies_downstream(&self) -> bool {
-        matches!(self, Self::Succeeded)
+    pub const fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed | Self::UpstreamFailed | Self::Cancelled)
+    }
+
+    /// Gives the attempt that holds a lease.
+    #[must_use]
+    pub fn live(&self) -> Option<&Live> {
+        match self {
+            Self::Live(live) => Some(live),
+            _ => None,
+        }
+    }
+
+    /// Says whether the worker was told to stop it.
+    #[must_use]
+    pub fn is_cancelling(&self) -> bool {
+        self.live().is_some_and(|live| live.cancelling)
+    }
+
+    /// Names the state as conditions and reports do.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Waiting { .. } => "waiting",
+            Self::Ready => "ready",
+            Self::Sensing { .. } => "sensing",
+            Self::Live(live) if live.cancelling => "cancelling",
+            Self::Live(live) if live.started => "running",
+            Self::Live(_) => "assigned",
+            Self::Backoff { .. } => "backoff",
+            Self::Expanded => "expanded",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::Cancelled => "cancelled",
+            Self::Skipped => "skipped",
+            Self::Dropped => "dropped",
+        }
     }
 }
 
@@ -115,7 +184,7 @@ pub struct Attempt {
     /// 0: not ended.
     pub ended_at: UnixMillis,
     pub usage: Usage,
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
     pub log_bytes: u64,
     pub inputs: Vec<NamedArtifact>,
     pub outputs: Vec<NamedArtifact>,
@@ -130,21 +199,27 @@ pub struct Progress {
     pub message: String,
 }
 
-/// State of a task in a run.
+/// State of a task or of a child in a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     pub state: TaskState,
     /// Tries burnt in this generation.
     pub tries: u32,
-    pub attempts: Vec<Attempt>,
+    /// Placement class while it is ready.
+    pub(super) class: u32,
     pub cached: bool,
-    pub outputs: Vec<NamedArtifact>,
-    pub failure: Option<Failure>,
-    pub metrics_json: String,
-    pub ended_at: UnixMillis,
-    pub progress: Option<Progress>,
     /// A rerun asked for it: it executes even when the cache has a result.
     pub forced: bool,
+    pub attempts: Vec<Attempt>,
+    pub outputs: Vec<NamedArtifact>,
+    pub failure: Option<Box<Failure>>,
+    pub metrics_json: String,
+    /// JSON outputs that conditions and fan-outs read.
+    pub inline: BTreeMap<String, Value>,
+    /// When it could first have been placed, or its sensor began to look.
+    pub ready_at: UnixMillis,
+    pub ended_at: UnixMillis,
+    pub progress: Option<Box<Progress>>,
 }
 
 impl Task {
@@ -152,17 +227,26 @@ impl Task {
     #[must_use]
     pub const fn new(needs: u32) -> Self {
         Self {
-            state: if needs == 0 { TaskState::Ready } else { TaskState::Waiting { needs_left: needs } },
+            state: TaskState::Waiting { needs_left: needs },
             tries: 0,
-            attempts: Vec::new(),
+            class: 0,
             cached: false,
+            forced: false,
+            attempts: Vec::new(),
             outputs: Vec::new(),
             failure: None,
             metrics_json: String::new(),
+            inline: BTreeMap::new(),
+            ready_at: 0,
             ended_at: 0,
             progress: None,
-            forced: false,
         }
+    }
+
+    /// Starts it anew for a rerun: what was made before stays in its attempts.
+    pub(super) fn reset(&mut self) {
+        let attempts = std::mem::take(&mut self.attempts);
+        *self = Self { attempts, forced: true, ..Self::new(1) };
     }
 
     /// Gives the number of the next attempt.
@@ -185,6 +269,14 @@ impl Task {
     }
 }
 
+/// One item of a fan-out, as its child sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    pub key: ItemKey,
+    pub value: Value,
+    pub ordinal: u32,
+}
+
 /// One execution of a pipeline version.
 #[derive(Debug, Clone)]
 pub struct Run {
@@ -196,137 +288,242 @@ pub struct Run {
     pub ended_at: UnixMillis,
     /// 0, and one more for each rerun.
     pub generation: u32,
+    pub priority: i32,
+    pub tags: BTreeMap<String, String>,
     pub idempotency_key: String,
     pub no_cache: bool,
     /// Path or URL to the digest of the content that was there at submission.
     pub external_inputs: BTreeMap<String, String>,
+    /// By index in the spec.
     pub tasks: Vec<Task>,
-    /// Reverse edges: who waits for each task, each once.
-    pub(super) dependants: Vec<Vec<u32>>,
-    /// Number of tasks on the longest path from each task to an end, itself included.
-    pub(super) remaining_path: Vec<u32>,
-    /// Tasks that are not terminal.
+    /// From [`FIRST_CHILD`] on.
+    pub children: Vec<Task>,
+    /// Task and ordinal of each child.
+    pub(super) homes: Vec<(u32, u32)>,
+    /// Expanded fan-outs, by index of their task.
+    pub groups: BTreeMap<u32, Group>,
+    /// Children that a rerun asked for alone, by fan-out, until it expands.
+    pub(super) partial: BTreeMap<u32, std::collections::BTreeSet<u32>>,
+    /// Placement class of each task that was ready; of the queue that it is in.
+    pub(super) classes: BTreeMap<u32, u32>,
+    pub(super) graph: Arc<Graph>,
+    /// Tasks of the spec that are not terminal.
     pub(super) open: u32,
-    /// Task indices in the order of their names, to find one without a scan.
-    by_name: Vec<u32>,
+    /// Of them, those that are not `finally`.
+    pub(super) open_main: u32,
     /// Grows with each change; for watchers.
     pub revision: u64,
 }
 
 impl Run {
-    /// Starts a run: tasks without needs are ready, the others wait.
+    /// Makes a run in which nothing has begun.
     #[must_use]
     pub fn new(id: RunId, spec: Arc<RunSpec>, path: String, created_at: UnixMillis) -> Self {
-        let tasks = spec.tasks.iter().map(|task| Task::new(count(task.needs().len()))).collect();
+        let tasks = spec.tasks.iter().map(|_| Task::new(1)).collect();
         let mut run = Self {
             id,
-            spec,
             path,
             state: RunState::Running,
             created_at,
             ended_at: 0,
             generation: 0,
+            priority: spec.priority,
+            tags: BTreeMap::new(),
             idempotency_key: String::new(),
             no_cache: false,
             external_inputs: BTreeMap::new(),
             tasks,
-            dependants: Vec::new(),
-            remaining_path: Vec::new(),
+            children: Vec::new(),
+            homes: Vec::new(),
+            groups: BTreeMap::new(),
+            partial: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            graph: Arc::new(Graph::of(&spec)),
+            spec,
             open: 0,
-            by_name: Vec::new(),
+            open_main: 0,
             revision: 0,
         };
         run.index();
         run
     }
 
-    /// Rebuilds what is derived from spec and task states: reverse edges, path lengths, counters.
+    /// Rebuilds what is derived from spec and task states: edges, path lengths, counters.
     pub fn index(&mut self) {
-        let n = self.spec.tasks.len();
-        let needs: Vec<Vec<usize>> = self.spec.tasks.iter().map(crate::spec::BoundTask::needs).collect();
-        let mut dependants = vec![Vec::new(); n];
-        for (task, needed) in needs.iter().enumerate() {
-            for &need in needed {
-                dependants[need].push(count(task));
+        if !self.graph.is_of(&self.spec) {
+            self.graph = Arc::new(Graph::of(&self.spec));
+        }
+        self.open = 0;
+        self.open_main = 0;
+        for (task, bound) in self.tasks.iter().zip(&self.spec.tasks).filter(|(task, _)| !task.state.is_terminal()) {
+            let _ = task;
+            self.open += 1;
+            self.open_main += u32::from(!bound.flow.finally);
+        }
+        for node in 0..self.tasks.len() {
+            if matches!(self.tasks[node].state, TaskState::Waiting { .. }) {
+                let needs_left = self.needs_left(node);
+                self.tasks[node].state = TaskState::Waiting { needs_left };
             }
         }
-        // Kahn's order backwards gives the longest path to an end; the checker has excluded cycles.
-        let mut left: Vec<usize> = dependants.iter().map(Vec::len).collect();
-        let mut stack: Vec<usize> = (0..n).filter(|&task| left[task] == 0).collect();
-        let mut remaining = vec![1_u32; n];
-        while let Some(task) = stack.pop() {
-            for &need in &needs[task] {
-                remaining[need] = remaining[need].max(remaining[task] + 1);
-                left[need] -= 1;
-                if left[need] == 0 {
-                    stack.push(need);
-                }
-            }
+        let mut groups = std::mem::take(&mut self.groups);
+        for group in groups.values_mut() {
+            group.recount(|index| self.task(index).map(|task| &task.state));
         }
-        for (task, needed) in needs.iter().enumerate() {
-            if let TaskState::Waiting { .. } = self.tasks[task].state {
-                let open = needed.iter().filter(|&&need| !self.tasks[need].state.satisfies_downstream()).count();
-                self.tasks[task].state =
-                    if open == 0 { TaskState::Ready } else { TaskState::Waiting { needs_left: count(open) } };
-            }
-        }
-        self.open = count(self.tasks.iter().filter(|task| !task.state.is_terminal()).count());
-        let mut by_name: Vec<u32> = (0..count(n)).collect();
-        by_name.sort_unstable_by_key(|&task| &self.spec.tasks[task as usize].name);
-        self.by_name = by_name;
-        self.dependants = dependants;
-        self.remaining_path = remaining;
+        self.groups = groups;
     }
 
-    /// Finds a task by name.
+    fn needs_left(&self, node: usize) -> u32 {
+        let open =
+            self.graph.needs[node].iter().filter(|&&need| !self.tasks[need as usize].state.is_terminal()).count();
+        let all_else = self.spec.tasks[node].flow.finally && self.open_main > 0;
+        count(open) + u32::from(all_else)
+    }
+
+    /// Takes an expanded fan-out from the store, with children that have not begun.
+    ///
+    /// # Errors
+    /// Says what does not fit together.
+    pub fn adopt_group(&mut self, node: u32, group: Group) -> Result<(), String> {
+        if node as usize >= self.tasks.len() {
+            return Err(format!("the run has no task {node}"));
+        }
+        for (ordinal, &member) in group.members.iter().enumerate() {
+            let at = member.checked_sub(FIRST_CHILD).ok_or("a child with the index of a task")? as usize;
+            if at >= super::MOST_CHILDREN.saturating_mul(16) {
+                return Err(format!("a child with the index {member}"));
+            }
+            if self.children.len() <= at {
+                self.children.resize_with(at + 1, || Task::new(0));
+                self.homes.resize(at + 1, (u32::MAX, 0));
+            }
+            self.homes[at] = (node, count(ordinal));
+        }
+        self.groups.insert(node, group);
+        Ok(())
+    }
+
+    /// Gives the task of the spec that an index belongs to: its own, or that of its fan-out.
+    #[must_use]
+    pub fn node_of(&self, index: u32) -> usize {
+        match index.checked_sub(FIRST_CHILD) {
+            None => index as usize,
+            Some(child) => self.homes.get(child as usize).map_or(usize::MAX, |(node, _)| *node as usize),
+        }
+    }
+
+    /// Gives what a task or child executes.
+    #[must_use]
+    pub fn bound(&self, index: u32) -> Option<&BoundTask> {
+        self.spec.tasks.get(self.node_of(index))
+    }
+
+    /// Gives a task or child.
+    #[must_use]
+    pub fn task(&self, index: u32) -> Option<&Task> {
+        match index.checked_sub(FIRST_CHILD) {
+            None => self.tasks.get(index as usize),
+            Some(child) => self.children.get(child as usize),
+        }
+    }
+
+    /// Gives a task or child to change it.
+    pub fn task_mut(&mut self, index: u32) -> Option<&mut Task> {
+        match index.checked_sub(FIRST_CHILD) {
+            None => self.tasks.get_mut(index as usize),
+            Some(child) => self.children.get_mut(child as usize),
+        }
+    }
+
+    /// Gives the indices of every task and child.
+    pub fn indices(&self) -> impl Iterator<Item = u32> + use<> {
+        (0..count(self.tasks.len())).chain((0..count(self.children.len())).map(|child| FIRST_CHILD + child))
+    }
+
+    /// Gives the item of a child.
+    #[must_use]
+    pub fn item_of(&self, index: u32) -> Option<Item> {
+        let (node, ordinal) = *self.homes.get(index.checked_sub(FIRST_CHILD)? as usize)?;
+        let (key, value) = self.groups.get(&node)?.items.get(ordinal)?;
+        Some(Item { key, value, ordinal })
+    }
+
+    /// Names a task or child.
+    #[must_use]
+    pub fn name_of(&self, index: u32) -> Option<TaskRef> {
+        let name = &self.bound(index)?.name;
+        Some(TaskRef::new(name, self.item_of(index).map(|item| item.key).as_ref()))
+    }
+
+    /// Finds a task, or a child by `task[key]`.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<u32> {
+        let (name, key) = match name.split_once('[') {
+            None => (name, None),
+            Some((name, key)) => (name, Some(key.strip_suffix(']')?)),
+        };
+        let node = self.graph.find(&self.spec, name)?;
+        match key {
+            None => Some(node),
+            Some(key) => self.groups.get(&node)?.find(key),
+        }
+    }
+
+    /// Finds a task of the spec.
     #[must_use]
     pub fn task_index(&self, name: &str) -> Option<usize> {
-        self.by_name
-            .binary_search_by(|&task| self.spec.tasks[task as usize].name.as_str().cmp(name))
-            .ok()
-            .map(|at| self.by_name[at] as usize)
+        self.graph.find(&self.spec, name).map(|node| node as usize)
     }
 
-    /// Gives the fencing token of the live attempt of a task.
+    /// Gives the fencing token of the live attempt of a task or child.
     #[must_use]
-    pub fn live_token(&self, task: usize) -> Option<Token> {
-        let TaskState::Live(live) = &self.tasks.get(task)?.state else { return None };
-        Some(Token {
-            run: self.id.clone(),
-            task: self.spec.tasks[task].name.clone(),
-            attempt: live.attempt,
-            epoch: live.epoch,
-        })
+    pub fn live_token(&self, index: u32) -> Option<Token> {
+        let live = self.task(index)?.state.live()?;
+        Some(Token { run: self.id, index, attempt: live.attempt, epoch: live.epoch, task: self.name_of(index)? })
     }
 
-    /// Collects the artifacts that a task takes; `None` while one is not there.
+    /// Collects the artifacts that a task or child takes; `None` while one is not there that its rule asks for.
+    /// The outputs of a fan-out come once for each child that succeeded, with its key.
     #[must_use]
-    pub fn inputs_of(&self, task: usize) -> Option<Vec<NamedArtifact>> {
-        self.spec.tasks[task]
-            .inputs
-            .iter()
-            .map(|(name, from)| {
-                let output = self.tasks[from.task].output(&from.output)?;
-                Some(NamedArtifact { name: name.clone(), artifact: output.artifact.clone() })
-            })
-            .collect()
-    }
-
-    /// Gives the indices of what comes after the given tasks, themselves included.
-    #[must_use]
-    pub fn downstream(&self, of: impl IntoIterator<Item = usize>) -> Vec<bool> {
-        let mut reached = vec![false; self.tasks.len()];
-        let mut stack: Vec<usize> = of.into_iter().collect();
-        while let Some(task) = stack.pop() {
-            if !std::mem::replace(&mut reached[task], true) {
-                stack.extend(self.dependants[task].iter().map(|&next| next as usize));
+    pub fn inputs_of(&self, index: u32) -> Option<Vec<NamedArtifact>> {
+        let bound = self.bound(index)?;
+        let mut inputs = Vec::with_capacity(bound.inputs.len());
+        for (name, from) in &bound.inputs {
+            let producer = self.tasks.get(from.task)?;
+            if let Some(group) = self.groups.get(&count(from.task)) {
+                for (ordinal, member) in group.members.iter().enumerate() {
+                    let Some(output) = self.task(*member).and_then(|child| child.output(&from.output)) else {
+                        continue;
+                    };
+                    let (key, _) = group.items.get(count(ordinal))?;
+                    inputs.push(NamedArtifact {
+                        name: name.clone(),
+                        artifact: output.artifact.clone(),
+                        key: Some(key),
+                    });
+                }
+                continue;
+            }
+            match producer.output(&from.output) {
+                Some(output) => inputs.push(NamedArtifact::new(name.clone(), output.artifact.clone())),
+                // Under any other rule the task runs without what was not made.
+                None if bound.flow.run_if != crate::spec::RunIf::AllSucceeded => {}
+                // Nothing to join.
+                None if self.spec.tasks[from.task].flow.fan_out.is_some() => {}
+                None => return None,
             }
         }
-        reached
+        Some(inputs)
+    }
+
+    /// Gives the indices of what comes after the given tasks of the spec, themselves included.
+    #[must_use]
+    pub fn downstream(&self, of: impl IntoIterator<Item = usize>) -> Vec<bool> {
+        self.graph.downstream(of)
     }
 }
 
-/// Narrows a count of tasks; a pipeline file cannot hold more than `u32::MAX` of them.
+/// Narrows a count of tasks; nothing that is counted here reaches `u32::MAX`.
 pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

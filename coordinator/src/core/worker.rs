@@ -1,14 +1,14 @@
 //! A worker as the core sees it. Free amounts are derived from its leases, never counted apart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use segue_proto::{
     ids::{Incarnation, RunId, WorkerName},
-    resources::Resources,
+    resources::{Gpu, Resources, WHOLE_GPU},
 };
 use serde::{Deserialize, Serialize};
 
-use super::UnixMillis;
+use super::{UnixMillis, placement::Free};
 
 /// A worker's identity: its name and this start of its process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,6 +30,7 @@ pub struct Worker {
     /// Absent: not connected.
     pub link: Option<u64>,
     pub capacity: Resources,
+    pub gpus: Vec<Gpu>,
     /// As placement sees them: its own ones under those that people have set.
     pub labels: BTreeMap<String, String>,
     /// As its hello said.
@@ -47,16 +48,21 @@ pub struct Worker {
     pub heartbeat_at: UnixMillis,
     /// What its live attempts reserve, by run and task index.
     pub leased: BTreeMap<(RunId, u32), Resources>,
+    /// Attempts that were given before there was room, oldest first. They reserve nothing yet.
+    pub ahead: VecDeque<(RunId, u32)>,
+    /// When it was last asked to give some of them back.
+    pub(super) retracted_at: UnixMillis,
 }
 
 impl Worker {
     /// Makes a worker that is known by its leases alone.
     #[must_use]
-    pub const fn awaited(key: WorkerKey) -> Self {
+    pub fn awaited(key: WorkerKey) -> Self {
         Self {
             key,
             link: None,
-            capacity: Resources { cpu_milli: 0, memory_bytes: 0, gpu: 0, custom: BTreeMap::new() },
+            capacity: Resources::default(),
+            gpus: Vec::new(),
             labels: BTreeMap::new(),
             own_labels: BTreeMap::new(),
             operators: BTreeSet::new(),
@@ -68,6 +74,20 @@ impl Worker {
             connected_at: 0,
             heartbeat_at: 0,
             leased: BTreeMap::new(),
+            ahead: VecDeque::new(),
+            retracted_at: 0,
+        }
+    }
+
+    /// Gives every GPU of the capacity a device, where the worker did not name them.
+    pub fn name_devices(&mut self) {
+        let known = WHOLE_GPU.saturating_mul(u32::try_from(self.gpus.len()).unwrap_or(u32::MAX));
+        if self.gpus.is_empty() {
+            self.gpus = (0..self.capacity.gpu_milli / WHOLE_GPU)
+                .map(|index| Gpu { index, memory_bytes: self.capacity.gpu_memory_bytes, name: String::new() })
+                .collect();
+        } else {
+            self.capacity.gpu_milli = known;
         }
     }
 
@@ -96,7 +116,17 @@ impl Worker {
 
     /// Gives what its leases leave free.
     #[must_use]
-    pub fn free(&self) -> Resources {
-        self.capacity.checked_sub(&self.in_use()).unwrap_or_default()
+    pub fn free(&self) -> Free {
+        let mut free = Free { amounts: self.capacity.clone(), devices: super::placement::idle(&self.gpus) };
+        for reserved in self.leased.values() {
+            free.take(reserved);
+        }
+        free
+    }
+
+    /// Says whether it runs nothing and has nothing waiting.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.leased.is_empty() && self.ahead.is_empty()
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use segue_proto::{
     CHUNK_BYTES,
-    ids::{RunId, TaskName, Token},
+    ids::{RunId, TaskRef, Token},
 };
 
 use crate::store::{
@@ -57,7 +57,7 @@ impl Piece {
 /// Names a log that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogName {
-    pub task: TaskName,
+    pub task: TaskRef,
     pub attempt: u32,
 }
 
@@ -149,7 +149,7 @@ impl Logs {
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
-    pub fn length(&self, run: &RunId, task: &TaskName, attempt: u32) -> Result<u64, Error> {
+    pub fn length(&self, run: &RunId, task: &TaskRef, attempt: u32) -> Result<u64, Error> {
         let path = self.path(run, task, attempt);
         let _alone = self.lock(&path);
         let kept = length_of(&path)?;
@@ -164,7 +164,7 @@ impl Logs {
     pub fn read(
         &self,
         run: &RunId,
-        task: &TaskName,
+        task: &TaskRef,
         attempt: u32,
         offset: u64,
         most: usize,
@@ -192,7 +192,7 @@ impl Logs {
     /// [`Error::Io`] naming the directory.
     pub fn list(&self, run: &RunId) -> Result<Vec<LogName>, Error> {
         let mut found: Vec<LogName> =
-            names_in(&self.dir.join(run.as_str()))?.iter().filter_map(|name| parse_name(name)).collect();
+            names_in(&self.dir.join(run.to_string()))?.iter().filter_map(|name| parse_name(name)).collect();
         found.sort_unstable();
         // A log with gaps has two files.
         found.dedup();
@@ -232,8 +232,8 @@ impl Logs {
     }
 
     /// Makes the path from ids alone, so that no name can lead out of the directory.
-    fn path(&self, run: &RunId, task: &TaskName, attempt: u32) -> PathBuf {
-        self.dir.join(run.as_str()).join(format!("{task}.{attempt}.log"))
+    fn path(&self, run: &RunId, task: &TaskRef, attempt: u32) -> PathBuf {
+        self.dir.join(run.to_string()).join(format!("{task}.{attempt}.log"))
     }
 
     fn make_run_dir(&self, path: &Path) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use segue_proto::{
-    ids::{AliasName, Digest, ModelName, RunId, TaskName},
+    ids::{AliasName, Digest, ModelName, RunId, TaskRef},
     store::v1 as stored,
     v1,
 };
@@ -15,7 +15,7 @@ use crate::store::{Batch, Error, Key, Store, Write, codec, keys::prefix, read, v
 #[derive(Debug, Clone)]
 pub struct Lineage<'a> {
     pub run: &'a RunId,
-    pub task: &'a TaskName,
+    pub task: &'a TaskRef,
     pub attempt: u32,
     pub pipeline: &'a str,
     pub pipeline_version: &'a str,
@@ -65,7 +65,7 @@ fn one(
     let mut same = None;
     let mut see = |version: &v1::ModelVersion| {
         latest = latest.max(version.version);
-        let of_this_attempt = version.run_id == lineage.run.as_str()
+        let of_this_attempt = version.run_id == lineage.run.to_string()
             && version.task == lineage.task.as_str()
             && version.attempt == lineage.attempt;
         if of_this_attempt && version.artifact.as_ref().is_some_and(|a| a.digest == model.artifact_digest) {
@@ -98,7 +98,7 @@ fn one(
             metrics_json: model.metrics_json.clone(),
             params_json: model.params_json.clone(),
             signature_json: model.signature_json.clone(),
-            run_id: lineage.run.as_str().to_owned(),
+            run_id: lineage.run.to_string(),
             task: lineage.task.as_str().to_owned(),
             attempt: lineage.attempt,
             inputs: lineage.inputs.to_vec(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use segue_proto::ids::{RunId, TaskName};
+use segue_proto::ids::{RunId, TaskRef};
 
 use super::*;
 use crate::store::{
@@ -12,7 +12,7 @@ use crate::store::{
 
 struct Origin {
     run: RunId,
-    task: TaskName,
+    task: TaskRef,
     attempt: u32,
     outputs: Vec<v1::NamedArtifact>,
     external: BTreeMap<String, String>,
@@ -72,7 +72,10 @@ fn versions_count_up_and_carry_their_lineage() {
     assert_eq!((view.chosen, view.versions.len(), view.aliases["champion"]), (2, 2, 1));
     let first = &view.versions[0];
     assert_eq!(first.artifact, Some(artifact(b"1")));
-    assert_eq!((first.run_id.as_str(), first.task.as_str(), first.attempt), (run(1).as_str(), "register", 1));
+    assert_eq!(
+        (first.run_id.as_str(), first.task.as_str(), first.attempt),
+        (run(1).to_string().as_str(), "register", 1)
+    );
     assert_eq!((first.pipeline.as_str(), first.pipeline_version.as_str(), first.created_ms), ("demo", "v", 9));
     assert_eq!((first.inputs.len(), first.external_inputs["input"].as_str()), (1, "d"));
     assert_eq!(first.metrics_json, "{\"silhouette\":0.4}");

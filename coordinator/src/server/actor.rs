@@ -7,7 +7,6 @@ use std::{
 };
 
 use segue_proto::{
-    artifact::NamedArtifact,
     blob_key,
     failure::{Failure, FailureClass},
     ids::{AliasName, ModelName, RunId},
@@ -21,12 +20,13 @@ use tracing::{error, warn};
 use super::{
     error::Error,
     metrics::Timings,
+    probes::{Look, Probes},
     records,
     wire::{self, WelcomeFacts},
 };
 use crate::{
     blobs::BlobStore,
-    core::{Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict},
+    core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict},
     registry,
     store::{Batch, Committer, Key, Store, keys::prefix},
 };
@@ -192,7 +192,7 @@ pub struct StorePast {
 }
 
 impl Past for StorePast {
-    fn cached(&self, key: &str) -> Option<(Vec<NamedArtifact>, String)> {
+    fn cached(&self, key: &str) -> Option<CachedResult> {
         let record = match crate::store::read::<CacheRecord>(&*self.store, &Key::Cache(key.to_owned())) {
             Ok(record) => record?,
             Err(e) => {
@@ -204,7 +204,8 @@ impl Past for StorePast {
         let there = outputs.iter().all(|output| {
             self.blobs.local_root().is_none_or(|root| root.join(blob_key(&output.artifact.digest)).is_file())
         });
-        there.then_some((outputs, record.metrics_json))
+        let inline = records::inline_values(record.inline_json).ok()?;
+        there.then_some(CachedResult { outputs, metrics_json: record.metrics_json, inline })
     }
 }
 
@@ -219,6 +220,7 @@ pub struct Actor {
     inbox: mpsc::Receiver<Message>,
     changes: broadcast::Sender<RunId>,
     links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
+    probes: Probes,
     /// Messages put off to the next turn.
     backlog: Vec<Message>,
     timings: Timings,
@@ -237,6 +239,7 @@ impl Actor {
         committer: Committer,
         past: StorePast,
         facts: WelcomeFacts,
+        probes: Probes,
         stop: CancellationToken,
     ) -> (Self, Handle) {
         let (sender, inbox) = mpsc::channel(INBOX);
@@ -253,6 +256,7 @@ impl Actor {
                 inbox,
                 changes,
                 links: HashMap::new(),
+                probes,
                 backlog: Vec::new(),
                 timings,
                 stop,
@@ -370,7 +374,7 @@ impl Actor {
         {
             // The plan was made from a state that is not the last one any more.
             if let Some(reply) = reply {
-                let _ = reply.send(Err(Refused::RunGoing(run.id.clone()).into()));
+                let _ = reply.send(Err(Refused::RunGoing(run.id).into()));
             }
             return;
         }
@@ -392,7 +396,7 @@ impl Actor {
 
     /// Says whether a run that was read before is still as it is stored. Its generation grows with each rerun.
     fn is_current(&self, run: &Run) -> bool {
-        let stored = crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(run.id.clone()));
+        let stored = crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(run.id));
         matches!(stored, Ok(Some(record)) if record.generation == run.generation)
     }
 
@@ -400,9 +404,9 @@ impl Actor {
     fn with_valid_models(&self, event: Event, now: UnixMillis) -> Event {
         let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
         let outcome = match outcome {
-            Outcome::Success { outputs, models, metrics_json } if !models.is_empty() => {
+            Outcome::Success { outputs, models, metrics_json, inline } if !models.is_empty() => {
                 match super::produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
-                    Ok(()) => Outcome::Success { outputs, models, metrics_json },
+                    Ok(()) => Outcome::Success { outputs, models, metrics_json, inline },
                     Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
                 }
             }
@@ -425,7 +429,7 @@ impl Actor {
         let key = run.idempotency_key.clone();
         if !key.is_empty() {
             let known = match submitted.get(&key) {
-                Some(id) => Ok(Some(id.clone())),
+                Some(id) => Ok(Some(*id)),
                 None => self.known_submission(&key),
             };
             match known {
@@ -446,14 +450,14 @@ impl Actor {
                         ..v1::SubmitResponse::default()
                     };
                     batch.insert(&Key::Idempotency(key.clone()), &answer);
-                    submitted.insert(key, run.id.clone());
+                    submitted.insert(key, run.id);
                 }
             }
         }
         if let Ok(version) = pipeline.version.parse() {
             batch.put(&Key::Pipeline(version), pipeline);
         }
-        let id = run.id.clone();
+        let id = run.id;
         match self.core.decide(Event::Submit(Box::new(run)), now, &self.past) {
             Ok(_) => waiting.push(Box::new(move |flushed| {
                 let _ = reply.send(flushed.map(|()| (id, false)));
@@ -475,18 +479,23 @@ impl Actor {
     async fn persist(&mut self, dirty: Dirty, mut batch: Batch, now: UnixMillis) -> Result<(), Error> {
         for id in &dirty.runs {
             if let Some(run) = self.core.run(id) {
-                batch.put(&Key::Run(id.clone()), &records::run_record(run));
+                batch.put(&Key::Run(*id), &records::run_record(run));
             }
         }
         for (id, task) in &dirty.tasks {
-            if let Some(entry) = self.core.run(id).and_then(|run| run.tasks.get(*task as usize)) {
-                batch.put(&Key::Task { run: id.clone(), task: *task }, &records::task_record(entry));
+            if let Some(entry) = self.core.run(id).and_then(|run| run.task(*task)) {
+                batch.put(&Key::Task { run: *id, task: *task }, &records::task_record(entry));
+            }
+        }
+        for (id, task) in &dirty.groups {
+            if let Some(group) = self.core.run(id).and_then(|run| run.groups.get(task)) {
+                batch.put(&Key::Expansion { run: *id, task: *task }, &records::expansion_record(group));
             }
         }
         for (id, task, number) in &dirty.attempts {
-            let entry = self.core.run(id).and_then(|run| run.tasks.get(*task as usize));
+            let entry = self.core.run(id).and_then(|run| run.task(*task));
             if let Some(attempt) = entry.and_then(|entry| entry.attempts.iter().rev().find(|a| a.number == *number)) {
-                let key = Key::Attempt { run: id.clone(), task: *task, attempt: *number };
+                let key = Key::Attempt { run: *id, task: *task, attempt: *number };
                 batch.put(&key, &records::attempt_record(attempt));
             }
         }
@@ -509,7 +518,8 @@ impl Actor {
         let mut changed = Vec::new();
         for effect in effects {
             match effect {
-                Effect::RunChanged(id) => changed.push(id),
+                Effect::RunChanged(id) | Effect::RunEnded(id) => changed.push(id),
+                Effect::Probe { run, task, since } => self.probe(run, task, since),
                 Effect::Send { worker, link, command } => {
                     workers.insert(link, worker);
                     let run = match &command {
@@ -540,6 +550,21 @@ impl Actor {
         for id in changed {
             let _ = self.changes.send(id); // Nobody may be watching.
         }
+    }
+}
+
+impl Actor {
+    /// Has somebody look at the condition of a sensor. What he saw comes back as an event.
+    fn probe(&self, run: RunId, task: u32, since: UnixMillis) {
+        let Some(work) = self.core.run(&run).and_then(|run| run.bound(task)).map(|bound| bound.work.clone()) else {
+            return;
+        };
+        let item = self.core.run(&run).and_then(|run| run.item_of(task));
+        let kept = self.core.run(&run).and_then(|run| run.task(task)).map(|task| task.metrics_json.as_str());
+        let seen = kept
+            .and_then(|kept| serde_json::from_str::<serde_json::Value>(kept).ok())
+            .and_then(|kept| Some(kept.get("seen")?.as_str()?.to_owned()));
+        self.probes.look(Look { run, task, since, work, item, seen });
     }
 }
 

@@ -36,8 +36,12 @@ impl From<Error> for Status {
             Error::NoSuchRun(_) | Error::NotFound(_) => Code::NotFound,
             Error::AmbiguousRun(_) | Error::BadMessage(_) | Error::BadRequest(_) => Code::InvalidArgument,
             Error::Refused(refused) => match refused {
-                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) | Refused::NoSuchPool(_) => Code::NotFound,
+                Refused::NoSuchRun(_)
+                | Refused::NoSuchWorker(_)
+                | Refused::NoSuchTask { .. }
+                | Refused::NoSuchPool(_) => Code::NotFound,
                 Refused::RunEnded(_)
+                | Refused::TaskEnded { .. }
                 | Refused::RunGoing(_)
                 | Refused::NothingToDo(_)
                 | Refused::TooManyLabels(_)

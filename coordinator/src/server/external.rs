@@ -37,8 +37,8 @@ pub async fn digests(spec: &RunSpec) -> BTreeMap<String, String> {
 
 /// Gives the digest of what a path parameter of a task pointed to.
 #[must_use]
-pub fn of_task(run: &Run, task: usize, param: &str) -> Option<String> {
-    let place = run.spec.tasks.get(task)?.params.get(param)?.as_str()?;
+pub fn of_task(run: &Run, task: u32, param: &str) -> Option<String> {
+    let place = run.bound(task)?.params.get(param)?.as_str()?;
     run.external_inputs.get(place).cloned()
 }
 

@@ -9,7 +9,7 @@ use segue_proto::{
 use super::views;
 use crate::{
     core::{
-        Core, TaskState, Worker,
+        Core, Worker,
         fleet::{
             Settings,
             scale_in::{Choice, Why},
@@ -17,6 +17,9 @@ use crate::{
     },
     store::{self, Batch, Key, Store, keys::prefix},
 };
+
+/// Tasks that are listed of one worker, or of one pool.
+const MOST_TASKS: usize = 100;
 
 /// Adds what is set for a worker to a batch, or takes the record away where nothing is.
 pub fn put_settings(batch: &mut Batch, name: &WorkerName, settings: &Settings) {
@@ -96,27 +99,34 @@ fn detail(core: &Core, worker: &Worker) -> v1::WorkerDetail {
     let idle = core.idle(worker);
     v1::WorkerDetail {
         worker: Some(views::worker_view(worker, core)),
-        free: Some(worker.free().into()),
+        free: Some(worker.free().amounts.into()),
         cordoned: worker.cordoned,
         draining: worker.draining,
         own_labels: worker.own_labels.clone(),
-        tasks: worker.leased.keys().filter_map(|(run, task)| worker_task(core, run, *task as usize)).collect(),
+        tasks: worker
+            .leased
+            .keys()
+            .chain(&worker.ahead)
+            .take(MOST_TASKS)
+            .filter_map(|(run, task)| worker_task(core, run, *task))
+            .collect(),
         idle_code: idle.map_or("", |idle| idle.code()).to_owned(),
         idle: idle.map_or("", |idle| idle.text()).to_owned(),
     }
 }
 
-fn worker_task(core: &Core, run: &RunId, task: usize) -> Option<v1::WorkerTask> {
+fn worker_task(core: &Core, run: &RunId, index: u32) -> Option<v1::WorkerTask> {
     let run = core.run(run)?;
-    let token = run.live_token(task)?;
-    let TaskState::Live(live) = &run.tasks[task].state else { return None };
-    let attempt = run.tasks[task].attempts.last()?;
+    let token = run.live_token(index)?;
+    let task = run.task(index)?;
+    let (live, attempt) = task.state.live().zip(task.attempts.last())?;
     Some(v1::WorkerTask {
         token: Some(token.into()),
         reserved: Some(live.reserved.clone().into()),
         assigned_ms: attempt.assigned_at,
         started_ms: attempt.started_at,
         cancelling: live.cancelling,
+        ahead: live.ahead,
     })
 }
 
@@ -143,7 +153,7 @@ pub fn scale_in(core: &Core, choice: &Choice<String>, now: u64) -> v1::ScaleInRe
         running: core
             .workers()
             .find(|worker| worker.key == *key)
-            .map_or(0, |worker| u32::try_from(worker.leased.len()).unwrap_or(u32::MAX)),
+            .map_or(0, |worker| u32::try_from(worker.leased.len() + worker.ahead.len()).unwrap_or(u32::MAX)),
     };
     let drained = choice.drain.iter().map(|(key, why)| match why {
         Why::Idle => item(key, "idle", "it runs nothing".to_owned()),
@@ -163,31 +173,28 @@ pub fn scale_in(core: &Core, choice: &Choice<String>, now: u64) -> v1::ScaleInRe
 #[must_use]
 pub fn pools(core: &Core) -> Vec<v1::PoolView> {
     let shown = |tasks: &[(RunId, u32, u32)]| -> Vec<v1::PoolTask> {
-        let of =
-            |run: &RunId, task: u32| core.run(run)?.spec.tasks.get(task as usize).map(|task| task.name.to_string());
+        let name = |run: &RunId, index: u32| Some(core.run(run)?.name_of(index)?.to_string());
         tasks
             .iter()
-            .map(|(run, task, slots)| v1::PoolTask {
+            .take(MOST_TASKS)
+            .map(|(run, index, slots)| v1::PoolTask {
                 run_id: run.to_string(),
-                task: of(run, *task).unwrap_or_default(),
+                task: name(run, *index).unwrap_or_default(),
                 slots: *slots,
             })
             .collect()
     };
-    let sum = |tasks: &[(RunId, u32, u32)]| tasks.iter().map(|(.., slots)| u64::from(*slots)).sum();
-    core.pools()
-        .iter()
-        .map(|(name, slots)| {
-            let (used, waiting) = (core.pool_use(name), core.pool_waits(name));
-            v1::PoolView {
-                name: name.to_string(),
-                slots: *slots,
-                used: sum(&used),
-                waiting: sum(&waiting),
-                description: core.pool_description(name).to_owned(),
-                holders: shown(&used),
-                waiters: shown(&waiting),
-            }
-        })
-        .collect()
+    let view = |(name, slots): (&String, &u32)| {
+        let (held, (waiting, all)) = (core.pool_use(name), core.pool_waits(name, MOST_TASKS));
+        v1::PoolView {
+            name: name.clone(),
+            slots: *slots,
+            used: held.iter().map(|(.., slots)| u64::from(*slots)).sum(),
+            waiting: all as u64,
+            description: core.pool_description(name).to_owned(),
+            holders: shown(&held),
+            waiters: shown(&waiting),
+        }
+    };
+    core.pools().iter().map(view).collect()
 }

@@ -81,7 +81,7 @@ impl Cluster {
     }
 
     async fn cancel(&self, run_id: &str) {
-        let request = v1::CancelRunRequest { run_id: run_id.to_owned() };
+        let request = v1::CancelRunRequest { run_id: run_id.to_owned(), ..v1::CancelRunRequest::default() };
         RunServiceClient::new(self.channel.clone()).cancel_run(request).await.unwrap();
     }
 
@@ -113,7 +113,7 @@ impl Hand {
         let hello = v1::Hello {
             worker: name.to_owned(),
             incarnation: "a".to_owned(),
-            capacity: Some(v1::Resources { cpu_milli: 1_000, gpu, ..v1::Resources::default() }),
+            capacity: Some(v1::Resources { cpu_milli: 1_000, gpu_milli: gpu * 1_000, ..v1::Resources::default() }),
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             ..v1::Hello::default()
         };

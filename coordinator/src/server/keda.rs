@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use segue_proto::resources::GpuPreference;
+use segue_proto::resources::{GpuPreference, WHOLE_GPU};
 
 use crate::{
     core::fleet::{Class, QueueSummary},
@@ -133,8 +133,8 @@ impl Trigger {
         }
         let fits = self.classes(queue).filter_map(|(_, depth)| depth.per_worker).min();
         let kind = queue.capacities.iter().filter_map(|capacity| match self.selector {
-            Selector::Gpu { .. } => Some(capacity.gpu),
-            _ if capacity.gpu > 0 => None,
+            Selector::Gpu { .. } => Some(capacity.gpu_milli / WHOLE_GPU),
+            _ if capacity.gpu_milli > 0 => None,
             _ => Some(capacity.cpu_milli / 1_000),
         });
         f64::from(fits.or_else(|| kind.filter(|&slots| slots > 0).min()).unwrap_or(1)).clamp(1.0, MOST_PER_WORKER)

@@ -15,7 +15,11 @@ fn trigger(pairs: &[(&str, &str)]) -> Trigger {
 }
 
 fn class(operator: Option<&str>, gpu: GpuPreference) -> Class {
-    let amounts = Resources { cpu_milli: 1_000, gpu: u32::from(gpu == GpuPreference::Require), ..Resources::default() };
+    let amounts = Resources {
+        cpu_milli: 1_000,
+        gpu_milli: 1_000 * u32::from(gpu == GpuPreference::Require),
+        ..Resources::default()
+    };
     Class { operator: operator.map(str::to_owned), gpu, amounts, labels: BTreeMap::new() }
 }
 
@@ -58,6 +62,13 @@ fn a_worker_that_works_is_still_wanted() {
     assert!(demand.is_active());
     assert_eq!(demand.total(), 1);
     assert!(!gpu.demand(&queue([(class(None, GpuPreference::Require), 0, 0)])).is_active());
+}
+
+#[test]
+fn what_waits_for_a_pool_or_a_limit_wants_no_worker() {
+    let mut queue = queue([(class(None, GpuPreference::Require), 0, 0)]);
+    queue.classes.values_mut().for_each(|depth| depth.held = 50);
+    assert!(!trigger(&[("class", "gpu")]).demand(&queue).is_active());
 }
 
 #[test]
@@ -106,7 +117,7 @@ fn a_worker_is_believed_to_take_what_was_told_or_what_its_slots_say() {
     let mut some = queue([(class(None, GpuPreference::None), 9, 0)]);
     some.capacities = vec![
         Resources { cpu_milli: 4_000, ..Resources::default() },
-        Resources { cpu_milli: 16_000, gpu: 2, ..Resources::default() },
+        Resources { cpu_milli: 16_000, gpu_milli: 2_000, ..Resources::default() },
     ];
     assert!((trigger(&[("class", "cpu"), ("tasksPerWorker", "2.5")]).per_worker(&some) - 2.5).abs() < 1e-9);
     let slots = |class: &str, queue: &QueueSummary| trigger(&[("class", class)]).per_worker(queue) as u32;

@@ -61,7 +61,7 @@ fn of_run(
         let (key, view) = store::codec::decode_row::<v1::ArtifactView>(&key, &value)?;
         let Key::Produced { task, .. } = key else { return Ok(()) };
         let wanted = (request.output.is_empty() || request.output == view.output)
-            && (request.operator.is_empty() || operator_of(run.as_ref(), task as usize) == Some(&request.operator));
+            && (request.operator.is_empty() || operator_of(run.as_ref(), task) == Some(&request.operator));
         if wanted && found.len() < limit {
             found.push(view);
         }
@@ -70,10 +70,10 @@ fn of_run(
     Ok(found)
 }
 
-fn operator_of(run: Option<&Run>, task: usize) -> Option<&String> {
-    match &run?.spec.tasks.get(task)?.work {
+fn operator_of(run: Option<&Run>, task: u32) -> Option<&String> {
+    match &run?.bound(task)?.work {
         Work::Operator { name, .. } => Some(name),
-        Work::Command { .. } => None,
+        Work::Command { .. } | Work::Sensor { .. } => None,
     }
 }
 
@@ -109,13 +109,14 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
         };
         if let Some(run) = producer.run_id.parse().ok().and_then(|id| records::load_run(store, &id).transpose()) {
             let run = run?;
-            if let Some(index) = run.task_index(&producer.task) {
-                let bound = &run.spec.tasks[index];
+            if let Some((index, bound)) = run.find(&producer.task).and_then(|index| Some((index, run.bound(index)?))) {
                 node.work = match &bound.work {
                     Work::Operator { name, version, .. } => format!("{name} {version}"),
-                    command @ Work::Command { .. } => views::work_text(command),
+                    command @ (Work::Command { .. } | Work::Sensor { .. }) => views::work_text(command),
                 };
-                let attempt = run.tasks[index].attempts.iter().find(|attempt| attempt.number == producer.attempt);
+                let attempt = run
+                    .task(index)
+                    .and_then(|task| task.attempts.iter().find(|attempt| attempt.number == producer.attempt));
                 node.inputs = attempt
                     .map(|attempt| records::wire_artifacts(&attempt.inputs))
                     .or_else(|| run.inputs_of(index).map(|inputs| records::wire_artifacts(&inputs)))

@@ -104,8 +104,7 @@ pub async fn serve(State(shared): State<Shared>) -> Response {
 struct CoreFigures {
     queue: QueueSummary,
     tally: Tally,
-    runs_running: u64,
-    runs_cancelling: u64,
+    runs: [(&'static str, u64); 3],
     tasks: BTreeMap<&'static str, i64>,
     ready_cpu: i64,
     ready_gpu: i64,
@@ -123,12 +122,12 @@ struct WorkerFigures {
 
 impl CoreFigures {
     fn of(core: &Core) -> Self {
-        let (runs_running, runs_cancelling) = core.active_runs();
+        let mut queue = core.queue_summary();
+        core.add_waits(&mut queue);
         let mut figures = Self {
-            queue: core.queue(),
+            queue,
             tally: core.tally().clone(),
-            runs_running,
-            runs_cancelling,
+            runs: core.active_runs(),
             workers: core
                 .workers()
                 .filter(|worker| !worker.superseded)
@@ -137,13 +136,13 @@ impl CoreFigures {
                     state: worker.state(),
                     capacity: worker.capacity.clone(),
                     leased: worker.in_use(),
-                    busy: !worker.leased.is_empty(),
+                    busy: !worker.is_idle(),
                 })
                 .collect(),
             ..Self::default()
         };
         for run in core.runs() {
-            for (bound, task) in run.spec.tasks.iter().zip(&run.tasks) {
+            for (bound, task) in run.indices().filter_map(|index| run.bound(index).zip(run.task(index))) {
                 let name = records::task_state(&task.state).as_str_name();
                 *figures.tasks.entry(name.strip_prefix("TASK_STATE_").unwrap_or(name)).or_default() += 1;
                 if task.state == TaskState::Ready {
@@ -244,14 +243,14 @@ fn count(registry: &mut Registry, name: &str, help: &str, value: u64) {
 }
 
 fn runs_and_tasks(registry: &mut Registry, core: &CoreFigures) {
-    number(registry, "runs_active", "Runs that have not ended", core.runs_running + core.runs_cancelling);
+    number(registry, "runs_active", "Runs that have not ended", core.runs.iter().map(|(_, n)| n).sum());
     let runs = Family::<StateLabel, Gauge>::default();
-    for (state, value) in [("running", core.runs_running), ("cancelling", core.runs_cancelling)] {
+    for (state, value) in core.runs {
         runs.get_or_create(&StateLabel { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
     }
     registry.register("runs", "Runs that have not ended, by state", runs);
     let ended = Family::<StateLabel, Counter>::default();
-    for state in ["succeeded", "failed", "cancelled"] {
+    for state in ["succeeded", "failed", "cancelled", "skipped"] {
         ended.get_or_create(&StateLabel { state }).inc_by(core.tally.runs.get(state).copied().unwrap_or(0));
     }
     registry.register("runs_ended", "Runs that have ended since the start, by state", ended);
@@ -268,15 +267,18 @@ fn runs_and_tasks(registry: &mut Registry, core: &CoreFigures) {
 
 fn queue(registry: &mut Registry, queue: &QueueSummary, now: UnixMillis) {
     let waiting = Family::<ClassLabel, Gauge>::default();
+    let held = Family::<ClassLabel, Gauge>::default();
     let running = Family::<ClassLabel, Gauge>::default();
     let oldest = Family::<ClassLabel, Decimal>::default();
     for (label, depth) in classes(queue) {
         waiting.get_or_create(&label).set(i64::try_from(depth.waiting).unwrap_or(i64::MAX));
+        held.get_or_create(&label).set(i64::try_from(depth.held).unwrap_or(i64::MAX));
         running.get_or_create(&label).set(i64::try_from(depth.running).unwrap_or(i64::MAX));
         let wait = depth.waiting_since.map_or(0, |since| now.saturating_sub(since));
         oldest.get_or_create(&label).set(wait as f64 / 1_000.0);
     }
-    registry.register("queue_waiting", "Ready tasks that no worker has, by what they want", waiting);
+    registry.register("queue_waiting", "Ready tasks that wait for a worker, by what they want", waiting);
+    registry.register("queue_held", "Ready tasks that wait for a pool or a limit, by what they want", held);
     registry.register("queue_running", "Tasks that a worker has, by what they want", running);
     let help = "How long the oldest waiting task of the class has been ready";
     registry.register_with_unit("queue_oldest_wait", help, Unit::Seconds, oldest);
@@ -289,7 +291,9 @@ fn classes(queue: &QueueSummary) -> Vec<(ClassLabel, Depth)> {
         add(shown.entry(class_name(class)).or_default(), depth);
     }
     let mut order: Vec<_> = shown.into_iter().collect();
-    order.sort_by_key(|(_, depth)| std::cmp::Reverse(depth.waiting.saturating_add(depth.running)));
+    order.sort_by_key(|(_, depth)| {
+        std::cmp::Reverse(depth.waiting.saturating_add(depth.held).saturating_add(depth.running))
+    });
     let mut rest = Depth::default();
     let beyond = order.split_off(order.len().min(MOST_CLASSES));
     for (_, depth) in &beyond {
@@ -303,6 +307,7 @@ fn classes(queue: &QueueSummary) -> Vec<(ClassLabel, Depth)> {
 
 fn add(sum: &mut Depth, depth: &Depth) {
     sum.waiting += depth.waiting;
+    sum.held += depth.held;
     sum.running += depth.running;
     sum.waiting_since = [sum.waiting_since, depth.waiting_since].into_iter().flatten().min();
 }
@@ -354,7 +359,7 @@ fn amounts(worker: &WorkerFigures) -> Vec<(String, f64, f64)> {
     let mut amounts = vec![
         ("cpu".to_owned(), f64::from(has.cpu_milli) / 1_000.0, f64::from(used.cpu_milli) / 1_000.0),
         ("memory_bytes".to_owned(), has.memory_bytes as f64, used.memory_bytes as f64),
-        ("gpu".to_owned(), f64::from(has.gpu), f64::from(used.gpu)),
+        ("gpu".to_owned(), f64::from(has.gpu_milli) / 1_000.0, f64::from(used.gpu_milli) / 1_000.0),
     ];
     amounts.extend(
         has.custom

@@ -19,7 +19,7 @@ fn class(operator: Option<String>, gpu: GpuPreference) -> Class {
 }
 
 fn worker(name: String, busy: bool) -> WorkerFigures {
-    let has = Resources { cpu_milli: 4_000, memory_bytes: 1 << 30, gpu: 1, custom: BTreeMap::new() };
+    let has = Resources { cpu_milli: 4_000, memory_bytes: 1 << 30, gpu_milli: 1_000, ..Resources::default() };
     let leased = Resources { cpu_milli: if busy { 500 } else { 0 }, ..Resources::default() };
     WorkerFigures { name, state: "connected", capacity: has, leased, busy }
 }
@@ -27,12 +27,13 @@ fn worker(name: String, busy: bool) -> WorkerFigures {
 #[test]
 fn depth_and_oldest_wait_are_shown_by_class() {
     let mut core = CoreFigures::default();
-    let depth = Depth { waiting: 4, running: 2, waiting_since: Some(17_500), per_worker: None };
+    let depth = Depth { waiting: 4, held: 3, running: 2, waiting_since: Some(17_500), per_worker: None };
     core.queue.classes.insert(class(None, GpuPreference::Require), depth);
     let body = render(figures(core)).unwrap();
     let label = r#"{work="command",gpu="require",cpu="1.5",labels="zone=b\"\n"}"#;
     for line in [
         format!("segue_queue_waiting{label} 4"),
+        format!("segue_queue_held{label} 3"),
         format!("segue_queue_running{label} 2"),
         format!("segue_queue_oldest_wait_seconds{label} 2.5"),
         "segue_uptime_seconds 10".to_owned(),

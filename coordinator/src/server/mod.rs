@@ -12,6 +12,7 @@ mod keda;
 mod lineage;
 mod metrics;
 mod plan;
+mod probes;
 mod produce;
 pub mod records;
 pub mod views;
@@ -102,7 +103,9 @@ impl Coordinator {
             store_id: blobs.store_id().to_owned(),
         };
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
-        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, stop.clone());
+        let (probes, looks) = probes::Probes::channel();
+        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, stop.clone());
+        let looker = probes::run(looks, handle.clone(), Arc::clone(&store), clock, stop.clone());
         let shared = Shared {
             handle,
             store,
@@ -117,6 +120,7 @@ impl Coordinator {
             stop: stop.clone(),
         };
         let tasks = TaskTracker::new();
+        tasks.spawn(looker);
         let actor = tokio::spawn(actor.run());
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         serve_grpc(&shared, config.tls, listener, &tasks)?;

@@ -6,7 +6,7 @@ use segue_proto::v1;
 
 use super::{actor::StorePast, api::Shared, error::Error, views};
 use crate::{
-    core::{Past as _, Run, cache, placement},
+    core::{Past as _, Run, cache, place},
     spec::RunSpec,
 };
 
@@ -28,12 +28,10 @@ pub async fn tasks(
     let mut cached = vec![false; spec.tasks.len()];
     if !no_cache {
         for task in dependency_order(&spec) {
-            let hit = run
-                .inputs_of(task)
-                .and_then(|inputs| cache::key(&spec.tasks[task], &inputs, &run.external_inputs))
-                .and_then(|key| past.cached(&key));
-            if let Some((outputs, _)) = hit {
-                run.tasks[task].outputs = outputs;
+            let index = u32::try_from(task).unwrap_or(u32::MAX);
+            let hit = cache::key_of(&run, index).and_then(|key| past.cached(&key));
+            if let Some(hit) = hit {
+                run.tasks[task].outputs = hit.outputs;
                 cached[task] = true;
             }
         }
@@ -47,10 +45,8 @@ pub async fn tasks(
                     let placement = if cached[task] {
                         "cached: no worker needed".to_owned()
                     } else {
-                        let free = core.workers().map(|worker| (worker.key.clone(), worker.free())).collect();
-                        let candidates = core.candidates_of(&run, task, &free);
-                        match placement::choose(&bound.resources, &candidates, core.gpu_work_open()) {
-                            Ok((worker, _)) => worker.name.to_string(),
+                        match place::try_place(core, &run, u32::try_from(task).unwrap_or(u32::MAX)) {
+                            Ok(worker) => worker.name.to_string(),
                             Err(reason) => reason.text().to_owned(),
                         }
                     };

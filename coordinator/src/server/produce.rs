@@ -25,20 +25,21 @@ pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, n
     match record {
         Record::Produced { run, task, attempt, outputs, cached } => {
             let state = find(core, run)?;
-            let name = &state.spec.tasks[*task as usize].name;
+            let Some(name) = state.name_of(*task) else { return Ok(()) };
             for output in outputs {
                 let place = Place { run, index: *task, task: name.as_str(), attempt: *attempt, cached: *cached, now };
                 produced(&place, output, store, batch)?;
             }
             Ok(())
         }
-        Record::Cached { key, run, task, attempt, outputs, metrics_json } => {
+        Record::Cached { key, run, task, attempt, result } => {
             let state = find(core, run)?;
             let record = CacheRecord {
-                outputs: records::wire_artifacts(outputs),
-                metrics_json: metrics_json.clone(),
+                outputs: records::wire_artifacts(&result.outputs),
+                metrics_json: result.metrics_json.clone(),
+                inline_json: records::inline_json(&result.inline),
                 run_id: run.to_string(),
-                task: state.spec.tasks[*task as usize].name.to_string(),
+                task: state.name_of(*task).map(String::from).unwrap_or_default(),
                 attempt: *attempt,
                 created_ms: now,
             };
@@ -47,8 +48,8 @@ pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, n
         }
         Record::Models { run, task, attempt, models, inputs } => {
             let state = find(core, run)?;
-            let entry = &state.tasks[*task as usize];
-            register(state, *task as usize, *attempt, models, inputs, &entry.outputs, store, batch, now)?;
+            let Some(entry) = state.task(*task) else { return Ok(()) };
+            register(state, *task, *attempt, models, inputs, &entry.outputs, store, batch, now)?;
             Ok(())
         }
         Record::Worker { name, settings } => {
@@ -76,15 +77,14 @@ pub fn check_models(
 ) -> Result<(), Error> {
     // A stale report is not looked at: the core acknowledges and ignores it.
     let Some(run) = core.run(&token.run) else { return Ok(()) };
-    let Some(task) = run.task_index(token.task.as_str()) else { return Ok(()) };
-    let inputs = run.inputs_of(task).unwrap_or_default();
-    register(run, task, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now)
+    let Some(inputs) = run.inputs_of(token.index) else { return Ok(()) };
+    register(run, token.index, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now)
 }
 
 #[allow(clippy::too_many_arguments)] // The facts of one registration.
 fn register(
     run: &Run,
-    task: usize,
+    task: u32,
     attempt: u32,
     models: &[ModelRegistration],
     inputs: &[NamedArtifact],
@@ -93,10 +93,11 @@ fn register(
     batch: &mut Batch,
     now: UnixMillis,
 ) -> Result<(), Error> {
+    let Some(name) = run.name_of(task) else { return Ok(()) };
     let wire: Vec<v1::ModelRegistration> = models.iter().cloned().map(Into::into).collect();
     let lineage = registry::Lineage {
         run: &run.id,
-        task: &run.spec.tasks[task].name,
+        task: &name,
         attempt,
         pipeline: run.spec.pipeline.as_str(),
         pipeline_version: &run.spec.version,
@@ -135,7 +136,7 @@ fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch:
         created_ms: place.now,
         cached: place.cached,
     };
-    batch.put(&Key::Produced { run: place.run.clone(), task: place.index, output: port }, &view);
+    batch.put(&Key::Produced { run: *place.run, task: place.index, output: port }, &view);
 
     let key = Key::Artifact(output.artifact.digest.clone());
     let mut record = store::read::<ArtifactRecord>(store, &key)?.unwrap_or_default();

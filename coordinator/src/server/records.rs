@@ -7,12 +7,12 @@ use segue_proto::{
     convert::BadMessage,
     failure::Failure,
     ids::RunId,
-    store::v1::{AttemptRecord, RunRecord, TaskRecord},
+    store::v1::{AttemptRecord, ExpansionRecord, RunRecord, TaskRecord, expansion_record},
     v1,
 };
 
 use crate::{
-    core::{Attempt, AttemptState, Live, Run, RunState, Task, TaskState, WorkerKey},
+    core::{Attempt, AttemptState, Group, Items, Live, Run, RunState, Task, TaskState, WorkerKey},
     spec::RunSpec,
     store::{self, Error, Key, Store, keys::prefix},
 };
@@ -32,6 +32,8 @@ pub fn run_record(run: &Run) -> RunRecord {
         generation: run.generation,
         idempotency_key: run.idempotency_key.clone(),
         no_cache: run.no_cache,
+        priority: run.priority,
+        tags: run.tags.clone(),
         external_inputs: run.external_inputs.clone(),
         // Serialising plain data with string keys cannot fail.
         spec: serde_json::to_vec(&*run.spec).unwrap_or_default().into(),
@@ -47,10 +49,13 @@ pub fn task_record(task: &Task) -> TaskRecord {
         tries: task.tries,
         cached: task.cached,
         outputs: wire_artifacts(&task.outputs),
-        failure: task.failure.clone().map(Into::into),
+        failure: task.failure.as_deref().cloned().map(Into::into),
         metrics_json: task.metrics_json.clone(),
         ended_ms: task.ended_at,
+        ready_ms: task.ready_at,
         forced: task.forced,
+        last: task.attempts.last().map(attempt_record),
+        inline_json: inline_json(&task.inline),
         ..TaskRecord::default()
     };
     match &task.state {
@@ -61,6 +66,7 @@ pub fn task_record(task: &Task) -> TaskRecord {
             record.token_epoch = live.epoch;
             record.reserved = Some(live.reserved.clone().into());
             record.started = live.started;
+            record.ahead = live.ahead;
         }
         _ => {}
     }
@@ -89,7 +95,7 @@ pub fn attempt_view(attempt: &Attempt) -> v1::AttemptView {
         started_ms: attempt.started_at,
         ended_ms: attempt.ended_at,
         usage: Some(attempt.usage.into()),
-        failure: attempt.failure.clone().map(Into::into),
+        failure: attempt.failure.as_deref().cloned().map(Into::into),
         log_bytes: attempt.log_bytes,
         epoch: attempt.epoch,
         generation: attempt.generation,
@@ -107,18 +113,28 @@ pub fn wire_artifacts(artifacts: &[NamedArtifact]) -> Vec<v1::NamedArtifact> {
 /// # Errors
 /// Those of the store, and [`Error::Corrupt`] where a record does not make sense.
 pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
-    let key = Key::Run(id.clone());
+    let key = Key::Run(*id);
     let Some(record) = store::read::<RunRecord>(store, &key)? else { return Ok(None) };
     let corrupt = |key: &Key, reason: String| Error::Corrupt { key: key.to_string(), reason };
     let spec: RunSpec = serde_json::from_slice(&record.spec).map_err(|e| corrupt(&key, e.to_string()))?;
-    let mut run = Run::new(id.clone(), Arc::new(spec), record.path, record.created_ms);
+    let mut run = Run::new(*id, Arc::new(spec), record.path, record.created_ms);
     run.state = run_state_from(record.state).ok_or_else(|| corrupt(&key, "unknown state of a run".to_owned()))?;
     run.ended_at = record.ended_ms;
     run.generation = record.generation;
     run.idempotency_key = record.idempotency_key;
     run.no_cache = record.no_cache;
     run.external_inputs = record.external_inputs;
+    run.priority = record.priority;
+    run.tags = record.tags;
 
+    store::visit(store, &prefix::expansions(id), |key, value| {
+        let (key, record) = store::codec::decode_row::<ExpansionRecord>(&key, &value)?;
+        if let Key::Expansion { task, .. } = &key {
+            let group = group_from(record).map_err(|e| corrupt(&key, e))?;
+            run.adopt_group(*task, group).map_err(|e| corrupt(&key, e))?;
+        }
+        Ok(())
+    })?;
     let mut attempts: BTreeMap<u32, Vec<Attempt>> = BTreeMap::new();
     store::visit(store, &prefix::attempts(id), |key, value| {
         let (key, record) = store::codec::decode_row::<AttemptRecord>(&key, &value)?;
@@ -132,7 +148,7 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
         let (key, record) = store::codec::decode_row::<TaskRecord>(&key, &value)?;
         if let Key::Task { task: index, .. } = &key {
             let made = attempts.remove(index).unwrap_or_default();
-            let slot = run.tasks.get_mut(*index as usize);
+            let slot = run.task_mut(*index);
             let slot = slot.ok_or_else(|| corrupt(&key, "the run has no task of this index".to_owned()))?;
             *slot = task_from(record, made).map_err(|e| corrupt(&key, e.to_string()))?;
         }
@@ -142,10 +158,16 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
     Ok(Some(run))
 }
 
-fn task_from(record: TaskRecord, attempts: Vec<Attempt>) -> Result<Task, BadMessage> {
+fn task_from(record: TaskRecord, mut attempts: Vec<Attempt>) -> Result<Task, BadMessage> {
+    if let Some(last) = record.last {
+        attempts.push(attempt_from(last)?);
+    }
     let unknown = BadMessage::UnknownNumber { field: "task.state", number: record.state };
     let state = match v1::TaskState::try_from(record.state).map_err(|_| unknown.clone())? {
         v1::TaskState::Unspecified => return Err(unknown),
+        v1::TaskState::Sensing => TaskState::Sensing { next: 0 },
+        v1::TaskState::Expanded => TaskState::Expanded,
+        v1::TaskState::Dropped => TaskState::Dropped,
         // The count is derived again when the run is indexed.
         v1::TaskState::Waiting => TaskState::Waiting { needs_left: 1 },
         v1::TaskState::Ready => TaskState::Ready,
@@ -157,29 +179,89 @@ fn task_from(record: TaskRecord, attempts: Vec<Attempt>) -> Result<Task, BadMess
         v1::TaskState::Skipped => TaskState::Skipped,
         live @ (v1::TaskState::Assigned | v1::TaskState::Running | v1::TaskState::Cancelling) => {
             let attempt = attempts.last().map(|attempt| attempt.number).ok_or(BadMessage::Missing("attempt"))?;
-            TaskState::Live(Live {
+            TaskState::Live(Box::new(Live {
                 attempt,
                 epoch: record.token_epoch,
                 worker: worker_key(record.worker, record.incarnation)?,
                 lease_until: 0,
+                timer: 0,
                 started: record.started,
                 cancelling: live == v1::TaskState::Cancelling,
+                ahead: record.ahead && !record.started,
                 reserved: record.reserved.map(Into::into).unwrap_or_default(),
-            })
+            }))
         }
     };
-    Ok(Task {
-        state,
-        tries: record.tries,
-        attempts,
-        cached: record.cached,
-        outputs: artifacts_from(record.outputs)?,
-        failure: record.failure.map(Failure::try_from).transpose()?,
-        metrics_json: record.metrics_json,
-        ended_at: record.ended_ms,
-        progress: None,
-        forced: record.forced,
-    })
+    let mut task = Task::new(0);
+    task.state = state;
+    task.tries = record.tries;
+    task.attempts = attempts;
+    task.cached = record.cached;
+    task.outputs = artifacts_from(record.outputs)?;
+    task.failure = record.failure.map(Failure::try_from).transpose()?.map(Box::new);
+    task.metrics_json = record.metrics_json;
+    task.inline = inline_values(record.inline_json)?;
+    task.ready_at = record.ready_ms;
+    task.ended_at = record.ended_ms;
+    task.forced = record.forced;
+    Ok(task)
+}
+
+/// Encodes JSON that is kept with a record.
+#[must_use]
+pub fn inline_json(inline: &BTreeMap<String, serde_json::Value>) -> BTreeMap<String, bytes::Bytes> {
+    inline.iter().map(|(name, value)| (name.clone(), value.to_string().into_bytes().into())).collect()
+}
+
+/// Decodes JSON that is kept with a record.
+///
+/// # Errors
+/// What is not JSON.
+pub fn inline_values(
+    inline: BTreeMap<String, bytes::Bytes>,
+) -> Result<BTreeMap<String, serde_json::Value>, BadMessage> {
+    let value = |bytes: bytes::Bytes| {
+        serde_json::from_slice(&bytes).map_err(|e| BadMessage::Json { field: "inline_json", reason: e.to_string() })
+    };
+    inline.into_iter().map(|(name, bytes)| Ok((name, value(bytes)?))).collect()
+}
+
+/// Encodes the items and children of a fan-out.
+#[must_use]
+pub fn expansion_record(group: &Group) -> ExpansionRecord {
+    let mut record = ExpansionRecord { members: group.members.clone(), ..ExpansionRecord::default() };
+    match &group.items {
+        Items::Range { from, step, count } => {
+            record.range = Some(expansion_record::Range { from: *from, step: *step, count: *count });
+        }
+        Items::List(list) => {
+            record.items = list
+                .iter()
+                .map(|(key, value)| expansion_record::Item { key: key.to_string(), json: value.to_string() })
+                .collect();
+        }
+    }
+    record
+}
+
+fn group_from(record: ExpansionRecord) -> Result<Group, String> {
+    let items = match record.range {
+        Some(range) => Items::Range { from: range.from, step: range.step, count: range.count },
+        None => Items::List(
+            record
+                .items
+                .into_iter()
+                .map(|item| {
+                    let key = item.key.parse().map_err(|e| format!("{e}"))?;
+                    Ok((key, serde_json::from_str(&item.json).map_err(|e| e.to_string())?))
+                })
+                .collect::<Result<_, String>>()?,
+        ),
+    };
+    if items.len() != record.members.len() {
+        return Err(format!("{} items and {} children", items.len(), record.members.len()));
+    }
+    Ok(Group::new(items, record.members))
 }
 
 /// Decodes an attempt.
@@ -210,7 +292,7 @@ pub fn attempt_from(record: AttemptRecord) -> Result<Attempt, BadMessage> {
         started_at: view.started_ms,
         ended_at: view.ended_ms,
         usage: view.usage.map(Into::into).unwrap_or_default(),
-        failure: view.failure.map(Failure::try_from).transpose()?,
+        failure: view.failure.map(Failure::try_from).transpose()?.map(Box::new),
         log_bytes: view.log_bytes,
         inputs: artifacts_from(record.inputs)?,
         outputs: artifacts_from(record.outputs)?,
@@ -239,6 +321,8 @@ pub const fn run_state(state: RunState) -> v1::RunState {
         RunState::Succeeded => v1::RunState::Succeeded,
         RunState::Failed => v1::RunState::Failed,
         RunState::Cancelled => v1::RunState::Cancelled,
+        RunState::Queued => v1::RunState::Queued,
+        RunState::Skipped => v1::RunState::Skipped,
     }
 }
 
@@ -247,6 +331,8 @@ pub const fn run_state(state: RunState) -> v1::RunState {
 pub fn run_state_from(number: i32) -> Option<RunState> {
     match v1::RunState::try_from(number).ok()? {
         v1::RunState::Unspecified => None,
+        v1::RunState::Queued => Some(RunState::Queued),
+        v1::RunState::Skipped => Some(RunState::Skipped),
         v1::RunState::Running => Some(RunState::Running),
         v1::RunState::Cancelling => Some(RunState::Cancelling),
         v1::RunState::Succeeded => Some(RunState::Succeeded),
@@ -257,12 +343,15 @@ pub fn run_state_from(number: i32) -> Option<RunState> {
 
 /// Gives the wire form of a task's state.
 #[must_use]
-pub const fn task_state(state: &TaskState) -> v1::TaskState {
+pub fn task_state(state: &TaskState) -> v1::TaskState {
     match state {
         TaskState::Waiting { .. } => v1::TaskState::Waiting,
         TaskState::Ready => v1::TaskState::Ready,
-        TaskState::Live(Live { cancelling: true, .. }) => v1::TaskState::Cancelling,
-        TaskState::Live(Live { started: true, .. }) => v1::TaskState::Running,
+        TaskState::Live(live) if live.cancelling => v1::TaskState::Cancelling,
+        TaskState::Live(live) if live.started => v1::TaskState::Running,
+        TaskState::Sensing { .. } => v1::TaskState::Sensing,
+        TaskState::Expanded => v1::TaskState::Expanded,
+        TaskState::Dropped => v1::TaskState::Dropped,
         TaskState::Live(_) => v1::TaskState::Assigned,
         TaskState::Backoff { .. } => v1::TaskState::Backoff,
         TaskState::Succeeded => v1::TaskState::Succeeded,

@@ -1,25 +1,30 @@
 //! What clients see of runs, tasks and workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use segue_proto::v1;
 use serde_json::json;
 
 use super::records;
 use crate::{
-    core::{Core, Run, Worker, explain},
+    core::{
+        Core, FIRST_CHILD, Group, Run, TaskState, Worker,
+        explain::{self, Reason},
+    },
     spec::Work,
 };
 
-/// Shows a run. `core` explains what is not running; without it (an ended run) nothing waits.
+/// Shows a run. `core` explains what is not running; without it (an ended run) nothing waits. The children of fan-outs
+/// are counted, not listed.
 #[must_use]
 pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView {
-    let mut counts: BTreeMap<i32, u32> = BTreeMap::new();
-    for task in &run.tasks {
-        *counts.entry(records::task_state(&task.state).into()).or_default() += 1;
-    }
-    let tasks =
-        if with_tasks { (0..run.tasks.len()).map(|task| task_view(run, task, core)).collect() } else { Vec::new() };
+    let counts = counted(run.tasks.iter().map(|task| &task.state));
+    let tasks = if with_tasks {
+        (0..run.tasks.len()).filter_map(|task| task_view(run, u32::try_from(task).ok()?, core)).collect()
+    } else {
+        Vec::new()
+    };
+    let reason = core.and_then(|core| explain::explain_run(core, run));
     v1::RunView {
         run_id: run.id.to_string(),
         pipeline: run.spec.pipeline.to_string(),
@@ -29,11 +34,23 @@ pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView
         ended_ms: run.ended_at,
         params: run.spec.params.clone(),
         tasks,
-        counts: counts.into_iter().map(|(state, count)| v1::TaskCount { state, count }).collect(),
+        counts,
         generation: run.generation,
         revision: run.revision,
         path: run.path.clone(),
+        priority: run.priority,
+        tags: run.tags.clone(),
+        reason_code: reason.as_ref().map(|reason| reason.code.to_owned()).unwrap_or_default(),
+        reason: reason.map(|reason| reason.text).unwrap_or_default(),
     }
+}
+
+fn counted<'a>(states: impl Iterator<Item = &'a TaskState>) -> Vec<v1::TaskCount> {
+    let mut counts: BTreeMap<i32, u32> = BTreeMap::new();
+    for state in states {
+        *counts.entry(records::task_state(state).into()).or_default() += 1;
+    }
+    counts.into_iter().map(|(state, count)| v1::TaskCount { state, count }).collect()
 }
 
 /// Names what a task executes.
@@ -42,74 +59,148 @@ pub fn work_text(work: &Work) -> String {
     match work {
         Work::Operator { name, .. } => name.clone(),
         Work::Command { argv } => argv.join(" "),
+        Work::Sensor { sensor, .. } => {
+            let kind = sensor.as_object().and_then(|sensor| sensor.keys().next()).map_or("", String::as_str);
+            format!("sensor {kind}").trim_end().to_owned()
+        }
     }
 }
 
-fn task_view(run: &Run, index: usize, core: Option<&Core>) -> v1::TaskView {
-    let task = &run.tasks[index];
-    let bound = &run.spec.tasks[index];
+/// Shows a task or child; `None` where there is none.
+#[must_use]
+pub fn task_view(run: &Run, index: u32, core: Option<&Core>) -> Option<v1::TaskView> {
+    let (task, bound) = run.task(index).zip(run.bound(index))?;
     let reason = core.and_then(|core| explain::explain(core, run, index));
     let last = task.attempts.last();
-    v1::TaskView {
-        name: bound.name.to_string(),
+    let item = run.item_of(index);
+    let group = run.groups.get(&index).filter(|_| index < FIRST_CHILD);
+    Some(v1::TaskView {
+        name: run.name_of(index)?.into(),
         state: records::task_state(&task.state).into(),
         work: work_text(&bound.work),
         cached: task.cached,
         attempts: task.attempts.iter().map(records::attempt_view).collect(),
         outputs: records::wire_artifacts(&task.outputs),
-        failure: task.failure.clone().map(Into::into),
-        progress_now: task.progress.as_ref().map(|progress| v1::task_view::Progress {
-            done: progress.done,
-            total: progress.total,
-            message: progress.message.clone(),
-        }),
+        failure: task.failure.as_deref().cloned().map(Into::into),
+        progress_now: progress(run, task, group),
         metrics_json: task.metrics_json.clone(),
         needs: bound.needs().into_iter().map(|need| run.spec.tasks[need].name.to_string()).collect(),
         reason_code: reason.as_ref().map(|reason| reason.code.to_owned()).unwrap_or_default(),
         reason: reason.map(|reason| reason.text).unwrap_or_default(),
-        started_ms: last.map_or(0, |attempt| attempt.started_at),
+        started_ms: last.map_or_else(|| group.map_or(0, |group| first_start(run, group)), |last| last.started_at),
         ended_ms: task.ended_at,
         resources: Some(bound.resources.amounts.clone().into()),
         gpu: v1::GpuPreference::from(bound.resources.gpu).into(),
-    }
+        group: if item.is_some() { bound.name.to_string() } else { String::new() },
+        key: item.as_ref().map(|item| item.key.to_string()).unwrap_or_default(),
+        children: group
+            .map(|group| counted(group.members.iter().filter_map(|&member| Some(&run.task(member)?.state))))
+            .unwrap_or_default(),
+        index,
+        item_json: item.map(|item| item.value.to_string()).unwrap_or_default(),
+    })
 }
 
-/// Explains every task of a run, or the one of that name.
+/// Shows how far a task is: by its own word, or by its children.
+fn progress(run: &Run, task: &crate::core::Task, group: Option<&Group>) -> Option<v1::task_view::Progress> {
+    if let Some(progress) = &task.progress {
+        let message = progress.message.clone();
+        return Some(v1::task_view::Progress { done: progress.done, total: progress.total, message });
+    }
+    let group = group.filter(|_| task.state == TaskState::Expanded)?;
+    let _ = run;
+    let total = group.members.len() as u64;
+    let done = total.saturating_sub(u64::from(group.open));
+    Some(v1::task_view::Progress { done, total, message: "children".to_owned() })
+}
+
+/// Gives when the first child of a fan-out began, looked for among the first ones.
+fn first_start(run: &Run, group: &Group) -> u64 {
+    let starts = group.members.iter().take(1_000).filter_map(|&member| run.task(member)?.attempts.first());
+    starts.map(|attempt| attempt.started_at).filter(|&started| started > 0).min().unwrap_or(0)
+}
+
+/// Explains every task of a run, or the one of that name with its children. Children with the same reason are told
+/// once, with their number.
 #[must_use]
 pub fn explanations(run: &Run, core: &Core, only: &str) -> Vec<v1::Explanation> {
-    (0..run.tasks.len())
-        .filter(|&task| only.is_empty() || run.spec.tasks[task].name.as_str() == only)
-        .filter_map(|task| {
-            let state = records::task_state(&run.tasks[task].state);
-            let reason = explain::explain(core, run, task);
-            if reason.is_none() && only.is_empty() {
-                return None;
+    let wanted = if only.is_empty() { None } else { run.find(only) };
+    let tasks = (0..FIRST_CHILD).take(run.tasks.len());
+    let mut found: Vec<v1::Explanation> = tasks
+        .chain(wanted.filter(|&index| index >= FIRST_CHILD))
+        .filter(|&index| only.is_empty() || wanted == Some(index))
+        .filter_map(|index| explanation(run, core, index, only.is_empty()))
+        .collect();
+    for (&node, group) in &run.groups {
+        if only.is_empty() || wanted == Some(node) {
+            found.extend(children_explained(run, core, group));
+        }
+    }
+    found
+}
+
+fn explanation(run: &Run, core: &Core, index: u32, quiet: bool) -> Option<v1::Explanation> {
+    let state = records::task_state(&run.task(index)?.state);
+    let reason = explain::explain(core, run, index);
+    if reason.is_none() && quiet {
+        return None;
+    }
+    let Reason { code, text, hint } = reason.unwrap_or_else(|| match state {
+        v1::TaskState::Succeeded => Reason { code: "succeeded", text: done_text(run, index), hint: String::new() },
+        _ => Reason { code: "running", text: running_text(run, index), hint: String::new() },
+    });
+    let task = run.name_of(index)?.into();
+    Some(v1::Explanation { task, state: state.into(), code: code.to_owned(), text, hint })
+}
+
+/// Explains the children of a fan-out by reason: one line for all that wait for the same.
+fn children_explained(run: &Run, core: &Core, group: &Group) -> Vec<v1::Explanation> {
+    let mut first_of: BTreeMap<(i32, &'static str), (u32, u64, Reason)> = BTreeMap::new();
+    // What a class of ready children waits for is found out once.
+    let mut ready: HashMap<(u32, bool), Reason> = HashMap::new();
+    for &member in &group.members {
+        let Some(task) = run.task(member) else { continue };
+        let reason = if task.state == TaskState::Ready {
+            let kind = (core.class_of(task), core.is_held(group, member));
+            match ready.get(&kind) {
+                Some(known) => Some(known.clone()),
+                None => explain::explain(core, run, member).inspect(|reason| drop(ready.insert(kind, reason.clone()))),
             }
-            let (code, text, hint) = reason.map_or_else(
-                || match state {
-                    v1::TaskState::Succeeded => ("succeeded".to_owned(), done_text(run, task), String::new()),
-                    _ => ("running".to_owned(), running_text(run, task), String::new()),
-                },
-                |reason| (reason.code.to_owned(), reason.text, reason.hint),
-            );
-            Some(v1::Explanation { task: run.spec.tasks[task].name.to_string(), state: state.into(), code, text, hint })
+        } else {
+            explain::explain(core, run, member)
+        };
+        let Some(reason) = reason else { continue };
+        let key = (i32::from(records::task_state(&task.state)), reason.code);
+        first_of.entry(key).or_insert((member, 0, reason)).1 += 1;
+    }
+    first_of
+        .into_iter()
+        .filter_map(|((state, code), (first, count, reason))| {
+            let text = match count {
+                1 => reason.text,
+                n => format!("{} (and {} more children)", reason.text, n - 1),
+            };
+            let task = run.name_of(first)?.into();
+            Some(v1::Explanation { task, state, code: code.to_owned(), text, hint: reason.hint })
         })
         .collect()
 }
 
-fn done_text(run: &Run, task: usize) -> String {
-    if run.tasks[task].cached {
+fn done_text(run: &Run, index: u32) -> String {
+    let Some(task) = run.task(index) else { return String::new() };
+    if task.cached {
         return "succeeded with the committed result of an equal task".to_owned();
     }
-    match run.tasks[task].attempts.last() {
+    match task.attempts.last() {
         Some(attempt) => format!("succeeded on worker `{}` in attempt {}", attempt.worker.name, attempt.number),
         None => "succeeded".to_owned(),
     }
 }
 
-fn running_text(run: &Run, task: usize) -> String {
-    let place = run.tasks[task].attempts.last().map(|attempt| attempt.worker.name.to_string()).unwrap_or_default();
-    match &run.tasks[task].progress {
+fn running_text(run: &Run, index: u32) -> String {
+    let Some(task) = run.task(index) else { return String::new() };
+    let place = task.attempts.last().map(|attempt| attempt.worker.name.to_string()).unwrap_or_default();
+    match &task.progress {
         Some(progress) if progress.total > 0 => {
             format!("runs on worker `{place}`: {} of {} {}", progress.done, progress.total, progress.message)
         }
@@ -123,7 +214,8 @@ pub fn worker_view(worker: &Worker, core: &Core) -> v1::WorkerView {
     let attempts = worker
         .leased
         .keys()
-        .filter_map(|(run, task)| core.run(run)?.live_token(*task as usize))
+        .chain(&worker.ahead)
+        .filter_map(|(run, task)| core.run(run)?.live_token(*task))
         .map(Into::into)
         .collect();
     v1::WorkerView {

@@ -8,7 +8,7 @@ use segue_proto::{
     failure::Failure,
     ids::Token,
     operator::OperatorSpec,
-    resources::Resources,
+    resources::{Gpu, Resources},
     v1,
 };
 
@@ -44,12 +44,13 @@ pub fn command(command: Command, run: Option<&Run>, facts: &WelcomeFacts) -> Opt
             unknown: tokens(unknown),
             adopted: tokens(adopted),
         }),
-        Command::Assign { token, task, inputs, reserved } => {
-            Wire::Assign(assign(run?, task as usize, token, inputs, reserved))
+        Command::Assign { token, inputs, reserved, ahead } => {
+            Wire::Assign(assign(run?, token, inputs, reserved, ahead)?)
         }
         Command::Cancel { token } => {
             Wire::Cancel(v1::Cancel { token: Some(token.into()), reason: v1::CancelReason::User.into() })
         }
+        Command::Retract { tokens: taken } => Wire::Retract(v1::Retract { tokens: tokens(taken) }),
         Command::HeartbeatAck { sequence, lost } => {
             Wire::HeartbeatAck(v1::HeartbeatAck { sequence, lost: tokens(lost) })
         }
@@ -64,14 +65,26 @@ fn tokens(tokens: Vec<Token>) -> Vec<v1::Token> {
     tokens.into_iter().map(Into::into).collect()
 }
 
-fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, reserved: Resources) -> v1::Assign {
-    let bound = &run.spec.tasks[task];
-    let params_json = serde_json::Value::Object(bound.params.clone()).to_string();
-    let (work, wants_facts) = match &bound.work {
+/// Gives the wire form of an assignment, the item of a child filled in. Items were filled in once before the child could
+/// begin; what cannot be filled in now is given as it stands, and the worker refuses it.
+fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resources, ahead: bool) -> Option<v1::Assign> {
+    let bound = run.bound(token.index)?;
+    let item = run.item_of(token.index);
+    let child = item
+        .as_ref()
+        .and_then(|item| crate::spec::resolve_child(bound, &item.value, item.key.as_str(), item.ordinal).ok());
+    let (work, params, env) = match &child {
+        Some(child) => (&child.work, &child.params, &child.env),
+        None => (&bound.work, &bound.params, &bound.env),
+    };
+    let params_json = serde_json::Value::Object(params.clone()).to_string();
+    let (work, wants_facts) = match work {
         Work::Operator { name, version, wants_run_facts, .. } => (
             v1::assign::Work::Operator(v1::OperatorCall { name: name.clone(), version: version.clone(), params_json }),
             *wants_run_facts,
         ),
+        // The coordinator looks at sensors itself.
+        Work::Sensor { .. } => return None,
         Work::Command { argv } => (
             v1::assign::Work::Command(v1::CommandCall {
                 argv: argv.clone(),
@@ -82,8 +95,7 @@ fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, rese
             false,
         ),
     };
-    let env = bound
-        .env
+    let env = env
         .iter()
         .map(|(name, value)| {
             let value = match value {
@@ -93,7 +105,7 @@ fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, rese
             (name.clone(), v1::EnvValue { value: Some(value) })
         })
         .collect();
-    v1::Assign {
+    Some(v1::Assign {
         token: Some(token.into()),
         pipeline: run.spec.pipeline.to_string(),
         work: Some(work),
@@ -102,8 +114,14 @@ fn assign(run: &Run, task: usize, token: Token, inputs: Vec<NamedArtifact>, rese
         timeout_ms: bound.timeout_ms.unwrap_or(0),
         env,
         run_facts_json: if wants_facts { views::run_facts(run) } else { String::new() },
-        grace_ms: GRACE_MS,
-    }
+        grace_ms: bound.flow.grace_ms.unwrap_or(GRACE_MS),
+        heartbeat_timeout_ms: bound.flow.heartbeat_timeout_ms.unwrap_or(0),
+        inline: bound.inline.clone(),
+        ahead,
+        key: item.as_ref().map(|item| item.key.to_string()).unwrap_or_default(),
+        item_index: item.as_ref().map_or(0, |item| item.ordinal),
+        item_json: item.map(|item| item.value.to_string()).unwrap_or_default(),
+    })
 }
 
 /// A hello in the words of the core, and the operators it brings.
@@ -131,6 +149,12 @@ pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
     let mut worker = Worker::awaited(key);
     worker.link = Some(link);
     worker.capacity = wire.capacity.ok_or(BadMessage::Missing("hello.capacity"))?.into();
+    worker.gpus = wire
+        .gpus
+        .into_iter()
+        .take(MOST_GPUS)
+        .map(|gpu| Gpu { index: gpu.index, memory_bytes: gpu.memory_bytes, name: clip(gpu.name) })
+        .collect();
     worker.labels = wire.labels;
     worker.operators = operators.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect::<BTreeSet<_>>();
     worker.draining = wire.draining;
@@ -187,15 +211,44 @@ pub fn token(field: &'static str, wire: Option<v1::Token>) -> Result<Token, BadM
 
 fn outcome(wire: Option<v1::finished::Outcome>) -> Result<Outcome, BadMessage> {
     Ok(match wire.ok_or(BadMessage::Missing("finished.outcome"))? {
-        v1::finished::Outcome::Success(success) => Outcome::Success {
-            outputs: success.outputs.into_iter().map(NamedArtifact::try_from).collect::<Result<_, _>>()?,
-            models: success.models.into_iter().map(ModelRegistration::try_from).collect::<Result<_, _>>()?,
-            metrics_json: success.metrics_json,
-        },
+        v1::finished::Outcome::Success(success) => {
+            let inline = inline(&success)?;
+            Outcome::Success {
+                outputs: success.outputs.into_iter().map(NamedArtifact::try_from).collect::<Result<_, _>>()?,
+                models: success.models.into_iter().map(ModelRegistration::try_from).collect::<Result<_, _>>()?,
+                metrics_json: success.metrics_json,
+                inline,
+            }
+        }
         v1::finished::Outcome::Failure(failure) => Outcome::Failure(clip_failure(failure.try_into()?)),
         v1::finished::Outcome::Cancelled(v1::Cancelled {}) => Outcome::Cancelled,
     })
 }
+
+/// GPUs that one worker can have.
+const MOST_GPUS: usize = 1_024;
+
+/// Reads JSON outputs that came with a success. One that is not the output of its name, byte for byte, is left out.
+fn inline(success: &v1::Success) -> Result<Inline, BadMessage> {
+    let size: usize = success.inline_json.values().map(bytes::Bytes::len).sum();
+    if size > segue_proto::INLINE_BYTES.saturating_mul(MOST_INLINE) {
+        let reason = format!("{size} bytes of JSON with one success");
+        return Err(BadMessage::Value { field: "success.inline_json", reason });
+    }
+    let mut kept = success.inline_json.clone();
+    kept.retain(|name, bytes| {
+        let digest = segue_proto::ids::Digest::of(bytes);
+        success.outputs.iter().any(|output| {
+            output.name == *name && output.artifact.as_ref().is_some_and(|artifact| artifact.digest == digest.as_str())
+        })
+    });
+    super::records::inline_values(kept)
+}
+
+/// Outputs whose JSON may come with one success.
+const MOST_INLINE: usize = 16;
+
+type Inline = std::collections::BTreeMap<String, serde_json::Value>;
 
 /// Longest message that is kept with a task.
 const LONGEST_MESSAGE: usize = 4_096;

@@ -62,6 +62,9 @@ pub fn bind(
         version: pipeline.version().into(),
         working_dir: working_dir.to_owned(),
         params: binder.values.iter().map(|(name, bound)| ((*name).to_owned(), value::text_of(&bound.value))).collect(),
+        values: binder.values.iter().map(|(name, bound)| ((*name).to_owned(), bound.value.clone())).collect(),
+        priority: pipeline.priority,
+        concurrency: pipeline.concurrency.clone(),
         tasks,
     })
 }
@@ -173,6 +176,7 @@ impl Binder<'_> {
                 let (params, paths) = self.command(task);
                 (Work::Command { argv }, task.outputs.clone(), params, paths, false)
             }
+            Work::Sensor { .. } => (task.work.clone(), Vec::new(), Map::new(), Vec::new(), false),
         };
         if !faults.is_empty() {
             return Err(faults);
@@ -191,6 +195,8 @@ impl Binder<'_> {
             cache: !self.no_cache && task.cache.unwrap_or(pure),
             priority: task.priority,
             outputs: required(outputs),
+            flow: task.flow.clone(),
+            inline: Vec::new(),
         })
     }
 

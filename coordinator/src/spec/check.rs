@@ -8,10 +8,11 @@ use super::{
     diagnostic::{Diagnostic, quote},
     faults::{Faults, Span},
     fields::Check,
-    model::{Pipeline, Task, Work},
+    model::{Flow, Pipeline, Task, Work},
     params::Params,
     policy::{self, Policy},
     resolve::{self, Edges},
+    schedule,
     tasks::{self, Draft, DraftWork},
     toml::{self, Node, Table},
 };
@@ -58,7 +59,7 @@ pub fn check(text: &str, _path: &str, catalogue: &Catalogue) -> Checked {
 }
 
 fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) -> Option<Pipeline> {
-    let known = ["pipeline", "params", "defaults", "tasks"];
+    let known = ["pipeline", "params", "schedule", "defaults", "tasks"];
     for entry in root.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
         check.unknown_key(entry, "the file", &known);
     }
@@ -71,6 +72,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
         }
     };
     let mut params = root.get("params").map(|entry| Params::read(&entry.node, check)).unwrap_or_default();
+    let schedule = root.get("schedule").and_then(|entry| schedule::read(entry, &params, check));
     let mut defaults = Policy::default();
     if let Some(entry) = root.get("defaults")
         && let Some(table) = check.table(&entry.node, "`defaults`", &policy::KEYS)
@@ -102,7 +104,15 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     }
     params.warn_of_unused(check);
     let (name, description) = head?;
-    Some(Pipeline { name, description, params: params.into_decls(), tasks: made })
+    Some(Pipeline {
+        name,
+        description,
+        params: params.into_decls(),
+        tasks: made,
+        priority: 0,
+        concurrency: None,
+        schedule,
+    })
 }
 
 fn entries(node: &Node, check: &Check<'_>) -> usize {
@@ -161,5 +171,6 @@ fn task(draft: Draft<'_>, edges: Edges, with: serde_json::Map<String, serde_json
         priority: draft.priority,
         outputs: draft.outputs,
         description: draft.description.to_owned(),
+        flow: Flow::default(),
     })
 }

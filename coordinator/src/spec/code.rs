@@ -54,7 +54,7 @@ codes! {
     UnknownParam = "P016", "unknown parameter", "A reference or a `-p` option names a parameter that `[params]` does not declare.";
     BadReference = "P017", "malformed reference", "A data edge is written `task.output`; a parameter `${params.NAME}`; a literal `${` is written `$${`.";
     BadValue = "P018", "bad parameter value", "A value has the wrong type, or is not one of the allowed values, or is out of range.";
-    MissingParam = "P019", "parameter without a value", "A parameter has no default and was not given at submission.";
+    MissingParam = "P019", "parameter without a value", "A parameter has no default and was given neither at submission nor by `[schedule]`.";
     MissingWith = "P020", "missing operator parameter", "The operator needs a parameter that `with` does not give.";
     UnknownWith = "P021", "unknown operator parameter", "`with` gives a parameter that the operator does not have.";
     BadWork = "P022", "neither operator nor command, or both", "A task names either an operator (`op`) or a program (`command`).";
@@ -69,6 +69,10 @@ codes! {
     TooMany = "P031", "too many faults", "Only the first 1,000 faults are listed.";
     UnusedParam = "P040", "unused parameter", "A warning: `[params]` declares a parameter that nothing refers to.";
     SecretInClear = "P041", "secret in clear text", "A warning: what looks like a secret stands in a place that is stored and shown. Secrets belong in `env` as { secret = \"env:NAME\" }.";
+    BadCron = "P060", "bad cron expression", "`cron` has five fields (minute, hour, day of the month, month, day of the week) or is @hourly, @daily, @weekly, @monthly or @yearly, and names a time that comes.";
+    UnknownTimeZone = "P061", "unknown time zone", "A time zone is a name of the IANA data base, such as Europe/Berlin or UTC.";
+    BadSchedule = "P062", "bad schedule", "`[schedule]` has either `cron` or `every` (whole seconds), `start` before `end`, catch_up none, last or all, and overlap skip, queue, cancel_running or allow.";
+    BadIntervalReference = "P063", "malformed interval reference", "The parameters of a schedule may hold `${interval.start}`, `${interval.end}`, `${interval.start_date}` and `${interval.end_date}`; a literal `${` is written `$${`.";
 }
 
 impl fmt::Display for Code {

@@ -101,6 +101,7 @@ fn work(task: &Task) -> String {
     const LONGEST: usize = 40;
     match &task.work {
         Work::Operator { name, .. } => name.clone(),
+        Work::Sensor { .. } => "sensor".to_owned(),
         Work::Command { argv } => {
             let line = argv.join(" ");
             if line.chars().count() <= LONGEST { line } else { line.chars().take(LONGEST).chain(['…']).collect() }

@@ -17,6 +17,7 @@ mod fields;
 mod params;
 mod policy;
 mod resolve;
+mod schedule;
 mod secrets;
 mod syntax;
 mod tasks;
@@ -26,14 +27,18 @@ mod units;
 mod value;
 mod version;
 
+pub mod items;
 pub use bind::bind;
 pub use check::{Checked, LONGEST, check};
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use faults::nearest;
+pub use items::{ResolvedChild, child_key, fill_item, resolve_child};
 pub use model::{
-    Backoff, BoundTask, EnvValue, OutputRef, ParamDecl, Pipeline, ResourceRequest, RetryPolicy, RunSpec, Task, Work,
+    Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
+    ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,
 };
+pub use schedule::interval_params;
 
 #[cfg(test)]
 mod tests;

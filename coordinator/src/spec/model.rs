@@ -11,6 +11,8 @@ use segue_proto::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::schedule::ScheduleDecl;
+
 /// A checked pipeline file. Tasks keep the order of the file; indices into `tasks` are stable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pipeline {
@@ -18,6 +20,36 @@ pub struct Pipeline {
     pub description: String,
     pub params: Vec<ParamDecl>,
     pub tasks: Vec<Task>,
+    /// Larger goes first among the runs that wait; one step is worth a minute of waiting.
+    #[serde(default)]
+    pub priority: i32,
+    #[serde(default)]
+    pub concurrency: Option<Concurrency>,
+    /// When it runs by itself.
+    #[serde(default)]
+    pub schedule: Option<ScheduleDecl>,
+}
+
+/// How many runs may go on at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concurrency {
+    pub max: u32,
+    /// Runs count together that have the same key; may hold `${params.NAME}`. Empty: all runs of the pipeline.
+    pub key: String,
+    pub on_full: OnFull,
+}
+
+/// What becomes of a run that finds no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// It waits for its turn.
+    #[default]
+    Queue,
+    /// It ends at once, skipped.
+    Skip,
+    /// The runs that go on are cancelled, and it starts when they have ended.
+    CancelRunning,
 }
 
 /// A declared parameter of a pipeline.
@@ -56,6 +88,89 @@ pub struct Task {
     /// One line for people; may be empty.
     #[serde(default)]
     pub description: String,
+    #[serde(flatten, default)]
+    pub flow: Flow,
+}
+
+/// When a task runs, how often, and what it holds besides resources. The same before and after binding, except that
+/// binding fills parameters into its texts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Flow {
+    pub run_if: RunIf,
+    /// An expression over `params`, `tasks` and `item`; false skips the task.
+    pub when: Option<String>,
+    /// Runs once everything that is not `finally` has ended, whatever came of it.
+    pub finally: bool,
+    pub fan_out: Option<FanOut>,
+    /// Slots of named pools that each attempt holds.
+    pub pools: BTreeMap<String, u32>,
+    /// At most so many attempts at a time of all tasks, of all runs, with the same key.
+    pub limit: Option<Limit>,
+    /// How long the task may wait for a worker.
+    pub queue_timeout_ms: Option<u64>,
+    /// How long a command may be silent: it must touch the file `$SEGUE_HEARTBEAT` more often.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace_ms: Option<u32>,
+}
+
+/// Which ends of its needs let a task run. It is decided once all of them have ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunIf {
+    /// The default, and the only one that is decided as soon as one need has failed.
+    #[default]
+    AllSucceeded,
+    AnySucceeded,
+    AnyFailed,
+    /// Whatever came of them, unless the run was cancelled.
+    AllDone,
+    /// Whatever came of them, even when the run was cancelled.
+    Always,
+}
+
+/// A limit by key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// May hold `${params.NAME}`, `${item}` and `${key}`.
+    pub key: String,
+    pub max: u32,
+}
+
+/// `foreach` or `matrix`: one task becomes a child for each item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FanOut {
+    pub over: Over,
+    /// Template of a child's key, such as `${item.id}`. Absent: the item's own text, or its number for a table.
+    pub key: Option<String>,
+    /// Children that may be live at a time.
+    pub max_parallel: Option<u32>,
+    /// Children that may fail while the whole still succeeds.
+    pub tolerate: u32,
+    /// The first failure beyond that cancels the other children.
+    pub fail_fast: bool,
+}
+
+/// Where the items come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Over {
+    Items(Vec<Value>),
+    /// A list parameter, `${params.NAME}`; binding makes it `Items`.
+    Param(String),
+    /// Files, by a pattern that may hold parameters; submission makes it `Items`, sorted.
+    Glob(String),
+    /// From `from`, below `to`.
+    Range {
+        from: i64,
+        to: i64,
+        step: i64,
+    },
+    /// A JSON array that another task puts out.
+    Output(OutputRef),
+    /// Every combination: an item is a table with one value of each list. The last name changes fastest.
+    Matrix(Vec<(String, Vec<Value>)>),
 }
 
 /// What a task executes.
@@ -66,6 +181,8 @@ pub enum Work {
     Operator { name: String, version: String, pure: bool, wants_run_facts: bool },
     /// Program and arguments.
     Command { argv: Vec<String> },
+    /// A condition outside that the coordinator looks at. It takes no worker and no slot.
+    Sensor { sensor: Value, every_ms: u64 },
 }
 
 /// An output of another task: index and output name.
@@ -92,6 +209,12 @@ pub struct ResourceRequest {
     pub gpu: GpuPreference,
     /// Labels that the worker must have.
     pub labels: BTreeMap<String, String>,
+    /// Labels that the worker must not have; an empty value stands for any.
+    #[serde(default)]
+    pub not_labels: BTreeMap<String, String>,
+    /// What may be taken instead, in order, where the amounts above find no room now.
+    #[serde(default)]
+    pub alternatives: Vec<Resources>,
 }
 
 /// When and how often a failed task is tried again.
@@ -106,6 +229,24 @@ pub struct RetryPolicy {
     pub jitter: f64,
     /// Classes that are tried again.
     pub on: Vec<FailureClass>,
+    /// Exit codes that are never tried again, whatever else is said.
+    #[serde(default)]
+    pub never: Vec<i32>,
+    /// What holds for single classes and exit codes instead; the first that fits counts.
+    #[serde(default)]
+    pub rules: Vec<RetryRule>,
+}
+
+/// How often and when one kind of failure is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetryRule {
+    pub on: Vec<FailureClass>,
+    pub exit_codes: Vec<i32>,
+    pub attempts: u32,
+    pub backoff: Backoff,
+    pub initial_ms: u64,
+    pub max_ms: u64,
+    pub jitter: f64,
 }
 
 /// How the delay between tries grows.
@@ -126,6 +267,8 @@ impl Default for RetryPolicy {
             max_ms: 60_000,
             jitter: 0.2,
             on: vec![FailureClass::Infra, FailureClass::Timeout, FailureClass::Lost],
+            never: Vec::new(),
+            rules: Vec::new(),
         }
     }
 }
@@ -140,6 +283,13 @@ pub struct RunSpec {
     pub working_dir: String,
     /// Every parameter with its value as text.
     pub params: BTreeMap<String, String>,
+    /// Every parameter with its value and type, for expressions.
+    #[serde(default)]
+    pub values: serde_json::Map<String, Value>,
+    #[serde(default)]
+    pub priority: i32,
+    #[serde(default)]
+    pub concurrency: Option<Concurrency>,
     pub tasks: Vec<BoundTask>,
 }
 
@@ -164,6 +314,11 @@ pub struct BoundTask {
     pub priority: i32,
     /// Outputs that a success must bring.
     pub outputs: Vec<Port>,
+    #[serde(flatten, default)]
+    pub flow: Flow,
+    /// Outputs whose JSON must come with a success, because a condition or a `foreach` reads them.
+    #[serde(default)]
+    pub inline: Vec<String>,
 }
 
 impl BoundTask {
@@ -172,6 +327,9 @@ impl BoundTask {
     pub fn needs(&self) -> Vec<usize> {
         let mut all: Vec<usize> =
             self.inputs.values().map(|input| input.task).chain(self.after.iter().copied()).collect();
+        if let Some(FanOut { over: Over::Output(from), .. }) = &self.flow.fan_out {
+            all.push(from.task);
+        }
         all.sort_unstable();
         all.dedup();
         all

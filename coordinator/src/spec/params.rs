@@ -54,6 +54,16 @@ impl Params {
         Some(declared.decl.as_ref())
     }
 
+    /// Gives a parameter without marking it as used. As for [`Params::refer`].
+    pub fn get(&self, name: &str) -> Option<Option<&ParamDecl>> {
+        self.index.get(name).map(|&at| self.list[at].decl.as_ref())
+    }
+
+    /// Gives the declarations without fault, in file order.
+    pub fn decls(&self) -> impl Iterator<Item = &ParamDecl> {
+        self.list.iter().filter_map(|declared| declared.decl.as_ref())
+    }
+
     /// Gives the names in file order, for hints.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.list.iter().map(|declared| declared.name.as_str())

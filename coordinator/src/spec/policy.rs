@@ -253,7 +253,7 @@ fn gpu(node: &Node, request: &mut ResourceRequest, check: &mut Check<'_>) {
     match &node.value {
         Value::Text(word) if word == "prefer" => {
             request.gpu = GpuPreference::Prefer;
-            request.amounts.gpu = 0;
+            request.amounts.gpu_milli = 0;
         }
         Value::Text(word) => {
             let hint = "a number of GPUs, or \"prefer\" for a GPU where there is one".to_owned();
@@ -261,7 +261,7 @@ fn gpu(node: &Node, request: &mut ResourceRequest, check: &mut Check<'_>) {
         }
         Value::Int(count) if (0..=MOST_GPUS).contains(count) => {
             request.gpu = if *count == 0 { GpuPreference::None } else { GpuPreference::Require };
-            request.amounts.gpu = *count as u32;
+            request.amounts.gpu_milli = *count as u32 * 1_000;
         }
         Value::Int(count) => {
             let hint = format!("from 0 to {MOST_GPUS}");

@@ -229,7 +229,13 @@ fn inputs<'t>(node: &'t Node, check: &mut Check<'t>) -> Vec<(Spanned<'t>, Spanne
 fn outputs(node: &Node, check: &mut Check<'_>) -> Vec<Port> {
     let mut ports: Vec<Port> = Vec::new();
     let mut add = |name: &str, kind: &str| {
-        ports.push(Port { name: name.to_owned(), kind: kind.to_owned(), optional: false, help: String::new() });
+        ports.push(Port {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            optional: false,
+            help: String::new(),
+            many: false,
+        });
     };
     match &node.value {
         Value::List(_) => {

@@ -19,13 +19,17 @@ impl Pipeline {
         params.sort_by(|a, b| a.name.cmp(&b.name));
         let mut tasks: Vec<_> = self.tasks.iter().collect();
         tasks.sort_by(|a, b| a.name.cmp(&b.name));
-        let whole = json!({
+        let mut whole = json!({
             "format": 1,
             "name": self.name,
             "description": self.description,
             "params": params,
             "tasks": tasks.into_iter().map(|task| self.task(task)).collect::<Vec<_>>(),
         });
+        // Pipelines without a schedule keep the version that they had before there were any.
+        if let Some(schedule) = &self.schedule {
+            whole["schedule"] = json!(schedule);
+        }
         sorted(whole).to_string()
     }
 
@@ -34,6 +38,7 @@ impl Pipeline {
         let work = match &task.work {
             Work::Operator { name, .. } => json!({ "op": name }),
             Work::Command { argv } => json!({ "command": argv }),
+            Work::Sensor { sensor, every_ms } => json!({ "sensor": sensor, "every_ms": every_ms }),
         };
         let inputs: Map<String, Value> =
             task.inputs.iter().map(|(input, from)| (input.clone(), json!([name(from.task), from.output]))).collect();

@@ -108,7 +108,7 @@ async fn damage_in_the_source_is_reported_and_does_not_stop_the_backup() {
     let report = backup(Source::Quiet(sample.store.clone()), &sample.blobs, &sample.logs, &dest).await.unwrap();
     assert_eq!((report.blobs, report.problems.len()), (2, 2), "{report:?}");
     assert!(report.problems.iter().any(|p| p.contains(Digest::of(ORDERS).as_str())));
-    assert!(report.problems.iter().any(|p| p.contains(run(8).as_str())));
+    assert!(report.problems.iter().any(|p| p.contains(&run(8).to_string())));
     let restored = restore(&dest, &sample.beside("restored")).await.unwrap();
     assert_eq!(restored.records, rows(sample.store.as_ref()).len() as u64, "the damaged record too");
     assert_eq!(restored.problems.len(), 2, "{restored:?}");

@@ -50,8 +50,9 @@ pub fn decode_row<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<(Key
 pub enum Value {
     Meta,
     Run(stored::RunRecord),
-    Task(stored::TaskRecord),
+    Task(Box<stored::TaskRecord>),
     Attempt(stored::AttemptRecord),
+    Expansion(stored::ExpansionRecord),
     Produced(v1::ArtifactView),
     Pipeline(stored::PipelineRecord),
     Artifact(stored::ArtifactRecord),
@@ -79,9 +80,10 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
             Value::Meta
         }
         Key::Run(_) => Value::Run(decode(key, bytes)?),
-        Key::Task { .. } => Value::Task(decode(key, bytes)?),
+        Key::Task { .. } => Value::Task(Box::new(decode(key, bytes)?)),
         Key::Attempt { .. } => Value::Attempt(decode(key, bytes)?),
         Key::Produced { .. } => Value::Produced(decode(key, bytes)?),
+        Key::Expansion { .. } => Value::Expansion(decode(key, bytes)?),
         Key::Pipeline(_) => Value::Pipeline(decode(key, bytes)?),
         Key::Artifact(_) => Value::Artifact(decode(key, bytes)?),
         Key::Cache(_) => Value::Cache(decode(key, bytes)?),

@@ -121,7 +121,7 @@ fn runs_come_newest_first_from_the_back() {
         for n in 0..3 {
             let mut batch = Batch::new();
             let run = testing::run(n);
-            batch.put(&Key::Run(run.clone()), &testing::run_record(&run, 2));
+            batch.put(&Key::Run(run), &testing::run_record(&run, 2));
             batch.put(&Key::Task { run, task: 0 }, &segue_proto::store::v1::TaskRecord::default());
             store.apply(&batch).unwrap();
         }
@@ -138,7 +138,7 @@ fn a_visit_sees_every_row_once_over_many_pages() {
         let run = testing::run(1);
         let mut batch = Batch::new();
         for task in 0..1000 {
-            batch.put_raw(Key::Task { run: run.clone(), task }.encode(), vec![1]);
+            batch.put_raw(Key::Task { run, task }.encode(), vec![1]);
         }
         store.apply(&batch).unwrap();
         let mut seen = Vec::new();
@@ -147,7 +147,7 @@ fn a_visit_sees_every_row_once_over_many_pages() {
             Ok(())
         })
         .unwrap();
-        assert_eq!(seen, (0..1000).map(|task| Key::Task { run: run.clone(), task }).collect::<Vec<_>>());
+        assert_eq!(seen, (0..1000).map(|task| Key::Task { run, task }).collect::<Vec<_>>());
     });
 }
 

@@ -14,6 +14,7 @@ mod tag {
     pub(super) const TASK: u8 = 0x11;
     pub(super) const ATTEMPT: u8 = 0x12;
     pub(super) const PRODUCED: u8 = 0x13;
+    pub(super) const EXPANSION: u8 = 0x14;
     pub(super) const PIPELINE: u8 = 0x20;
     pub(super) const ARTIFACT: u8 = 0x21;
     pub(super) const CACHE: u8 = 0x22;
@@ -40,6 +41,8 @@ pub enum Key {
     Attempt { run: RunId, task: u32, attempt: u32 },
     /// `v1.ArtifactView`: what a task of a run has put out
     Produced { run: RunId, task: u32, output: PortName },
+    /// `store.v1.ExpansionRecord`: the items of a fan-out, by index of its task
+    Expansion { run: RunId, task: u32 },
     /// `store.v1.PipelineRecord`, by version
     Pipeline(Digest),
     /// `store.v1.ArtifactRecord`
@@ -95,14 +98,15 @@ impl Key {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Meta(meta) => Writer::of(tag::META).text(meta.as_str()),
-            Self::Run(run) => Writer::of(tag::RUN).text(run.as_str()),
-            Self::Task { run, task } => Writer::of(tag::TASK).text(run.as_str()).number(*task),
+            Self::Run(run) => Writer::of(tag::RUN).text(&run.to_string()),
+            Self::Task { run, task } => Writer::of(tag::TASK).text(&run.to_string()).number(*task),
             Self::Attempt { run, task, attempt } => {
-                Writer::of(tag::ATTEMPT).text(run.as_str()).number(*task).number(*attempt)
+                Writer::of(tag::ATTEMPT).text(&run.to_string()).number(*task).number(*attempt)
             }
             Self::Produced { run, task, output } => {
-                Writer::of(tag::PRODUCED).text(run.as_str()).number(*task).text(output.as_str())
+                Writer::of(tag::PRODUCED).text(&run.to_string()).number(*task).text(output.as_str())
             }
+            Self::Expansion { run, task } => Writer::of(tag::EXPANSION).text(&run.to_string()).number(*task),
             Self::Pipeline(digest) => Writer::of(tag::PIPELINE).text(digest.as_str()),
             Self::Artifact(digest) => Writer::of(tag::ARTIFACT).text(digest.as_str()),
             Self::Cache(key) => Writer::of(tag::CACHE).text(key),
@@ -138,6 +142,7 @@ impl Key {
             tag::TASK => Self::Task { run: from.id()?, task: from.number()? },
             tag::ATTEMPT => Self::Attempt { run: from.id()?, task: from.number()?, attempt: from.number()? },
             tag::PRODUCED => Self::Produced { run: from.id()?, task: from.number()?, output: from.id()? },
+            tag::EXPANSION => Self::Expansion { run: from.id()?, task: from.number()? },
             tag::PIPELINE => Self::Pipeline(from.id()?),
             tag::ARTIFACT => Self::Artifact(from.id()?),
             tag::CACHE => Self::Cache(from.text()?),
@@ -159,6 +164,7 @@ impl fmt::Display for Key {
             Self::Task { run, task } => write!(f, "task/{run}/{task}"),
             Self::Attempt { run, task, attempt } => write!(f, "attempt/{run}/{task}/{attempt}"),
             Self::Produced { run, task, output } => write!(f, "produced/{run}/{task}/{output}"),
+            Self::Expansion { run, task } => write!(f, "expansion/{run}/{task}"),
             Self::Pipeline(digest) => write!(f, "pipeline/{digest}"),
             Self::Artifact(digest) => write!(f, "artifact/{digest}"),
             Self::Cache(key) => write!(f, "cache/{}", key.escape_debug()),
@@ -196,19 +202,25 @@ pub mod prefix {
     /// Tasks of a run, by index.
     #[must_use]
     pub fn tasks(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::TASK).text(run.as_str()).0
+        Writer::of(tag::TASK).text(&run.to_string()).0
     }
 
     /// Attempts of a run, by task and number.
     #[must_use]
     pub fn attempts(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::ATTEMPT).text(run.as_str()).0
+        Writer::of(tag::ATTEMPT).text(&run.to_string()).0
+    }
+
+    /// Expansions of a run, by task.
+    #[must_use]
+    pub fn expansions(run: &RunId) -> Vec<u8> {
+        Writer::of(tag::EXPANSION).text(&run.to_string()).0
     }
 
     /// Attempts of a task, by number.
     #[must_use]
     pub fn attempts_of(run: &RunId, task: u32) -> Vec<u8> {
-        Writer::of(tag::ATTEMPT).text(run.as_str()).number(task).0
+        Writer::of(tag::ATTEMPT).text(&run.to_string()).number(task).0
     }
 
     /// What every run has put out, by run.
@@ -220,7 +232,7 @@ pub mod prefix {
     /// What a run has put out, by task and output.
     #[must_use]
     pub fn produced(run: &RunId) -> Vec<u8> {
-        Writer::of(tag::PRODUCED).text(run.as_str()).0
+        Writer::of(tag::PRODUCED).text(&run.to_string()).0
     }
 
     /// All pipeline versions.
@@ -427,7 +439,7 @@ mod tests {
                 Key::Cache(a.clone()).encode().cmp(&Key::Cache(b.clone()).encode()),
                 a.as_bytes().cmp(b.as_bytes())
             );
-            let attempt = |task, attempt| Key::Attempt { run: run.clone(), task, attempt }.encode();
+            let attempt = |task, attempt| Key::Attempt { run, task, attempt }.encode();
             prop_assert_eq!(attempt(m, n).cmp(&attempt(n, m)), (m, n).cmp(&(n, m)));
         }
 
@@ -451,9 +463,9 @@ mod tests {
     #[test]
     fn the_layout_on_disk_does_not_change_unnoticed() {
         let run: RunId = "run_01j8zk5m8w0000000000000000".parse().unwrap();
-        let bytes = Key::Attempt { run: run.clone(), task: 2, attempt: 1 }.encode();
+        let bytes = Key::Attempt { run, task: 2, attempt: 1 }.encode();
         let mut expected = vec![0x12];
-        expected.extend_from_slice(run.as_str().as_bytes());
+        expected.extend_from_slice(run.to_string().as_bytes());
         expected.extend_from_slice(&[0, 0, 0, 0, 0, 2, 0, 0, 0, 1]);
         assert_eq!(bytes, expected);
         assert!(bytes.starts_with(&prefix::attempts_of(&run, 2)));

@@ -26,7 +26,13 @@ pub(super) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
     };
     let mut add_all = |named: &[v1::NamedArtifact]| named.iter().try_for_each(|named| add(named.artifact.as_ref()));
     match value {
-        Value::Task(task) => add_all(&task.outputs)?,
+        Value::Task(task) => {
+            add_all(&task.outputs)?;
+            if let Some(attempt) = &task.last {
+                add_all(&attempt.inputs)?;
+                add_all(&attempt.outputs)?;
+            }
+        }
         Value::Attempt(attempt) => {
             add_all(&attempt.inputs)?;
             add_all(&attempt.outputs)?;
@@ -46,6 +52,7 @@ pub(super) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
             );
         }
         Value::Meta
+        | Value::Expansion(_)
         | Value::Pipeline(_)
         | Value::Idempotency(_)
         | Value::Alias(_)

@@ -21,7 +21,7 @@ pub(crate) fn run(n: u32) -> RunId {
 pub(crate) fn run_record(run: &RunId, tasks: usize) -> stored::RunRecord {
     let spec = serde_json::json!({ "tasks": vec![serde_json::json!({}); tasks] });
     stored::RunRecord {
-        run_id: run.as_str().to_owned(),
+        run_id: run.to_string(),
         pipeline: "demo".to_owned(),
         spec: serde_json::to_vec(&spec).unwrap().into(),
         ..Default::default()
@@ -29,7 +29,7 @@ pub(crate) fn run_record(run: &RunId, tasks: usize) -> stored::RunRecord {
 }
 
 pub(crate) fn token(run: &RunId, task: &str, attempt: u32) -> Token {
-    Token { run: run.clone(), task: task.parse().unwrap(), attempt, epoch: 1 }
+    Token { run: *run, task: task.parse().unwrap(), index: 0, attempt, epoch: 1 }
 }
 
 pub(crate) fn artifact(bytes: &[u8]) -> v1::Artifact {
@@ -42,7 +42,7 @@ pub(crate) fn artifact(bytes: &[u8]) -> v1::Artifact {
 }
 
 pub(crate) fn named(name: &str, bytes: &[u8]) -> v1::NamedArtifact {
-    v1::NamedArtifact { name: name.to_owned(), artifact: Some(artifact(bytes)) }
+    v1::NamedArtifact { name: name.to_owned(), artifact: Some(artifact(bytes)), key: String::new() }
 }
 
 /// A state directory with something of everything in it.
@@ -94,15 +94,13 @@ fn records(run: &RunId) -> Batch {
     let mut batch = Batch::new();
     let mut record = run_record(run, 2);
     record.params.insert("input".to_owned(), format!("blob:{}", Digest::of(UPLOAD)));
-    batch.put(&Key::Run(run.clone()), &record);
+    batch.put(&Key::Run(*run), &record);
     let outputs = vec![named("orders", ORDERS)];
+    batch
+        .put(&Key::Task { run: *run, task: 0 }, &stored::TaskRecord { outputs: outputs.clone(), ..Default::default() });
+    batch.put(&Key::Task { run: *run, task: 1 }, &stored::TaskRecord::default());
     batch.put(
-        &Key::Task { run: run.clone(), task: 0 },
-        &stored::TaskRecord { outputs: outputs.clone(), ..Default::default() },
-    );
-    batch.put(&Key::Task { run: run.clone(), task: 1 }, &stored::TaskRecord::default());
-    batch.put(
-        &Key::Attempt { run: run.clone(), task: 0, attempt: 1 },
+        &Key::Attempt { run: *run, task: 0, attempt: 1 },
         &stored::AttemptRecord {
             view: Some(v1::AttemptView { attempt: 1, ..Default::default() }),
             outputs: outputs.clone(),
@@ -115,7 +113,7 @@ fn records(run: &RunId) -> Batch {
             &stored::ArtifactRecord {
                 artifact: Some(artifact(bytes)),
                 producers: vec![stored::Producer {
-                    run_id: run.as_str().to_owned(),
+                    run_id: run.to_string(),
                     task: "clean".to_owned(),
                     output: output.to_owned(),
                     attempt: 1,
@@ -124,7 +122,7 @@ fn records(run: &RunId) -> Batch {
             },
         );
         batch.put(
-            &Key::Produced { run: run.clone(), task: 0, output: output.parse().unwrap() },
+            &Key::Produced { run: *run, task: 0, output: output.parse().unwrap() },
             &v1::ArtifactView { artifact: Some(artifact(bytes)), ..Default::default() },
         );
     }
@@ -139,7 +137,7 @@ fn records(run: &RunId) -> Batch {
     );
     batch.put(
         &Key::Idempotency("nightly 2026-01-01".to_owned()),
-        &v1::SubmitResponse { run_id: run.as_str().to_owned(), ..Default::default() },
+        &v1::SubmitResponse { run_id: run.to_string(), ..Default::default() },
     );
     batch
 }

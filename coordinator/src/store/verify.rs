@@ -154,7 +154,7 @@ impl Findings {
     fn collect(&mut self, key: &Key, value: &Value) {
         match (key, value) {
             (Key::Run(run), Value::Run(record)) => {
-                self.runs.insert(run.clone(), task_count(&record.spec));
+                self.runs.insert(*run, task_count(&record.spec));
             }
             (Key::Artifact(digest), _) => {
                 self.artifacts.insert(digest.clone());
@@ -169,10 +169,17 @@ impl Findings {
     fn check(&mut self, key: &Key, value: &Value) {
         self.check_own_name(key, value);
         match (key, value) {
-            (Key::Task { run, task } | Key::Attempt { run, task, .. } | Key::Produced { run, task, .. }, _) => {
+            (
+                Key::Task { run, task }
+                | Key::Attempt { run, task, .. }
+                | Key::Produced { run, task, .. }
+                | Key::Expansion { run, task },
+                _,
+            ) => {
                 match self.runs.get(run) {
                     None => self.problem(format!("the record `{key}` belongs to a run that does not exist")),
-                    Some(Some(tasks)) if task >= tasks => {
+                    // Children of fan-outs are beyond all tasks.
+                    Some(Some(tasks)) if task >= tasks && *task < crate::core::FIRST_CHILD => {
                         self.problem(format!("the record `{key}` is beyond the {tasks} tasks of its run"));
                     }
                     Some(_) => {}
@@ -209,7 +216,7 @@ impl Findings {
     /// Compares what a record says of itself with its key.
     fn check_own_name(&mut self, key: &Key, value: &Value) {
         let same = match (key, value) {
-            (Key::Run(run), Value::Run(record)) => record.run_id == run.as_str(),
+            (Key::Run(run), Value::Run(record)) => record.run_id == run.to_string(),
             (Key::Attempt { attempt, .. }, Value::Attempt(record)) => {
                 record.view.as_ref().is_some_and(|view| view.attempt == *attempt)
             }

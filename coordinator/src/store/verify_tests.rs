@@ -85,7 +85,7 @@ async fn a_size_that_a_record_has_wrong_is_found() {
     artifact.size_bytes += 1;
     let mut batch = Batch::new();
     let cache = stored::CacheRecord {
-        outputs: vec![v1::NamedArtifact { name: "orders".to_owned(), artifact: Some(artifact) }],
+        outputs: vec![v1::NamedArtifact { name: "orders".to_owned(), artifact: Some(artifact), key: String::new() }],
         ..Default::default()
     };
     batch.put(&Key::Cache("k".to_owned()), &cache);

@@ -132,7 +132,12 @@ impl Attempt {
         let outputs = interruptible(self.store(&prepared, produced.schemas), &mut stop, deadline).await?;
         let metrics_json =
             if produced.metrics.is_empty() { String::new() } else { Value::Object(produced.metrics).to_string() };
-        Ok(v1::Success { outputs, models: produced.models.into_iter().map(Into::into).collect(), metrics_json })
+        Ok(v1::Success {
+            outputs,
+            models: produced.models.into_iter().map(Into::into).collect(),
+            metrics_json,
+            inline_json: Default::default(),
+        })
     }
 
     async fn prepare(&self) -> Result<Prepared, Failure> {
@@ -186,7 +191,7 @@ impl Attempt {
                     inputs: std::mem::take(inputs),
                     output_dir: prepared.scratch.outputs(),
                     run_facts,
-                    gpus: self.assign.resources.as_ref().map_or(0, |reserved| reserved.gpu),
+                    gpus: self.assign.resources.as_ref().map_or(0, |reserved| reserved.gpu_milli.div_ceil(1_000)),
                     end_mark,
                 });
                 // Variables are those of a process, so a task that sets some gets a process of its own.
@@ -249,7 +254,7 @@ impl Attempt {
             let (digest, size_bytes) = self.store_file(&port.name, file).await?;
             let schema = schemas.remove(&port.name).map(|schema| schema.to_string()).unwrap_or_default();
             let artifact = v1::Artifact { digest: digest.into(), size_bytes, kind: port.kind.clone(), schema };
-            stored.push(v1::NamedArtifact { name: port.name.clone(), artifact: Some(artifact) });
+            stored.push(v1::NamedArtifact { name: port.name.clone(), artifact: Some(artifact), key: String::new() });
         }
         Ok(stored)
     }

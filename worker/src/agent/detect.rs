@@ -2,7 +2,7 @@
 
 use std::{fs, num::NonZero, path::Path, process::Command};
 
-use segue_proto::resources::Resources;
+use segue_proto::resources::{Resources, WHOLE_GPU};
 
 /// Gives the cores, the memory and the GPUs that this process may use. Custom resources are never detected.
 #[must_use]
@@ -13,11 +13,11 @@ pub fn detect() -> Resources {
     Resources {
         cpu_milli: u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000),
         memory_bytes: memory(),
-        gpu: match visible.as_deref().map(visible_gpus) {
+        gpu_milli: WHOLE_GPU.saturating_mul(match visible.as_deref().map(visible_gpus) {
             Some(0) => 0,
             Some(visible) => visible.min(installed_gpus()),
             None => installed_gpus(),
-        },
+        }),
         ..Resources::default()
     }
 }

@@ -161,6 +161,7 @@ mod tests {
     fn feed() -> (Arc<Feed>, Arc<News>) {
         let token = Token {
             run: "run_01j8zk5m8w0000000000000000".parse().unwrap(),
+            index: 0,
             task: "task".parse().unwrap(),
             attempt: 1,
             epoch: 1,

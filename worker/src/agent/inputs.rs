@@ -158,6 +158,7 @@ mod tests {
     fn a_command_finds_everything_in_its_variables() {
         let token = Token {
             run: "run_01j8zk5m8w0000000000000000".parse().unwrap(),
+            index: 0,
             task: "publish".parse().unwrap(),
             attempt: 2,
             epoch: 1,

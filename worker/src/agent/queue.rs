@@ -74,6 +74,7 @@ mod tests {
     fn token(number: u32) -> Token {
         Token {
             run: "run_01j8zk5m8w0000000000000000".parse().unwrap(),
+            index: 0,
             task: "task".parse().unwrap(),
             attempt: number,
             epoch: 1,

@@ -68,6 +68,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let token = Token {
             run: "run_01j8zk5m8w0000000000000000".parse().unwrap(),
+            index: 0,
             task: "task".parse().unwrap(),
             attempt: 1,
             epoch: 1,

@@ -345,6 +345,7 @@ impl Worker {
             hostname,
             pid: std::process::id(),
             draining: self.drain.is_some(),
+            gpus: Vec::new(),
         }))
     }
 

@@ -133,10 +133,11 @@ fn state(detail: &v1::WorkerDetail) -> String {
 }
 
 fn task_state(task: &v1::WorkerTask) -> &'static str {
-    match (task.cancelling, task.started_ms) {
-        (true, _) => "cancelling",
-        (false, 0) => "starting",
-        (false, _) => "running",
+    match (task.cancelling, task.started_ms, task.ahead) {
+        (true, ..) => "cancelling",
+        (false, 0, true) => "next in line",
+        (false, 0, false) => "starting",
+        (false, ..) => "running",
     }
 }
 
@@ -167,7 +168,7 @@ fn amounts(wire: Option<&v1::Resources>) -> String {
 fn resources(wire: Option<&v1::Resources>) -> Value {
     let wire = wire.cloned().unwrap_or_default();
     json!({
-        "cpu": f64::from(wire.cpu_milli) / 1_000.0, "memory_bytes": wire.memory_bytes, "gpu": wire.gpu,
+        "cpu": f64::from(wire.cpu_milli) / 1_000.0, "memory_bytes": wire.memory_bytes, "gpu": f64::from(wire.gpu_milli) / 1_000.0,
         "custom": wire.custom,
     })
 }

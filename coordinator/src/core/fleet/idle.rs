@@ -1,10 +1,12 @@
 //! Why a worker is idle, and which workers a task misses because they are held back. By code, as reasons of tasks are.
 
-use segue_proto::resources::GpuPreference;
-
 use crate::{
-    core::{Core, Worker, explain::Reason, placement},
-    spec::BoundTask,
+    core::{
+        Core, Worker,
+        explain::Reason,
+        placement::{self, Candidate, Unplaced},
+    },
+    spec::{BoundTask, ResourceRequest, Work},
 };
 
 /// Why a connected worker runs nothing.
@@ -50,7 +52,7 @@ impl Core {
     /// Says why a worker is idle; `None` where it has work or is not connected.
     #[must_use]
     pub fn idle(&self, worker: &Worker) -> Option<Idle> {
-        if worker.link.is_none() || !worker.leased.is_empty() {
+        if worker.link.is_none() || !worker.is_idle() {
             return None;
         }
         if worker.draining {
@@ -59,37 +61,49 @@ impl Core {
         if worker.cordoned {
             return Some(Idle::Cordoned);
         }
-        let mut any = false;
-        for (_, _, task) in self.heads() {
-            any = true;
-            let plain = task.resources.gpu == GpuPreference::None && worker.capacity.gpu > 0;
-            if plain && self.gpu_work_open() && could_take(worker, task) {
+        let mut why = Idle::NoWork;
+        // What a pool or a limit holds back waits for no worker.
+        let open = self.queue.waiting().filter(|(class, _)| self.queue.shut(class, &self.pools).is_none());
+        for (class, _) in open {
+            why = Idle::NothingFits;
+            let kept = worker.capacity.gpu_milli > 0 && self.gpu_work_open() && class.request.amounts.gpu_milli == 0;
+            if kept && !class.wants_gpu() && could_take(worker, &class.work, &class.request) {
                 return Some(Idle::KeptForGpu);
             }
         }
-        Some(if any { Idle::NothingFits } else { Idle::NoWork })
+        Some(why)
+    }
+}
+
+/// Shows a worker as placement would see it if it were the only one.
+pub(super) fn alone<'w>(worker: &'w Worker, work: &Work) -> Candidate<'w> {
+    Candidate {
+        key: &worker.key,
+        capacity: &worker.capacity,
+        gpus: &worker.gpus,
+        labels: &worker.labels,
+        offers: placement::offers(&worker.operators, work),
     }
 }
 
 /// Says whether a worker could take a task if it had nothing else to do and were not held back.
-pub(super) fn could_take(worker: &Worker, task: &BoundTask) -> bool {
-    let wanted = &task.resources;
-    placement::offers(&worker.operators, &task.work)
-        && wanted.labels.iter().all(|(name, value)| worker.labels.get(name) == Some(value))
-        && worker.capacity.fits(&wanted.amounts)
+pub(super) fn could_take(worker: &Worker, work: &Work, request: &ResourceRequest) -> bool {
+    placement::ways(request, &[alone(worker, work)], false).is_ok()
 }
 
 /// Explains a task that no worker can ever take while some are held back; `why` is what placement says of the others.
 #[must_use]
-pub fn held_back(core: &Core, task: &BoundTask, why: placement::Unplaced) -> Option<Reason> {
+pub fn held_back(core: &Core, task: &BoundTask, why: Unplaced) -> Option<Reason> {
     const NAMED: usize = 4;
-    if why == placement::Unplaced::Busy {
+    if why == Unplaced::Busy {
         return None;
     }
     let back: Vec<&Worker> = core
         .workers()
-        .filter(|worker| worker.link.is_some() && !worker.takes_work() && could_take(worker, task))
+        .filter(|worker| worker.link.is_some() && !worker.takes_work())
+        .filter(|worker| could_take(worker, &task.work, &task.resources))
         .collect();
+    let first = back.first()?;
     let mut names: Vec<String> =
         back.iter().take(NAMED).map(|worker| format!("{} ({})", worker.key.name, worker.state())).collect();
     if back.len() > NAMED {
@@ -97,17 +111,11 @@ pub fn held_back(core: &Core, task: &BoundTask, why: placement::Unplaced) -> Opt
     }
     let text = format!("the workers that could take it take no new work: {}", names.join(", "));
     let cordoned = back.iter().find(|worker| worker.cordoned && !worker.draining);
-    match (cordoned, back.is_empty()) {
-        (_, true) => None,
-        (Some(worker), _) => Some(Reason {
-            code: "workers_cordoned",
-            text,
-            hint: format!("give one work again: segue workers uncordon {}", worker.key.name),
-        }),
-        (None, _) => Some(Reason {
-            code: "workers_draining",
-            text,
-            hint: "start another one: segue worker --server URL".to_owned(),
-        }),
-    }
+    let (code, hint) = match cordoned {
+        Some(worker) => {
+            ("workers_cordoned", format!("give one work again: segue workers uncordon {}", worker.key.name))
+        }
+        None => ("workers_draining", format!("start another one like `{}`: segue worker --server URL", first.key.name)),
+    };
+    Some(Reason { code, text, hint })
 }

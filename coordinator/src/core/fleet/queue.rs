@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use segue_proto::resources::{GpuPreference, Resources};
+use segue_proto::resources::{Gpu, GpuPreference, Resources, WHOLE_GPU};
 
+use super::idle::alone;
 use crate::{
-    core::{Core, RunState, UnixMillis, placement},
-    spec::{BoundTask, Work},
+    core::{Core, RunState, UnixMillis, Worker, placement, queue},
+    spec::{ResourceRequest, Work},
 };
+
+/// Tasks of a class that are asked since when they wait. Those that were ready first are among the first in line, or near
+/// them; to ask a million children would hold up everybody.
+const ASKED: usize = 10_000;
 
 /// What a task wants of a worker, whichever task it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,32 +25,36 @@ pub struct Class {
 }
 
 impl Class {
-    /// Gives the class of a task.
+    /// Gives the class of tasks that do this work with these resources.
     #[must_use]
-    pub fn of(task: &BoundTask) -> Self {
-        let operator = match &task.work {
+    pub fn of(work: &Work, request: &ResourceRequest) -> Self {
+        let operator = match work {
             Work::Operator { name, .. } => Some(name.clone()),
-            Work::Command { .. } => None,
+            Work::Command { .. } | Work::Sensor { .. } => None,
         };
-        Self {
-            operator,
-            gpu: task.resources.gpu,
-            amounts: task.resources.amounts.clone(),
-            labels: task.resources.labels.clone(),
-        }
+        // With a way that takes none, a GPU is what it would rather have.
+        let does_without = request.alternatives.iter().any(|amounts| amounts.gpu_milli == 0);
+        let gpu = match request.gpu {
+            GpuPreference::Require if does_without => GpuPreference::Prefer,
+            gpu => gpu,
+        };
+        Self { operator, gpu, amounts: request.amounts.clone(), labels: request.labels.clone() }
     }
 }
 
 /// How much work of one class there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Ready tasks that no worker has.
+    /// Ready tasks that no worker has, and that one more worker could begin.
     pub waiting: u64,
-    /// Tasks with a lease.
+    /// Ready tasks that wait for a pool or a limit: no number of workers would begin them.
+    pub held: u64,
+    /// Tasks that a worker has.
     pub running: u64,
-    /// When the oldest waiting task became ready, or when this coordinator found it ready at its start.
+    /// When the oldest ready task became so; where that was asked for.
     pub waiting_since: Option<UnixMillis>,
-    /// Tasks of this class that the smallest of the workers that can take one can take at a time.
+    /// Tasks of this class that the smallest of the workers that can take one can take at a time; where that was asked
+    /// for.
     pub per_worker: Option<u32>,
 }
 
@@ -58,75 +67,96 @@ pub struct QueueSummary {
 }
 
 impl QueueSummary {
-    fn add(&mut self, core: &Core, task: &BoundTask, more: impl FnOnce(&mut Depth)) {
-        let depth = self
-            .classes
-            .entry(Class::of(task))
-            .or_insert_with(|| Depth { per_worker: smallest_fit(core, task), ..Depth::default() });
-        more(depth);
+    fn depth(&mut self, class: &queue::Class) -> &mut Depth {
+        self.classes.entry(Class::of(&class.work, &class.request)).or_default()
     }
 }
 
 impl Core {
-    /// Sums up the queue: one step per class that waits, one per lease.
+    /// Sums up the queue: one step for each class that waits, one for each attempt that a worker has.
     #[must_use]
-    pub fn queue(&self) -> QueueSummary {
+    pub fn queue_summary(&self) -> QueueSummary {
         let mut summary = QueueSummary {
             capacities: self.workers().filter(|worker| worker.takes_work()).map(|w| w.capacity.clone()).collect(),
             ..QueueSummary::default()
         };
-        for (class, waiting, task) in self.heads() {
-            let since = self.fleet.waits.oldest(class);
-            summary.add(self, task, |depth| {
-                depth.waiting += waiting as u64;
-                depth.waiting_since = [depth.waiting_since, since].into_iter().flatten().min();
-            });
+        for (id, tasks) in &self.queue.ready {
+            let Some(class) = self.queue.class(*id) else { continue };
+            let ready = tasks.len() as u64;
+            let waiting = ready.min(self.room(class));
+            let depth = summary.depth(class);
+            depth.waiting += waiting;
+            depth.held += ready - waiting;
         }
-        for (run, task) in self.workers().flat_map(|worker| worker.leased.keys()) {
-            if let Some(task) = self.run(run).and_then(|run| run.spec.tasks.get(*task as usize)) {
-                summary.add(self, task, |depth| depth.running += 1);
+        for (run, index) in self.workers().flat_map(|worker| worker.leased.keys().chain(&worker.ahead)) {
+            let task = self.run(run).and_then(|run| run.task(*index));
+            if let Some(class) = task.and_then(|task| self.queue.class(task.class)) {
+                summary.depth(class).running += 1;
             }
         }
         summary
     }
 
-    /// Iterates over the classes that wait for a worker: class, number of tasks, and the best of them for all.
-    pub(super) fn heads(&self) -> impl Iterator<Item = (u32, usize, &BoundTask)> {
-        self.ready.iter().filter_map(|(class, queue)| {
-            let key = queue.first()?;
-            let run = self.run(self.order.get(&key.2)?)?;
-            Some((*class, queue.len(), run.spec.tasks.get(key.3 as usize)?))
-        })
+    /// Adds to a summary since when each class waits.
+    pub fn add_waits(&self, summary: &mut QueueSummary) {
+        for (id, tasks) in &self.queue.ready {
+            let Some(class) = self.queue.class(*id) else { continue };
+            let since = tasks.iter().take(ASKED).filter_map(|key| {
+                let task = self.run(self.order.get(&key.2)?)?.task(key.3)?;
+                Some(task.ready_at)
+            });
+            let depth = summary.depth(class);
+            depth.waiting_since = depth.waiting_since.into_iter().chain(since).min();
+        }
     }
 
-    /// Counts active runs: those that go on, and those that are being cancelled.
+    /// Adds to a summary how much of each class one worker takes.
+    pub fn add_slots(&self, summary: &mut QueueSummary) {
+        let ready = self.queue.ready.keys().copied();
+        let given = self.workers().flat_map(|worker| worker.leased.keys().chain(&worker.ahead));
+        let running = given.filter_map(|(run, index)| Some(self.run(run)?.task(*index)?.class));
+        let classes: std::collections::BTreeSet<u32> = ready.chain(running).collect();
+        for class in classes.into_iter().filter_map(|id| self.queue.class(id)) {
+            let fit = self.workers().filter_map(|worker| slots(worker, class)).min();
+            let depth = summary.depth(class);
+            depth.per_worker = depth.per_worker.into_iter().chain(fit).min();
+        }
+    }
+
+    /// Says how many more tasks of a class its pools and its limit let in.
+    fn room(&self, class: &queue::Class) -> u64 {
+        let pools = class.pools.iter().map(|(name, wanted)| {
+            let slots = u64::from(self.pools.get(name).copied().unwrap_or(0));
+            let used: u64 = self.pool_use(name).iter().map(|(.., slots)| u64::from(*slots)).sum();
+            slots.saturating_sub(used) / u64::from((*wanted).max(1))
+        });
+        let limit = class.limit.iter().map(|(key, max)| {
+            let used = self.queue.limit_use.get(key).map_or(0, std::collections::BTreeSet::len) as u64;
+            u64::from(*max).saturating_sub(used)
+        });
+        pools.chain(limit).min().unwrap_or(u64::MAX)
+    }
+
+    /// Counts active runs by state: queued, running, cancelling.
     #[must_use]
-    pub fn active_runs(&self) -> (u64, u64) {
-        let cancelling = self.runs().filter(|run| run.state == RunState::Cancelling).count() as u64;
-        let running = self.runs().filter(|run| run.state == RunState::Running).count() as u64;
-        (running, cancelling)
+    pub fn active_runs(&self) -> [(&'static str, u64); 3] {
+        let count = |state| self.runs().filter(|run| run.state == state).count() as u64;
+        [
+            ("queued", count(RunState::Queued)),
+            ("running", count(RunState::Running)),
+            ("cancelling", count(RunState::Cancelling)),
+        ]
     }
 }
 
-/// Gives how many equal tasks fit at a time on the smallest worker that can take one.
-fn smallest_fit(core: &Core, task: &BoundTask) -> Option<u32> {
-    let wanted = &task.resources;
-    core.workers()
-        .filter(|worker| worker.takes_work() && placement::offers(&worker.operators, &task.work))
-        .filter(|worker| wanted.labels.iter().all(|(name, value)| worker.labels.get(name) == Some(value)))
-        .filter_map(|worker| {
-            // On a GPU worker a preference takes a GPU.
-            let mut needs = wanted.amounts.clone();
-            if wanted.gpu == GpuPreference::Prefer && worker.capacity.gpu > 0 {
-                needs.gpu = needs.gpu.max(1);
-            }
-            Some(times(&worker.capacity, &needs)).filter(|&fit| fit > 0)
-        })
-        .min()
+/// Gives how many tasks of a class fit on a worker at a time; `None` where it takes no work or never one of these.
+fn slots(worker: &Worker, class: &queue::Class) -> Option<u32> {
+    let way = placement::ways(&class.request, &[alone(worker, &class.work)], false).ok()?.into_iter().next()?;
+    worker.takes_work().then(|| times(&worker.capacity, &worker.gpus, &way.needs))
 }
 
-/// Says how often `needs` fits into `capacity`.
-fn times(capacity: &Resources, needs: &Resources) -> u32 {
+/// Says how often `needs` fits into an idle worker.
+fn times(capacity: &Resources, gpus: &[Gpu], needs: &Resources) -> u32 {
     let quotient =
         |have: u64, want: u64| have.checked_div(want).map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
     let custom = needs
@@ -137,6 +167,23 @@ fn times(capacity: &Resources, needs: &Resources) -> u32 {
         .unwrap_or(u32::MAX);
     quotient(capacity.cpu_milli.into(), needs.cpu_milli.into())
         .min(quotient(capacity.memory_bytes, needs.memory_bytes))
-        .min(quotient(capacity.gpu.into(), needs.gpu.into()))
+        .min(gpu_times(gpus, needs))
         .min(custom)
+}
+
+/// Says how often the GPUs that are needed are there: shares of one device, or whole ones.
+fn gpu_times(gpus: &[Gpu], needs: &Resources) -> u32 {
+    if needs.gpu_milli == 0 {
+        return u32::MAX;
+    }
+    let fitting = gpus.iter().filter(|gpu| gpu.memory_bytes >= needs.gpu_memory_bytes);
+    if needs.gpu_milli >= WHOLE_GPU {
+        let devices = u32::try_from(fitting.count()).unwrap_or(u32::MAX);
+        return devices / (needs.gpu_milli / WHOLE_GPU);
+    }
+    let shares = fitting.map(|gpu| {
+        let by_memory = gpu.memory_bytes.checked_div(needs.gpu_memory_bytes).unwrap_or(u64::MAX);
+        (WHOLE_GPU / needs.gpu_milli).min(u32::try_from(by_memory).unwrap_or(u32::MAX))
+    });
+    shares.fold(0, u32::saturating_add)
 }

@@ -12,7 +12,10 @@ use std::{
 use segue_proto::ids::RunId;
 
 use super::idle::could_take;
-use crate::core::{Core, Run, UnixMillis, Worker, WorkerKey};
+use crate::{
+    core::{Core, Run, UnixMillis, Worker, WorkerKey},
+    spec::{BoundTask, Work},
+};
 
 /// A worker as the choice sees it.
 #[derive(Debug, Clone)]
@@ -93,38 +96,41 @@ impl Core {
         let Choice { drain, spared } = choose(&members, count, labels);
         let name = |need: usize| {
             let (run, task) = needs[need];
-            format!("`{}` of {}", run.spec.tasks[task].name, run.id)
+            format!("`{}` of {}", task.name, run.id)
         };
         Choice { drain, spared: spared.into_iter().map(|(key, need)| (key, name(need))).collect() }
     }
 
-    /// Finds one task of each class that has not ended. What runs counts too: it needs a worker again if it does not
-    /// finish in time.
-    fn needs(&self) -> Vec<(&Run, usize)> {
-        let mut found: BTreeMap<u32, (&Run, usize)> = BTreeMap::new();
+    /// Finds one task of each kind that has not ended. What runs counts too: it needs a worker again if it does not
+    /// finish in time. The children of a fan-out want what their task wants.
+    fn needs(&self) -> Vec<(&Run, &BoundTask)> {
+        let mut found: BTreeMap<String, (&Run, &BoundTask)> = BTreeMap::new();
         for run in self.runs() {
-            let Some(classes) = self.classes.get(&run.id) else { continue };
-            for (task, class) in classes.iter().enumerate() {
-                if !run.tasks[task].state.is_terminal() {
-                    found.entry(*class).or_insert((run, task));
-                }
+            for (task, bound) in run.tasks.iter().zip(&run.spec.tasks) {
+                let work = match &bound.work {
+                    _ if task.state.is_terminal() => continue,
+                    Work::Sensor { .. } => continue,
+                    Work::Command { .. } => String::new(),
+                    Work::Operator { name, version, .. } => format!("{name} {version}"),
+                };
+                found.entry(format!("{work}|{:?}", bound.resources)).or_insert((run, bound));
             }
         }
         found.into_values().collect()
     }
 
-    fn member(&self, worker: &Worker, needs: &[(&Run, usize)]) -> Member {
+    fn member(&self, worker: &Worker, needs: &[(&Run, &BoundTask)]) -> Member {
         let began = |(run, task): &(RunId, u32)| {
-            let attempt = self.run(run)?.tasks.get(*task as usize)?.attempts.last()?;
+            let attempt = self.run(run)?.task(*task)?.attempts.last()?;
             Some(if attempt.started_at == 0 { attempt.assigned_at } else { attempt.started_at })
         };
-        let serves = |(_, (run, task)): &(usize, &(&Run, usize))| could_take(worker, &run.spec.tasks[*task]);
+        let serves = |(_, (_, task)): &(usize, &(&Run, &BoundTask))| could_take(worker, &task.work, &task.resources);
         Member {
             key: worker.key.clone(),
             labels: worker.labels.clone(),
             here: worker.link.is_some() && !worker.draining && !worker.superseded,
             cordoned: worker.cordoned,
-            busy_since: worker.leased.keys().filter_map(began).min(),
+            busy_since: worker.leased.keys().chain(&worker.ahead).filter_map(began).min(),
             serves: needs.iter().enumerate().filter(serves).map(|(need, _)| need).collect(),
         }
     }

@@ -36,10 +36,11 @@ impl Tally {
 
     pub(in crate::core) fn run_ended(&mut self, state: RunState) {
         let state = match state {
-            RunState::Running | RunState::Cancelling => return,
+            RunState::Queued | RunState::Running | RunState::Cancelling => return,
             RunState::Succeeded => "succeeded",
             RunState::Failed => "failed",
             RunState::Cancelled => "cancelled",
+            RunState::Skipped => "skipped",
         };
         *self.runs.entry(state).or_default() += 1;
     }

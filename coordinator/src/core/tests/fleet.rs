@@ -40,11 +40,11 @@ fn words(words: &[&str]) -> BTreeSet<String> {
 fn gpu(name: &str, preference: GpuPreference) -> BoundTask {
     let mut task = task(name, &[]);
     task.resources.gpu = preference;
-    task.resources.amounts.gpu = u32::from(preference == GpuPreference::Require);
+    task.resources.amounts.gpu_milli = 1_000 * u32::from(preference == GpuPreference::Require);
     task
 }
 
-fn why(bench: &Bench, run: &RunId, task: usize) -> Reason {
+fn why(bench: &Bench, run: &RunId, task: u32) -> Reason {
     explain(&bench.core, bench.core.run(run).unwrap(), task).expect("it waits")
 }
 
@@ -257,24 +257,31 @@ fn the_queue_is_summed_up_by_what_tasks_want() {
     let run = bench.submit(1, tasks.clone());
     bench.now += 500;
     bench.hello("w", "a", 2, 0, vec![]);
-    let (plain, wants_gpu) = (Class::of(&tasks[0]), Class::of(&tasks[3]));
-    let queue = bench.core.queue();
+    let class = |task: &BoundTask| Class::of(&task.work, &task.resources);
+    let (plain, wants_gpu) = (class(&tasks[0]), class(&tasks[3]));
+    let summary = |bench: &Bench| {
+        let mut queue = bench.core.queue_summary();
+        bench.core.add_waits(&mut queue);
+        bench.core.add_slots(&mut queue);
+        queue
+    };
+    let queue = summary(&bench);
     assert_eq!(queue.classes.len(), 2, "what waits for others is not in the queue");
     assert_eq!(
         queue.classes[&plain],
-        Depth { waiting: 1, running: 2, waiting_since: Some(10_000), per_worker: Some(2) }
+        Depth { waiting: 1, held: 0, running: 2, waiting_since: Some(10_000), per_worker: Some(2) }
     );
     assert_eq!(
         queue.classes[&wants_gpu],
-        Depth { waiting: 2, running: 0, waiting_since: Some(10_000), per_worker: None }
+        Depth { waiting: 2, held: 0, running: 0, waiting_since: Some(10_000), per_worker: None }
     );
     assert_eq!(queue.capacities.len(), 1);
     // A task that is tried again waits anew, not since the beginning.
     bench.finish(&run, 0, failure(segue_proto::failure::FailureClass::Infra));
     bench.pass(100);
-    assert_eq!(bench.core.queue().classes[&plain].waiting_since, Some(10_600));
-    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
-    let queue = bench.core.queue();
+    assert_eq!(summary(&bench).classes[&plain].waiting_since, Some(10_600));
+    bench.tell(Event::CancelRun { run }).unwrap();
+    let queue = summary(&bench);
     assert!(!queue.classes.contains_key(&wants_gpu), "nothing of it waits any more");
     assert_eq!(queue.classes[&plain].waiting, 0);
 }
@@ -316,11 +323,49 @@ fn a_pool_is_made_changed_and_deleted_and_outlives_the_coordinator() {
     let kept = Record::Pool { name: pool.clone(), slots: Some(0), description: "calls to the CRM".into() };
     assert_eq!(bench.last.records, std::slice::from_ref(&kept), "without a description the old one stays");
     let mut after = restarted(&[kept]);
-    assert_eq!(after.core.pools(), &BTreeMap::from([(pool.clone(), 0)]));
-    assert_eq!(after.core.pool_description(&pool), "calls to the CRM");
+    assert_eq!(after.core.pools(), &BTreeMap::from([(pool.to_string(), 0)]));
+    assert_eq!(after.core.pool_description("crm-api"), "calls to the CRM");
     after.tell(set(Some(1), Some(""))).unwrap();
-    assert_eq!(after.core.pool_description(&pool), "");
+    assert_eq!(after.core.pool_description("crm-api"), "");
     after.tell(set(None, None)).unwrap();
     assert_eq!(after.last.records, [Record::Pool { name: pool, slots: None, description: String::new() }]);
     assert!(after.core.pools().is_empty());
+}
+
+#[test]
+fn a_pool_says_who_holds_it_and_who_waits_and_is_not_deleted_under_them() {
+    let mut bench = Bench::new();
+    bench.worker("w", 8);
+    let set = |slots| Event::SetPool { name: "db".parse().unwrap(), slots, description: None };
+    bench.tell(set(Some(3))).unwrap();
+    let tasks = ["a", "b", "c"].map(|name| {
+        let mut task = task(name, &[]);
+        task.flow.pools = BTreeMap::from([("db".to_owned(), 2)]);
+        task
+    });
+    let class = Class::of(&tasks[0].work, &tasks[0].resources);
+    let run = bench.submit(1, tasks.to_vec());
+    assert_eq!(bench.core.pool_use("db"), [(run, 0, 2)]);
+    assert_eq!(bench.core.pool_waits("db", 1), (vec![(run, 1, 2)], 2));
+    let depth = bench.core.queue_summary().classes[&class].clone();
+    assert_eq!((depth.waiting, depth.held, depth.running), (0, 2, 1), "no further worker would begin them");
+    assert_eq!(bench.core.workers().map(|worker| bench.core.idle(worker)).collect::<Vec<_>>(), [None]);
+    bench.worker("idle", 1);
+    assert_eq!(idle(&bench, "idle"), Some("no_work"), "what waits for a pool waits for no worker");
+    assert_eq!(bench.tell(set(None)), Err(Refused::PoolInUse { pool: "db".parse().unwrap(), tasks: 3 }));
+    // One more slot is enough for one more task.
+    bench.tell(set(Some(4))).unwrap();
+    assert_eq!(bench.core.pool_use("db").len(), 2);
+    bench.finish(&run, 0, success("a"));
+    bench.finish(&run, 1, success("b"));
+    bench.finish(&run, 2, success("c"));
+    bench.tell(set(None)).unwrap();
+}
+
+#[test]
+fn a_gpu_that_a_task_can_do_without_is_a_preference() {
+    let mut either = gpu("a", GpuPreference::Require);
+    assert_eq!(Class::of(&either.work, &either.resources).gpu, GpuPreference::Require);
+    either.resources.alternatives.push(segue_proto::resources::Resources { cpu_milli: 8_000, ..Default::default() });
+    assert_eq!(Class::of(&either.work, &either.resources).gpu, GpuPreference::Prefer);
 }

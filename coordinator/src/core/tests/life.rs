@@ -2,7 +2,7 @@
 
 use segue_proto::failure::FailureClass;
 
-use super::support::{Bench, failure, output, spec, success, task};
+use super::support::{Bench, cached, failure, output, spec, success, task};
 use crate::core::{AttemptState, Command, Event, Refused, Run, RunState, TaskState, Verdict, cache};
 
 fn diamond() -> Vec<crate::spec::BoundTask> {
@@ -107,7 +107,12 @@ fn a_success_without_a_declared_output_is_a_failure_that_names_it() {
     let mut bench = Bench::new();
     bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
-    let nothing = crate::core::Outcome::Success { outputs: vec![], models: vec![], metrics_json: String::new() };
+    let nothing = crate::core::Outcome::Success {
+        outputs: vec![],
+        models: vec![],
+        metrics_json: String::new(),
+        inline: Default::default(),
+    };
     bench.finish(&run, 0, nothing);
     let entry = &bench.core.run(&run).unwrap().tasks[0];
     assert_eq!(entry.state, TaskState::Failed);
@@ -122,8 +127,12 @@ fn outputs_that_nobody_declared_or_that_come_twice_are_a_failure_of_the_attempt(
         let run = bench.submit(1, vec![task("a", &[])]);
         let outputs =
             names.iter().map(|name| segue_proto::artifact::NamedArtifact { name: (*name).to_owned(), ..output("a") });
-        let outcome =
-            crate::core::Outcome::Success { outputs: outputs.collect(), models: vec![], metrics_json: String::new() };
+        let outcome = crate::core::Outcome::Success {
+            outputs: outputs.collect(),
+            models: vec![],
+            metrics_json: String::new(),
+            inline: Default::default(),
+        };
         bench.finish(&run, 0, outcome);
         assert_eq!(*bench.state(&run, 0), TaskState::Failed, "{names:?}");
         assert!(bench.last.records.is_empty(), "nothing of it is kept");
@@ -138,8 +147,12 @@ fn absurd_sizes_from_a_worker_overflow_nothing() {
     for index in [0, 1] {
         let mut huge = output("x");
         huge.artifact.size_bytes = u64::MAX;
-        let outcome =
-            crate::core::Outcome::Success { outputs: vec![huge], models: vec![], metrics_json: String::new() };
+        let outcome = crate::core::Outcome::Success {
+            outputs: vec![huge],
+            models: vec![],
+            metrics_json: String::new(),
+            inline: Default::default(),
+        };
         bench.finish(&run, index, outcome);
     }
     assert!(matches!(bench.state(&run, 2), TaskState::Live(_)));
@@ -151,7 +164,7 @@ fn a_cancel_waits_for_the_word_of_the_worker_before_the_run_is_cancelled() {
     let worker = bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[]), task("b", &[0])]);
     bench.start(&run, 0);
-    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
+    bench.tell(Event::CancelRun { run }).unwrap();
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Cancelling);
     assert_eq!(*bench.state(&run, 1), TaskState::Cancelled, "what has not started is cancelled at once");
     let token = bench.token(&run, 0);
@@ -167,7 +180,7 @@ fn a_cancelled_backoff_is_not_revived_by_its_timer() {
     bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.finish(&run, 0, failure(FailureClass::Infra));
-    bench.tell(Event::CancelRun { run: run.clone() }).unwrap();
+    bench.tell(Event::CancelRun { run }).unwrap();
     bench.pass(10_000);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Cancelled);
@@ -184,8 +197,8 @@ fn a_task_whose_key_has_a_committed_result_succeeds_without_a_lease() {
     let key_a = cache::key(&a, &[], &Default::default()).unwrap();
     let in_b = vec![segue_proto::artifact::NamedArtifact { name: "in0".into(), ..output("a") }];
     let key_b = cache::key(&b, &in_b, &Default::default()).unwrap();
-    bench.cache.insert(key_a, (vec![output("a")], String::new()));
-    bench.cache.insert(key_b, (vec![output("b")], String::new()));
+    bench.cache.insert(key_a, cached("a"));
+    bench.cache.insert(key_b, cached("b"));
     bench.worker("w", 4);
     let run = bench.submit(1, tasks);
     assert_eq!(bench.assigned(), ["c"], "a and b come from the cache, c executes");
@@ -216,10 +229,10 @@ fn a_cache_key_changes_with_parameters_inputs_and_the_content_behind_a_path() {
 fn every_waiting_task_says_why_by_code() {
     let mut bench = Bench::new();
     let mut gpu = task("gpu", &[]);
-    gpu.resources.amounts.gpu = 1;
+    gpu.resources.amounts.gpu_milli = 1_000;
     gpu.resources.gpu = segue_proto::resources::GpuPreference::Require;
     let run = bench.submit(1, vec![task("a", &[]), task("b", &[0]), gpu, task("c", &[])]);
-    let code = |bench: &Bench, task: usize| {
+    let code = |bench: &Bench, task: u32| {
         let run: &Run = bench.core.run(&run).unwrap();
         crate::core::explain::explain(&bench.core, run, task).map(|reason| reason.code)
     };
@@ -239,7 +252,7 @@ fn an_empty_run_of_cached_tasks_ends_at_once() {
     let mut a = task("a", &[]);
     a.cache = true;
     let key = cache::key(&a, &[], &Default::default()).unwrap();
-    bench.cache.insert(key, (vec![output("a")], String::new()));
+    bench.cache.insert(key, cached("a"));
     let run = bench.submit(1, vec![a]);
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Succeeded);
     let _ = spec(Vec::new());

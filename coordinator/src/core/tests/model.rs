@@ -46,7 +46,7 @@ proptest! {
         bench.hello("w", "i0", 2, 0, vec![]);
         let id = bench.submit(1, tasks);
         let live = |bench: &Bench| -> Vec<usize> {
-            (0..8).filter(|&n| matches!(bench.state(&id, n), TaskState::Live(_))).collect()
+            (0..8).filter(|&n| matches!(bench.state(&id, n as u32), TaskState::Live(_))).collect()
         };
         for step in steps {
             if bench.core.run(&id).unwrap().state.is_terminal() { break; }
@@ -54,13 +54,13 @@ proptest! {
                 Step::Succeed(pick) => {
                     let all = live(&bench);
                     if !all.is_empty() {
-                        bench.finish(&id, all[pick % all.len()], success("x"));
+                        bench.finish(&id, all[pick % all.len()] as u32, success("x"));
                     }
                 }
                 Step::Fail(pick) => {
                     let all = live(&bench);
                     if !all.is_empty() {
-                        bench.finish(&id, all[pick % all.len()], failure(FailureClass::User));
+                        bench.finish(&id, all[pick % all.len()] as u32, failure(FailureClass::User));
                     }
                 }
                 Step::Lose => {
@@ -73,8 +73,8 @@ proptest! {
                     epoch += 1;
                     let held = live(&bench)
                         .into_iter()
-                        .filter(|&n| bench.holder(&id, n).incarnation.as_str() == format!("i{incarnation}"))
-                        .map(|n| Held { token: bench.token(&id, n), started: true })
+                        .filter(|&n| bench.holder(&id, n as u32).incarnation.as_str() == format!("i{incarnation}"))
+                        .map(|n| Held { token: bench.token(&id, n as u32), started: true })
                         .collect();
                     let mut after = Bench::with_epoch(epoch);
                     after.now = bench.now + 1;
@@ -84,7 +84,7 @@ proptest! {
                 }
                 Step::Time(ms) => {
                     let worker = super::support::key("w", &format!("i{incarnation}"));
-                    let tokens = live(&bench).into_iter().map(|n| bench.token(&id, n)).collect();
+                    let tokens = live(&bench).into_iter().map(|n| bench.token(&id, n as u32)).collect();
                     bench.now += ms;
                     let _ = bench.tell(Event::Heartbeat { worker, sequence: 1, tokens });
                     bench.pass(0);
@@ -108,7 +108,7 @@ proptest! {
         for _ in 0..200 {
             if bench.core.run(&id).unwrap().state.is_terminal() { break; }
             match live(&bench).first() {
-                Some(&n) => bench.finish(&id, n, success("x")),
+                Some(&n) => bench.finish(&id, n as u32, success("x")),
                 None => bench.pass(LEASE),
             }
         }

@@ -3,43 +3,65 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use segue_proto::resources::{GpuPreference, Resources};
+use segue_proto::resources::{Gpu, GpuPreference, Resources};
 
 use super::support::{Bench, key, task};
 use crate::{
     core::{
         TaskState, WorkerKey,
-        placement::{Candidate, Unplaced, choose},
+        placement::{Candidate, Free, Unplaced, choose, idle},
     },
     spec::ResourceRequest,
 };
 
 fn amounts(cpu: u32, gpu: u32) -> Resources {
-    Resources { cpu_milli: cpu * 1_000, memory_bytes: 0, gpu, custom: BTreeMap::new() }
+    Resources { cpu_milli: cpu * 1_000, gpu_milli: gpu * 1_000, ..Resources::default() }
 }
 
 #[derive(Debug)]
 struct Fleet(Vec<(WorkerKey, Resources, Resources)>);
 
 impl Fleet {
-    fn candidates<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> Vec<Candidate<'a>> {
-        self.0
+    /// Chooses for a request; gives the worker and what is reserved.
+    fn choose(&self, request: &ResourceRequest, gpu_open: bool) -> Result<(WorkerKey, Resources), Unplaced> {
+        let labels = BTreeMap::new();
+        let gpus: Vec<Vec<Gpu>> = self
+            .0
             .iter()
-            .map(|(key, capacity, free)| Candidate {
-                key,
-                capacity,
-                free: free.clone(),
-                labels,
-                offers: true,
-                local_bytes: 0,
+            .map(|(_, capacity, _)| {
+                (0..capacity.gpu_milli / 1_000)
+                    .map(|index| Gpu { index, memory_bytes: 1 << 30, name: String::new() })
+                    .collect()
             })
-            .collect()
+            .collect();
+        let candidates: Vec<Candidate<'_>> = self
+            .0
+            .iter()
+            .zip(&gpus)
+            .map(|((key, capacity, _), gpus)| Candidate { key, capacity, gpus, labels: &labels, offers: true })
+            .collect();
+        let free: Vec<Free> = self
+            .0
+            .iter()
+            .zip(&gpus)
+            .map(|((_, _, free), gpus)| {
+                let mut devices = idle(gpus);
+                devices.truncate((free.gpu_milli / 1_000) as usize);
+                Free { amounts: free.clone(), devices }
+            })
+            .collect();
+        let (at, reserved) = choose(request, &candidates, &free, gpu_open)?;
+        Ok((candidates[at].key.clone(), reserved))
+    }
+
+    fn turned(&self) -> Self {
+        Self(self.0.iter().rev().cloned().collect())
     }
 }
 
 fn request(cpu: u32, gpu: GpuPreference) -> ResourceRequest {
     let needed = u32::from(gpu == GpuPreference::Require);
-    ResourceRequest { amounts: amounts(cpu, needed), gpu, labels: BTreeMap::new() }
+    ResourceRequest { amounts: amounts(cpu, needed), gpu, ..ResourceRequest::default() }
 }
 
 fn fleets() -> impl Strategy<Value = Fleet> {
@@ -66,25 +88,20 @@ proptest! {
     fn a_choice_fits_what_is_free_and_equal_input_gives_the_equal_choice(
         fleet in fleets(), cpu in 1_u32..8, gpu in preferences(), gpu_open: bool,
     ) {
-        let labels = BTreeMap::new();
-        let candidates = fleet.candidates(&labels);
         let request = request(cpu, gpu);
-        let first = choose(&request, &candidates, gpu_open);
+        let first = fleet.choose(&request, gpu_open);
         if let Ok((worker, reserved)) = &first {
-            let (_, _, free) = fleet.0.iter().find(|(key, ..)| key == *worker).unwrap();
+            let (_, _, free) = fleet.0.iter().find(|(key, ..)| key == worker).unwrap();
             prop_assert!(free.fits(reserved));
             prop_assert!(reserved.fits(&request.amounts), "what is reserved covers what was asked for");
         }
-        let mut turned = candidates.clone();
-        turned.reverse();
-        prop_assert_eq!(first, choose(&request, &turned, gpu_open), "the order of workers does not matter");
+        prop_assert_eq!(first, fleet.turned().choose(&request, gpu_open), "the order of workers does not matter");
     }
 
     #[test]
     fn nothing_stays_unplaced_that_would_still_fit(fleet in fleets(), cpu in 1_u32..8) {
-        let labels = BTreeMap::new();
-        let request = request(cpu, GpuPreference::None);
-        let chosen = choose(&request, &fleet.candidates(&labels), false);
+            let request = request(cpu, GpuPreference::None);
+        let chosen = fleet.choose(&request, false);
         let fits = fleet.0.iter().any(|(_, _, free)| free.fits(&request.amounts));
         prop_assert_eq!(chosen.is_ok(), fits);
     }
@@ -108,8 +125,8 @@ proptest! {
         prop_assert_eq!(bench.assigned().len(), placed);
         // Work-conserving: a task that waits fits nowhere.
         for (n, want) in wants.iter().enumerate() {
-            if *bench.state(&run, n) == TaskState::Ready {
-                let fits = bench.core.workers().any(|worker| worker.free().cpu_milli >= want * 1_000);
+            if *bench.state(&run, n as u32) == TaskState::Ready {
+                let fits = bench.core.workers().any(|worker| worker.free().amounts.cpu_milli >= want * 1_000);
                 prop_assert!(!fits);
             }
         }
@@ -118,42 +135,36 @@ proptest! {
 
 #[test]
 fn a_gpu_is_preferred_where_one_is_registered_and_waited_for_when_it_is_busy() {
-    let labels = BTreeMap::new();
     let prefer = request(1, GpuPreference::Prefer);
     let idle =
         Fleet(vec![(key("cpu", "a"), amounts(8, 0), amounts(8, 0)), (key("gpu", "a"), amounts(8, 1), amounts(8, 1))]);
-    assert_eq!(choose(&prefer, &idle.candidates(&labels), true).unwrap().0.name.as_str(), "gpu");
+    assert_eq!(idle.choose(&prefer, true).unwrap().0.name.as_str(), "gpu");
     let busy =
         Fleet(vec![(key("cpu", "a"), amounts(8, 0), amounts(8, 0)), (key("gpu", "a"), amounts(8, 1), amounts(8, 0))]);
-    assert_eq!(choose(&prefer, &busy.candidates(&labels), true), Err(Unplaced::Busy));
+    assert_eq!(busy.choose(&prefer, true), Err(Unplaced::Busy));
     let none = Fleet(vec![(key("cpu", "a"), amounts(8, 0), amounts(8, 0))]);
-    assert_eq!(choose(&prefer, &none.candidates(&labels), true).unwrap().0.name.as_str(), "cpu");
+    assert_eq!(none.choose(&prefer, true).unwrap().0.name.as_str(), "cpu");
 }
 
 #[test]
 fn work_without_gpus_stays_off_gpu_workers_while_there_is_gpu_work() {
-    let labels = BTreeMap::new();
     let plain = request(1, GpuPreference::None);
     let fleet =
         Fleet(vec![(key("cpu", "a"), amounts(1, 0), amounts(0, 0)), (key("gpu", "a"), amounts(8, 1), amounts(8, 1))]);
-    assert_eq!(choose(&plain, &fleet.candidates(&labels), true), Err(Unplaced::Busy));
-    assert_eq!(choose(&plain, &fleet.candidates(&labels), false).unwrap().0.name.as_str(), "gpu");
+    assert_eq!(fleet.choose(&plain, true), Err(Unplaced::Busy));
+    assert_eq!(fleet.choose(&plain, false).unwrap().0.name.as_str(), "gpu");
     let only_gpu = Fleet(vec![(key("gpu", "a"), amounts(8, 1), amounts(8, 1))]);
-    assert_eq!(choose(&plain, &only_gpu.candidates(&labels), true).unwrap().0.name.as_str(), "gpu");
+    assert_eq!(only_gpu.choose(&plain, true).unwrap().0.name.as_str(), "gpu");
 }
 
 #[test]
 fn the_tightest_fit_wins_and_ties_go_to_the_smaller_name() {
-    let labels = BTreeMap::new();
     let fleet = Fleet(vec![
         (key("b", "a"), amounts(4, 0), amounts(2, 0)),
         (key("a", "a"), amounts(4, 0), amounts(2, 0)),
         (key("c", "a"), amounts(8, 0), amounts(8, 0)),
     ]);
-    assert_eq!(
-        choose(&request(2, GpuPreference::None), &fleet.candidates(&labels), false).unwrap().0.name.as_str(),
-        "a"
-    );
+    assert_eq!(fleet.choose(&request(2, GpuPreference::None), false).unwrap().0.name.as_str(), "a");
 }
 
 #[test]

@@ -30,8 +30,7 @@ fn ended(bench: &mut Bench, run: &segue_proto::ids::RunId) -> Run {
 fn execute(bench: &mut Bench, run: Run, selector: &Selector) -> Result<Vec<bool>, Refused> {
     let plan = plan(&run, selector, None).unwrap();
     let flags = plan.execute();
-    let dropped = plan.dropped();
-    bench.tell(Event::Rerun { run: Box::new(run), spec: plan.spec, execute: flags.clone(), dropped })?;
+    bench.tell(Event::Rerun { run: Box::new(run), spec: Arc::clone(&plan.spec), plan: Box::new(plan) })?;
     Ok(flags)
 }
 
@@ -61,7 +60,7 @@ fn from_executes_a_task_and_what_comes_after_only_executes_it_alone() {
     bench.worker("w", 4);
     let id = bench.submit(1, vec![task("a", &[]), task("b", &[0]), task("c", &[1])]);
     for (index, name) in ["a", "b", "c"].iter().enumerate() {
-        bench.finish(&id, index, success(name));
+        bench.finish(&id, u32::try_from(index).unwrap(), success(name));
     }
     let run = ended(&mut bench, &id);
     let from = plan(&run, &Selector { from: vec!["b".into()], ..Selector::default() }, None).unwrap();
@@ -97,7 +96,7 @@ fn a_cancelled_run_can_be_rerun() {
     let mut bench = Bench::new();
     bench.worker("w", 1);
     let id = bench.submit(1, vec![task("a", &[]), task("b", &[0])]);
-    bench.tell(Event::CancelRun { run: id.clone() }).unwrap();
+    bench.tell(Event::CancelRun { run: id }).unwrap();
     bench.finish(&id, 0, crate::core::Outcome::Cancelled);
     let run = ended(&mut bench, &id);
     assert_eq!(run.state, RunState::Cancelled);
@@ -114,7 +113,7 @@ fn a_rerun_does_not_take_an_asked_for_task_from_the_cache() {
     let mut a = task("a", &[]);
     a.cache = true;
     let key = crate::core::cache::key(&a, &[], &Default::default()).unwrap();
-    bench.cache.insert(key, (vec![super::support::output("a")], String::new()));
+    bench.cache.insert(key, super::support::cached("a"));
     let id = bench.submit(1, vec![a]);
     let run = ended(&mut bench, &id);
     execute(&mut bench, run, &Selector { only: vec!["a".into()], ..Selector::default() }).unwrap();
@@ -127,8 +126,9 @@ fn a_run_that_is_going_cannot_be_rerun() {
     bench.worker("w", 1);
     let id = bench.submit(1, vec![task("a", &[])]);
     let run = bench.core.run(&id).unwrap().clone();
+    let plan = plan(&run, &Selector { only: vec!["a".into()], ..Selector::default() }, None).unwrap();
     let spec = Arc::clone(&run.spec);
-    let refused = bench.tell(Event::Rerun { run: Box::new(run), spec, execute: vec![true], dropped: vec![false] });
+    let refused = bench.tell(Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) });
     assert_eq!(refused, Err(Refused::RunGoing(id)));
 }
 
@@ -163,9 +163,8 @@ fn the_latest_version_executes_what_changed_and_what_is_new_and_skips_what_is_go
     assert_eq!(names, ["a", "gone", "b", "new"]);
     assert_eq!(plan.execute(), [false, false, true, true]);
     assert_eq!(plan.items[1].reason, "not in this version");
-    let flags = plan.execute();
-    let dropped = plan.dropped();
-    bench.tell(Event::Rerun { run: Box::new(run), spec: plan.spec, execute: flags, dropped }).unwrap();
+    let spec = Arc::clone(&plan.spec);
+    bench.tell(Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) }).unwrap();
     bench.finish(&id, 2, success("b"));
     bench.finish(&id, 3, success("new"));
     assert_eq!(bench.core.run(&id).unwrap().state, RunState::Succeeded);
@@ -182,8 +181,8 @@ fn a_failed_task_that_the_version_dropped_decides_nothing_and_does_not_come_back
     let latest = spec(vec![task("a", &[]), task("new", &[0])]);
     let first = plan(&run, &Selector { failed: true, ..Selector::default() }, Some(&latest)).unwrap();
     assert_eq!(first.execute(), [false, false, false, true]);
-    let (execute, dropped) = (first.execute(), first.dropped());
-    bench.tell(Event::Rerun { run: Box::new(run), spec: first.spec, execute, dropped }).unwrap();
+    let spec = Arc::clone(&first.spec);
+    bench.tell(Event::Rerun { run: Box::new(run), spec, plan: Box::new(first) }).unwrap();
     bench.finish(&id, 3, success("new"));
     let run = ended(&mut bench, &id);
     assert_eq!(run.state, RunState::Succeeded, "what is gone has no say");
@@ -219,9 +218,9 @@ proptest! {
         bench.worker("w", 8);
         let id = bench.submit(1, tasks);
         // Runs to the end: every live task succeeds or fails as drawn.
-        while let Some(live) = (0..8).find(|&n| matches!(bench.state(&id, n), TaskState::Live(_))) {
+        while let Some(live) = (0..8).find(|&n| matches!(bench.state(&id, n as u32), TaskState::Live(_))) {
             let outcome = if outcomes[live] { success("x") } else { failure(FailureClass::User) };
-            bench.finish(&id, live, outcome);
+            bench.finish(&id, live as u32, outcome);
         }
         let run = ended(&mut bench, &id);
         let name = |n: &usize| format!("t{n}");
@@ -247,9 +246,10 @@ proptest! {
             let before = run.clone();
             let asked: Vec<usize> = (0..8).filter(|&n| flags[n]).collect();
             bench.sent.clear();
-            bench.tell(Event::Rerun { run: Box::new(run), spec: Arc::clone(&first.spec), execute: flags.clone(), dropped: first.dropped() }).unwrap();
-            while let Some(live) = (0..8).find(|&n| matches!(bench.state(&id, n), TaskState::Live(_))) {
-                bench.finish(&id, live, success("again"));
+            let rerun = Event::Rerun { run: Box::new(run), spec: Arc::clone(&first.spec), plan: Box::new(first) };
+            bench.tell(rerun).unwrap();
+            while let Some(live) = (0..8).find(|&n| matches!(bench.state(&id, n as u32), TaskState::Live(_))) {
+                bench.finish(&id, live as u32, success("again"));
             }
             let mut executed = bench.assigned();
             executed.sort();

@@ -125,7 +125,7 @@ fn the_idle_worker_is_drained_and_the_one_whose_task_nobody_else_could_take_is_s
     bench.hello("gpu", "a", 1, 1, vec![]);
     let mut train = task("train", &[]);
     train.resources.gpu = GpuPreference::Require;
-    train.resources.amounts.gpu = 1;
+    train.resources.amounts.gpu_milli = 1_000;
     let run = bench.submit(1, vec![train]);
     bench.start(&run, 0);
     bench.worker("idle", 1);

@@ -12,12 +12,18 @@ use segue_proto::{
 
 use crate::{
     core::{
-        Command, Config, Core, Dirty, Effect, Event, Held, Outcome, Refused, Run, TaskState, Verdict, Worker, WorkerKey,
+        CachedResult, Command, Config, Core, Dirty, Effect, Event, Held, Outcome, Refused, Run, TaskState, Verdict,
+        Worker, WorkerKey,
     },
     spec::{BoundTask, OutputRef, ResourceRequest, RetryPolicy, RunSpec, Work},
 };
 
-pub type Cache = BTreeMap<String, (Vec<NamedArtifact>, String)>;
+pub type Cache = BTreeMap<String, CachedResult>;
+
+/// A result in the cache with one output.
+pub fn cached(content: &str) -> CachedResult {
+    CachedResult { outputs: vec![output(content)], ..CachedResult::default() }
+}
 
 pub const LEASE: u64 = 1_000;
 
@@ -29,6 +35,8 @@ pub struct Bench {
     pub sent: Vec<(WorkerKey, Command)>,
     pub last: Dirty,
     links: u64,
+    /// What attempts say they took: a minute, so that nothing is given ahead unless a test wants it.
+    pub took_ms: u64,
 }
 
 /// Makes a task of the operator `core.noop` that needs the given tasks.
@@ -47,13 +55,21 @@ pub fn task(name: &str, needs: &[usize]) -> BoundTask {
         resources: ResourceRequest {
             amounts: Resources { cpu_milli: 1_000, ..Resources::default() },
             gpu: GpuPreference::None,
-            labels: BTreeMap::new(),
+            ..ResourceRequest::default()
         },
         timeout_ms: None,
         retry: RetryPolicy { attempts: 2, initial_ms: 100, max_ms: 100, jitter: 0.0, ..RetryPolicy::default() },
         cache: false,
         priority: 0,
-        outputs: vec![Port { name: "out".into(), kind: "json".into(), optional: false, help: String::new() }],
+        outputs: vec![Port {
+            name: "out".into(),
+            kind: "json".into(),
+            optional: false,
+            help: String::new(),
+            many: false,
+        }],
+        flow: crate::spec::Flow::default(),
+        inline: Vec::new(),
     }
 }
 
@@ -63,6 +79,9 @@ pub fn spec(tasks: Vec<BoundTask>) -> Arc<RunSpec> {
         version: "v".into(),
         working_dir: String::new(),
         params: BTreeMap::new(),
+        values: serde_json::Map::new(),
+        priority: 0,
+        concurrency: None,
         tasks,
     })
 }
@@ -76,19 +95,22 @@ pub fn key(name: &str, incarnation: &str) -> WorkerKey {
 }
 
 pub fn output(content: &str) -> NamedArtifact {
-    NamedArtifact {
-        name: "out".into(),
-        artifact: Artifact {
-            digest: Digest::of(content.as_bytes()),
-            size_bytes: content.len() as u64,
-            kind: "json".into(),
-            schema: String::new(),
-        },
-    }
+    let artifact = Artifact {
+        digest: Digest::of(content.as_bytes()),
+        size_bytes: content.len() as u64,
+        kind: "json".into(),
+        schema: String::new(),
+    };
+    NamedArtifact::new("out", artifact)
 }
 
 pub fn success(content: &str) -> Outcome {
-    Outcome::Success { outputs: vec![output(content)], models: Vec::new(), metrics_json: String::new() }
+    Outcome::Success {
+        outputs: vec![output(content)],
+        models: Vec::new(),
+        metrics_json: String::new(),
+        inline: BTreeMap::new(),
+    }
 }
 
 pub fn failure(class: FailureClass) -> Outcome {
@@ -108,6 +130,7 @@ impl Bench {
             sent: Vec::new(),
             last: Dirty::default(),
             links: 0,
+            took_ms: 60_000,
         }
     }
 
@@ -131,23 +154,32 @@ impl Bench {
             if worker.link.is_some() {
                 assert!(worker.capacity.fits(&worker.in_use()), "worker {} is over its capacity", worker.key);
             }
-            for (run, task) in worker.leased.keys() {
-                let state =
-                    &self.core.run(run).expect("a lease belongs to a run in memory").tasks[*task as usize].state;
+            for (run, task) in worker.leased.keys().chain(&worker.ahead) {
+                let run = self.core.run(run).expect("a lease belongs to a run in memory");
+                let state = &run.task(*task).expect("a task of the run").state;
                 let TaskState::Live(live) = state else { panic!("a lease without a live attempt: {state:?}") };
                 assert_eq!(live.worker, worker.key);
+                assert_eq!(live.ahead, worker.ahead.contains(&(run.id, *task)));
             }
+            let mut devices: BTreeMap<u32, u32> = BTreeMap::new();
+            for reserved in worker.leased.values() {
+                for device in &reserved.devices {
+                    *devices.entry(*device).or_default() += reserved.gpu_milli.min(1_000);
+                }
+            }
+            assert!(devices.values().all(|milli| *milli <= 1_000), "a GPU of {} is given out twice", worker.key);
         }
         for run in self.core.runs() {
             if run.state.is_terminal() {
-                assert!(run.tasks.iter().all(|task| task.state.is_terminal()), "an ended run has an open task");
+                let open = |task: &crate::core::Task| !task.state.is_terminal();
+                assert!(!run.tasks.iter().chain(&run.children).any(open), "an ended run has an open task");
             }
         }
     }
 
     pub fn submit(&mut self, n: u32, tasks: Vec<BoundTask>) -> RunId {
         let id = run_id(n);
-        let run = Run::new(id.clone(), spec(tasks), String::new(), self.now);
+        let run = Run::new(id, spec(tasks), String::new(), self.now);
         self.tell(Event::Submit(Box::new(run))).unwrap();
         id
     }
@@ -160,34 +192,35 @@ impl Bench {
         self.links += 1;
         let mut worker = Worker::awaited(key(name, incarnation));
         worker.link = Some(self.links);
-        worker.capacity = Resources { cpu_milli: cpu * 1_000, memory_bytes: 1 << 30, gpu, custom: BTreeMap::new() };
+        worker.capacity =
+            Resources { cpu_milli: cpu * 1_000, memory_bytes: 1 << 30, gpu_milli: gpu * 1_000, ..Resources::default() };
         worker.operators.insert(("core.noop".into(), "1".into()));
         let key = worker.key.clone();
         self.tell(Event::Hello { worker: Box::new(worker), held }).unwrap();
         key
     }
 
-    pub fn state(&self, run: &RunId, task: usize) -> &TaskState {
-        &self.core.run(run).unwrap().tasks[task].state
+    pub fn state(&self, run: &RunId, task: u32) -> &TaskState {
+        &self.core.run(run).unwrap().task(task).unwrap().state
     }
 
-    pub fn token(&self, run: &RunId, task: usize) -> Token {
+    pub fn token(&self, run: &RunId, task: u32) -> Token {
         self.core.run(run).unwrap().live_token(task).expect("the task has a live attempt")
     }
 
-    pub fn holder(&self, run: &RunId, task: usize) -> WorkerKey {
+    pub fn holder(&self, run: &RunId, task: u32) -> WorkerKey {
         match self.state(run, task) {
             TaskState::Live(live) => live.worker.clone(),
             state => panic!("task {task} is not live: {state:?}"),
         }
     }
 
-    pub fn start(&mut self, run: &RunId, task: usize) {
+    pub fn start(&mut self, run: &RunId, task: u32) {
         let (worker, token) = (self.holder(run, task), self.token(run, task));
         self.tell(Event::Started { worker, token }).unwrap();
     }
 
-    pub fn finish(&mut self, run: &RunId, task: usize, outcome: Outcome) {
+    pub fn finish(&mut self, run: &RunId, task: u32, outcome: Outcome) {
         let (worker, token) = (self.holder(run, task), self.token(run, task));
         self.report(&worker, &token, outcome).unwrap();
     }
@@ -196,7 +229,7 @@ impl Bench {
         self.tell(Event::Finished {
             worker: worker.clone(),
             token: token.clone(),
-            usage: Usage::default(),
+            usage: Usage { wall_ms: self.took_ms, ..Usage::default() },
             outcome,
             log_bytes: 0,
         })

@@ -51,7 +51,9 @@ impl FleetService for Fleet {
         let running = self
             .0
             .handle
-            .read(move |core| core.workers().filter(|w| w.key.name == worker).map(|w| w.leased.len()).sum::<usize>())
+            .read(move |core| {
+                core.workers().filter(|w| w.key.name == worker).map(|w| w.leased.len() + w.ahead.len()).sum::<usize>()
+            })
             .await?;
         Ok(Response::new(v1::CordonResponse { running: u32::try_from(running).unwrap_or(u32::MAX) }))
     }
@@ -118,7 +120,7 @@ impl FleetService for Fleet {
             return Err(Error::BadRequest(text).into());
         }
         let asked = name.clone();
-        let previous = self.0.handle.read(move |core| core.pools().get(&asked).copied()).await?;
+        let previous = self.0.handle.read(move |core| core.pools().get(asked.as_str()).copied()).await?;
         self.0.handle.decide(Event::SetPool { name, slots: Some(slots), description }).await?;
         Ok(Response::new(v1::SetPoolResponse { previous }))
     }

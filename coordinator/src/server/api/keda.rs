@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::{
-    core::fleet::QueueSummary,
+    core::{Core, fleet::QueueSummary},
     server::{error::Error, keda::Trigger},
 };
 
@@ -26,7 +26,7 @@ const GATHER: Duration = Duration::from_millis(250);
 
 impl Scaler {
     async fn queue(&self) -> Result<QueueSummary, Error> {
-        self.0.handle.read(|core| core.queue()).await
+        self.0.handle.read(|core| core.queue_summary()).await
     }
 
     async fn active(&self, trigger: &Trigger) -> Result<bool, Error> {
@@ -65,7 +65,12 @@ impl ExternalScaler for Scaler {
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<GetMetricSpecResponse>, Status> {
         let trigger = trigger(&request.into_inner())?;
-        let target = trigger.per_worker(&self.queue().await?);
+        let look = |core: &Core| {
+            let mut queue = core.queue_summary();
+            core.add_slots(&mut queue);
+            queue
+        };
+        let target = trigger.per_worker(&self.0.handle.read(look).await?);
         let spec =
             MetricSpec { metric_name: trigger.metric(), target_size: target.ceil() as i64, target_size_float: target };
         Ok(Response::new(GetMetricSpecResponse { metric_specs: vec![spec] }))

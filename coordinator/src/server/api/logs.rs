@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use futures::Stream;
 use segue_proto::{
-    ids::{RunId, TaskName, Token},
+    ids::{RunId, Token},
     v1::{self, log_service_server::LogService},
 };
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::{
-    core::{Run, TaskState},
+    core::Run,
     server::{actor::resolve, error::Error, records},
 };
 
@@ -98,12 +98,12 @@ async fn stream(
 
 /// Finds the attempts that the request means, in the order of their start, and says whether the run has ended.
 async fn sources(shared: &Shared, id: &RunId, request: &v1::ReadLogsRequest) -> Result<(Vec<Source>, bool), Error> {
-    let (wanted, task, attempt) = (id.clone(), request.task.clone(), request.attempt);
+    let (wanted, task, attempt) = (*id, request.task.clone(), request.attempt);
     let active = shared.handle.read(move |core| core.run(&wanted).map(|run| pick(run, &task, attempt))).await?;
     match active {
         Some(found) => found,
         None => {
-            let (id, task) = (id.clone(), request.task.clone());
+            let (id, task) = (*id, request.task.clone());
             shared
                 .blocking(move |shared| {
                     let run = records::load_run(&*shared.store, &id)?;
@@ -115,31 +115,28 @@ async fn sources(shared: &Shared, id: &RunId, request: &v1::ReadLogsRequest) -> 
 }
 
 fn pick(run: &Run, task: &str, attempt: u32) -> Result<(Vec<Source>, bool), Error> {
-    if !task.is_empty() && run.task_index(task).is_none() {
+    let wanted = if task.is_empty() { None } else { run.find(task) };
+    if !task.is_empty() && wanted.is_none() {
         let known: Vec<&str> = run.spec.tasks.iter().map(|task| task.name.as_str()).collect();
         let hint =
             crate::spec::nearest(task, known).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
         return Err(Error::NotFound(format!("run `{}` has no task `{task}`{hint}", run.id)));
     }
     let mut found: Vec<(u64, Source)> = Vec::new();
-    for (bound, entry) in run.spec.tasks.iter().zip(&run.tasks) {
-        if !task.is_empty() && bound.name.as_str() != task {
-            continue;
-        }
+    for index in run.indices() {
+        // A fan-out stands for all of its children.
+        let meant = wanted.is_none_or(|wanted| wanted == index || run.node_of(index) == wanted as usize);
+        let Some((entry, name)) = run.task(index).zip(run.name_of(index)).filter(|_| meant) else { continue };
         let chosen = match attempt {
             0 => entry.attempts.last(),
             number => entry.attempts.iter().find(|attempt| attempt.number == number),
         };
         if let Some(chosen) = chosen {
-            let token = token(&run.id, &bound.name, chosen.number, chosen.epoch);
-            let live = matches!(&entry.state, TaskState::Live(live) if live.attempt == chosen.number);
+            let token = Token { run: run.id, index, task: name, attempt: chosen.number, epoch: chosen.epoch };
+            let live = entry.state.live().is_some_and(|live| live.attempt == chosen.number);
             found.push((chosen.assigned_at, Source { token, live }));
         }
     }
     found.sort_by(|a, b| (a.0, &a.1.token.task).cmp(&(b.0, &b.1.token.task)));
     Ok((found.into_iter().map(|(_, source)| source).collect(), run.state.is_terminal()))
-}
-
-fn token(run: &RunId, task: &TaskName, attempt: u32, epoch: u64) -> Token {
-    Token { run: run.clone(), task: task.clone(), attempt, epoch }
 }

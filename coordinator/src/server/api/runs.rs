@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::{
-    core::{Event, Run, rerun},
+    core::{Core, Event, Run, rerun},
     server::{actor::resolve, error::Error, external, plan, records, views},
     spec::{self, Pipeline, RunSpec},
     store::{self, Key, keys::prefix},
@@ -59,6 +59,8 @@ impl Runs {
         let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
         run.no_cache = request.no_cache;
+        run.priority = request.priority.unwrap_or(run.priority);
+        run.tags = request.tags;
         run.external_inputs = external_inputs;
         let record = PipelineRecord {
             name: pipeline.name.to_string(),
@@ -78,7 +80,7 @@ impl Runs {
 
     /// Shows a run, active or ended.
     async fn view(&self, id: RunId, with_tasks: bool) -> Result<v1::RunView, Error> {
-        let wanted = id.clone();
+        let wanted = id;
         let active = self
             .0
             .handle
@@ -107,11 +109,11 @@ impl Runs {
 
     async fn rerun(&self, request: v1::RerunRequest) -> Result<v1::RerunResponse, Error> {
         let id = self.resolve(request.run_id.clone()).await?;
-        let wanted = id.clone();
+        let wanted = id;
         if self.0.handle.read(move |core| core.run(&wanted).is_some()).await? {
             return Err(crate::core::Refused::RunGoing(id).into());
         }
-        let run = self.load(id.clone()).await?;
+        let run = self.load(id).await?;
         let latest = if request.latest_text.is_empty() {
             None
         } else {
@@ -142,19 +144,10 @@ impl Runs {
                 .unwrap_or_default();
             Error::BadRequest(format!("run `{id}` has no task `{}`{hint}", e.task))
         })?;
-        let execute = plan.execute();
-        let items = plan
-            .items
-            .iter()
-            .zip(&plan.spec.tasks)
-            .map(|(item, task)| v1::RerunItem {
-                task: task.name.to_string(),
-                execute: item.execute,
-                reason: item.reason.clone(),
-            })
-            .collect();
+        let items = rerun_items(&run, &plan);
         let version = plan.spec.version.clone();
-        if !request.dry_run && execute.contains(&true) {
+        if !request.dry_run && plan.executes() {
+            let execute = plan.execute();
             let mut run = run;
             let fresh = external::digests(&plan.spec).await;
             // What executes reads what is there now; what is kept was made from what was there then.
@@ -166,8 +159,8 @@ impl Runs {
                     };
                 }
             }
-            let dropped = plan.dropped();
-            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec: plan.spec, execute, dropped }).await?;
+            let spec = Arc::clone(&plan.spec);
+            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) }).await?;
         }
         Ok(v1::RerunResponse { run_id: id.into(), items, diagnostics: Vec::new(), version })
     }
@@ -175,6 +168,42 @@ impl Runs {
     async fn lineage(&self, request: v1::LineageRequest) -> Result<v1::LineageResponse, Error> {
         self.0.blocking(move |shared| super::super::lineage::trace(&*shared.store, &request.digest)).await
     }
+}
+
+/// Most children that one line of a plan names.
+const MOST_CHILDREN_NAMED: usize = 1_000;
+
+/// Shows a plan: a line for each task, and for a fan-out that executes in part how much of it.
+fn rerun_items(run: &Run, plan: &rerun::Plan) -> Vec<v1::RerunItem> {
+    plan.items
+        .iter()
+        .zip(&plan.spec.tasks)
+        .enumerate()
+        .map(|(node, (item, task))| {
+            let members = u32::try_from(node).ok().and_then(|node| run.groups.get(&node));
+            let all = members.map_or(0, |group| group.members.len());
+            let some = item.children.as_ref();
+            let keys = some
+                .into_iter()
+                .flatten()
+                .take(MOST_CHILDREN_NAMED)
+                .filter_map(|&child| Some(run.item_of(child)?.key.to_string()))
+                .collect();
+            let executing = match (item.execute, some) {
+                (false, _) => 0,
+                (true, Some(children)) => children.len(),
+                (true, None) => all,
+            };
+            v1::RerunItem {
+                task: task.name.to_string(),
+                execute: item.execute,
+                reason: item.reason.clone(),
+                keys,
+                children: u32::try_from(all).unwrap_or(u32::MAX),
+                children_executed: u32::try_from(executing).unwrap_or(u32::MAX),
+            }
+        })
+        .collect()
 }
 
 struct Compiled {
@@ -185,8 +214,33 @@ struct Compiled {
 
 /// Makes a run id that sorts by time.
 fn new_run_id() -> RunId {
-    let id = format!("run_{}", ulid::Ulid::new().to_string().to_lowercase());
-    id.parse().expect("a ULID in lower case is 26 of 0-9, a-z")
+    RunId::new(ulid::Ulid::new().0)
+}
+
+/// Gives one page of the tasks of a run.
+fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Result<v1::ListTasksResponse, Error> {
+    let limit = if request.limit == 0 { 100 } else { request.limit.min(MOST_ROWS) } as usize;
+    let indices: Box<dyn Iterator<Item = u32>> = if request.group.is_empty() {
+        Box::new(run.indices())
+    } else {
+        let node = run
+            .find(&request.group)
+            .ok_or_else(|| Error::NotFound(format!("run `{}` has no task `{}`", run.id, request.group)))?;
+        let members = run.groups.get(&node).map(|group| group.members.clone()).unwrap_or_default();
+        Box::new(members.into_iter())
+    };
+    let mut found = Vec::new();
+    for index in indices.filter(|&index| request.after_index == 0 || index > request.after_index) {
+        let Some(task) = run.task(index) else { continue };
+        if !request.states.is_empty() && !request.states.contains(&records::task_state(&task.state).into()) {
+            continue;
+        }
+        if found.len() == limit {
+            return Ok(v1::ListTasksResponse { tasks: found, more: true });
+        }
+        found.extend(views::task_view(run, index, core));
+    }
+    Ok(v1::ListTasksResponse { tasks: found, more: false })
 }
 
 #[tonic::async_trait]
@@ -223,6 +277,21 @@ impl RunService for Runs {
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::RunView>, Status> {
         let id = self.resolve(request.into_inner().run_id).await?;
         Ok(Response::new(self.view(id, true).await?))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(request.run_id.clone()).await?;
+        let wanted = request.clone();
+        let active = self.0.handle.read(move |core| core.run(&id).map(|run| page(run, Some(core), &wanted))).await?;
+        let found = match active {
+            Some(found) => found,
+            None => page(&self.load(id).await?, None, &request),
+        };
+        Ok(Response::new(found?))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
@@ -266,7 +335,7 @@ impl RunService for Runs {
         let id = self.resolve(request.into_inner().run_id).await?;
         // Listening starts before the first look, so that no change falls between the two.
         let mut changes = self.0.handle.changes();
-        let first = self.view(id.clone(), true).await?;
+        let first = self.view(id, true).await?;
         let (sender, receiver) = mpsc::channel(4);
         let runs = self.clone();
         tokio::spawn(async move {
@@ -291,7 +360,7 @@ impl RunService for Runs {
                         }
                     }
                 }
-                view = match runs.view(id.clone(), true).await {
+                view = match runs.view(id, true).await {
                     Ok(view) => view,
                     Err(e) => {
                         let _ = sender.send(Err(e.into())).await;
@@ -307,12 +376,27 @@ impl RunService for Runs {
         &self,
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
-        let id = self.resolve(request.into_inner().run_id).await?;
-        match self.0.handle.decide(Event::CancelRun { run: id.clone() }).await {
+        let request = request.into_inner();
+        let id = self.resolve(request.run_id).await?;
+        let event = match request.task.as_str() {
+            "" => Event::CancelRun { run: id },
+            task => {
+                let wanted = task.to_owned();
+                let found = self.0.handle.read(move |core| core.run(&id).map(|run| run.find(&wanted))).await?;
+                match found {
+                    None => return Err(Error::from(crate::core::Refused::RunEnded(id)).into()),
+                    Some(None) => {
+                        return Err(Error::NotFound(format!("run `{id}` has no task `{task}`")).into());
+                    }
+                    Some(Some(task)) => Event::CancelTask { run: id, task },
+                }
+            }
+        };
+        match self.0.handle.decide(event).await {
             Ok(_) => {}
             // Not active: it does not exist, or has ended.
             Err(Error::Refused(crate::core::Refused::NoSuchRun(_))) => {
-                let run = self.load(id.clone()).await?;
+                let run = self.load(id).await?;
                 if run.state.is_terminal() {
                     return Err(Error::from(crate::core::Refused::RunEnded(id)).into());
                 }
@@ -330,29 +414,25 @@ impl RunService for Runs {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         let request = request.into_inner();
         let id = self.resolve(request.run_id).await?;
-        let (wanted, task) = (id.clone(), request.task.clone());
+        let (wanted, task) = (id, request.task.clone());
         let active = self
             .0
             .handle
             .read(move |core| {
                 core.run(&wanted).map(|run| {
-                    (
-                        views::explanations(run, core, &task),
-                        records::run_state(run.state),
-                        run.task_index(&task).is_some(),
-                    )
+                    (views::explanations(run, core, &task), records::run_state(run.state), run.find(&task).is_some())
                 })
             })
             .await?;
         let (explanations, state, known) = match active {
             Some(found) => found,
             None => {
-                let run = self.load(id.clone()).await?;
+                let run = self.load(id).await?;
                 let task = request.task.clone();
                 self.0
                     .handle
                     .read(move |core| {
-                        let known = run.task_index(&task).is_some();
+                        let known = run.find(&task).is_some();
                         (views::explanations(&run, core, &task), records::run_state(run.state), known)
                     })
                     .await?

@@ -144,8 +144,9 @@ async fn keep_log(
             .handle
             .read_patiently(move |core| {
                 let Some(run) = core.run(&wanted.run) else { return true };
-                let Some(task) = run.task_index(wanted.task.as_str()) else { return false };
-                run.tasks[task].attempts.iter().any(|attempt| {
+                let named = run.name_of(wanted.index).is_some_and(|name| name == wanted.task);
+                let Some(task) = run.task(wanted.index).filter(|_| named) else { return false };
+                task.attempts.iter().any(|attempt| {
                     attempt.number == wanted.attempt && attempt.epoch == wanted.epoch && attempt.worker == key
                 })
             })

@@ -5,6 +5,7 @@
 mod bind;
 mod hostile;
 mod properties;
+mod schedule;
 mod shipped;
 mod toml;
 mod version;

@@ -45,6 +45,8 @@ fn edit() -> impl Strategy<Value = Edit> {
         "\r\n",
         "#",
         "[[tasks]]\n",
+        "[schedule]\ncron = \"*/5 2-4 L * mon#2\"\nparams = { input = \"${interval.start}\" }\n",
+        "[schedule]\nevery = \"15m\"\ntimezone = \"Europe/Berlin\"\nstart = \"2026-01-01\"\n",
     ]);
     prop_oneof![
         (at(), any::<u8>()).prop_map(|(at, byte)| Edit::Flip(at, byte)),

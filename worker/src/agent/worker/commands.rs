@@ -49,6 +49,15 @@ impl Worker {
                     self.held.remove(&token);
                 }
             }
+            Command::Retract(retract) => {
+                for token in retract.tokens.into_iter().filter_map(|taken| token(Some(taken))) {
+                    // What has started stays; its report tells the coordinator.
+                    if self.queue.remove(&token) {
+                        self.held.remove(&token);
+                        self.outbox.push_back(hand_back(token, false));
+                    }
+                }
+            }
             Command::Drain(drain) => {
                 let grace = match drain.grace_ms {
                     0 => self.config.drain_grace,

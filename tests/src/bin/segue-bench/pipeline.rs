@@ -1,18 +1,17 @@
-//! `make bench`: the whole recommended pipeline, some times over, stage by stage, beside what a user would run instead.
+//! The whole recommended pipeline, some times over, stage by stage, beside what a user would run instead.
 
 use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
-use clap::Parser;
 use segue_tests::{
     Cli, data, program,
     values::{list, number, text},
 };
 use serde_json::{Value, json};
+
+use crate::say;
 
 /// Tasks whose cost is known elsewhere: seconds on 2 cores of pandas with scikit-learn, xgboost and torch, and of a
 /// straightforward Rust program; 0 where it was not measured.
@@ -31,57 +30,34 @@ const LIMIT: f64 = 45.0;
 /// Rows of sample data where the real data is absent: about as many.
 const SAMPLE_ROWS: u32 = 500_000;
 
-/// Times the whole recommended pipeline, each time from nothing.
-#[derive(Debug, Parser)]
-#[command(name = "segue-bench")]
-struct Args {
-    /// How often
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    runs: u32,
-    /// CSV of order lines; the real data where it is found, else sample data
-    #[arg(long, value_name = "FILE")]
-    input: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// End with exit code 1 where the best run takes longer than the limit
-    #[arg(long)]
-    strict: bool,
-}
-
-fn main() -> ExitCode {
-    let args = Args::parse();
-    let dir = match tempfile::tempdir() {
-        Ok(dir) => dir,
-        Err(e) => {
-            let _ = writeln!(io::stderr(), "cannot make a temporary directory: {e}");
-            return ExitCode::from(3);
-        }
+/// Times it, each time from nothing, on `input` or on what is found.
+///
+/// # Errors
+/// If there is no place for it.
+pub fn measure(runs: u32, input: Option<PathBuf>) -> Result<Value, String> {
+    let dir = tempfile::tempdir().map_err(|e| format!("cannot make a temporary directory: {e}"))?;
+    let (input, real) = match input.or_else(data::online_retail) {
+        Some(found) => (found, true),
+        None => (data::sample(dir.path(), SAMPLE_ROWS), false),
     };
-    let (input, real) =
-        match args.input.clone().map(|file| (file, true)).or_else(|| Some((data::online_retail()?, true))) {
-            Some(found) => found,
-            None => (data::sample(dir.path(), SAMPLE_ROWS), false),
-        };
     let mut measured = Vec::new();
-    for number in 1..=args.runs {
-        let _ = writeln!(io::stderr(), "run {number} of {}", args.runs);
+    for number in 1..=runs {
+        say(&format!("pipeline: run {number} of {runs}"));
         // Nothing of the last run is left to be reused.
         let state = dir.path().join(format!("state-{number}"));
         measured.push(once(&Cli::state_dir(&state, dir.path()), &input));
         let _ = std::fs::remove_dir_all(state);
     }
-    let report = report(&measured, &input.display().to_string(), real);
-    let text = if args.json { format!("{report:#}\n") } else { table(&report) };
-    if let Err(e) = anstream::stdout().write_all(text.as_bytes()) {
-        let _ = writeln!(io::stderr(), "cannot write the result: {e}");
-        return ExitCode::from(3);
-    }
-    if args.strict && report["within_limit"] == false { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    Ok(report(&measured, &input.display().to_string(), real))
+}
+
+/// Says whether it stayed within its limit.
+pub fn met(report: &Value) -> bool {
+    report["within_limit"] == true
 }
 
 /// Runs the pipeline once as a user does, and gives the answer with the wall time of the whole command.
-fn once(cli: &Cli, input: &std::path::Path) -> Value {
+fn once(cli: &Cli, input: &Path) -> Value {
     let input = format!("input={}", input.display());
     let start = Instant::now();
     let mut outcome =
@@ -125,7 +101,8 @@ fn report(measured: &[Value], input: &str, real: bool) -> Value {
     })
 }
 
-fn table(report: &Value) -> String {
+/// Shows it to people.
+pub fn table(report: &Value) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
         out.push_str(text.trim_end());

@@ -1,0 +1,346 @@
+//! Gives ready tasks to workers: into free room, and a little ahead of it where tasks are short.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use segue_proto::{
+    artifact::Usage,
+    ids::{RunId, Token},
+    resources::Resources,
+};
+
+use super::{
+    Attempt, AttemptState, Command, Core, Live, Run, TaskState, UnixMillis, Worker, WorkerKey,
+    placement::{self, Candidate, Free, Unplaced, Way},
+    queue::{Class, ReadyKey},
+    run::count,
+};
+use crate::spec::Work;
+
+/// Work that may lie ready at a worker beyond its room, in microseconds of its own time: enough to bridge the way to the
+/// coordinator and back, too little to be missed by another worker that falls idle.
+const AHEAD_US: u64 = 100_000;
+/// Most attempts that are given ahead to one worker.
+const MOST_AHEAD: usize = 512;
+/// The shortest time that an attempt is taken to need, in microseconds.
+const SHORTEST_US: u64 = 100;
+/// How long work given ahead may wait while another worker is idle, before it is taken back.
+const STUCK_MS: u64 = 500;
+
+/// What one round of placement knows of the workers.
+#[derive(Debug)]
+pub struct Fleet<'a> {
+    pub workers: Vec<&'a Worker>,
+    pub free: Vec<Free>,
+}
+
+impl<'a> Fleet<'a> {
+    /// Shows the workers as tasks that do this work see them.
+    #[must_use]
+    pub fn candidates(&self, work: &Work) -> Vec<Candidate<'a>> {
+        self.workers
+            .iter()
+            .map(|worker| Candidate {
+                key: &worker.key,
+                capacity: &worker.capacity,
+                gpus: &worker.gpus,
+                labels: &worker.labels,
+                offers: placement::offers(&worker.operators, work),
+            })
+            .collect()
+    }
+}
+
+/// A decision of one round.
+struct Given {
+    run: RunId,
+    index: u32,
+    worker: WorkerKey,
+    reserved: Resources,
+    ahead: bool,
+}
+
+/// What a round has found out about a class.
+struct Seen<'a> {
+    candidates: Vec<Candidate<'a>>,
+    ways: Vec<Way>,
+}
+
+impl Core {
+    /// Gives the workers that may take work, and what is free on each.
+    #[must_use]
+    pub fn fleet(&self) -> Fleet<'_> {
+        let workers: Vec<&Worker> = self.workers.values().filter(|worker| worker.takes_work()).collect();
+        let free = workers.iter().map(|worker| worker.free()).collect();
+        Fleet { workers, free }
+    }
+
+    /// Gives ready tasks to workers until nothing more fits. Called once after a batch of events.
+    pub fn place(&mut self, now: UnixMillis) {
+        for worker in std::mem::take(&mut self.freed) {
+            self.promote_all(&worker);
+        }
+        if self.queue.is_empty() {
+            self.take_back_what_is_stuck(now);
+            return;
+        }
+        for given in self.round() {
+            self.assign(given, now);
+        }
+        self.look_ahead_at = self.workers.values().any(|worker| !worker.ahead.is_empty()).then_some(now + STUCK_MS);
+    }
+
+    /// Decides one round. Whatever is given leaves the queue and holds its slots at once.
+    fn round(&mut self) -> Vec<Given> {
+        let (queue, runs, order, pools, workers) =
+            (&mut self.queue, &self.runs, &self.order, &self.pools, &self.workers);
+        let fleet: Vec<&Worker> = workers.values().filter(|worker| worker.takes_work()).collect();
+        if fleet.is_empty() {
+            return Vec::new();
+        }
+        let mut fleet = Fleet { free: fleet.iter().map(|worker| worker.free()).collect(), workers: fleet };
+        let mut seen: HashMap<u32, Option<Seen<'_>>> = HashMap::new();
+        let mut given = Vec::new();
+        let mut full: Vec<u32> = Vec::new();
+        // The head of each class, best first. A class whose head finds no place is left out of this round: all of its
+        // tasks want the same.
+        let mut heads: BTreeSet<(ReadyKey, u32)> =
+            queue.ready.iter().filter_map(|(class, tasks)| Some((*tasks.first()?, *class))).collect();
+        while let Some((key, class)) = heads.pop_first() {
+            let Some(run) = order.get(&key.2).and_then(|id| runs.get(id)) else {
+                drop_head(queue, class, &key);
+                continue;
+            };
+            let Some(entry) = queue.class(class) else { continue };
+            if queue.shut(entry, pools).is_some() {
+                continue;
+            }
+            let known = seen.entry(class).or_insert_with(|| look(entry, &fleet, self.gpu_open > 0).ok());
+            let Some(Seen { candidates, ways }) = known else { continue };
+            let local = local_bytes(run, key.3);
+            let bytes = |at: usize| local.get(candidates[at].key).copied().unwrap_or(0);
+            let Some((at, reserved)) = placement::pick(ways, candidates, &fleet.free, bytes) else {
+                full.push(class);
+                continue;
+            };
+            fleet.free[at].take(&reserved);
+            queue.hold(class, (run.id, key.3));
+            given.push(Given { run: run.id, index: key.3, worker: candidates[at].key.clone(), reserved, ahead: false });
+            drop_head(queue, class, &key);
+            if let Some(next) = queue.ready.get(&class).and_then(BTreeSet::first) {
+                heads.insert((*next, class));
+            }
+        }
+        let mut lying: Vec<usize> = fleet.workers.iter().map(|worker| worker.ahead.len()).collect();
+        for class in full {
+            let (Some(entry), Some(Some(Seen { candidates, ways }))) = (queue.class(class), seen.get(&class)) else {
+                continue;
+            };
+            let Some(way) = ways.first().filter(|_| may_go_ahead(entry)) else { continue };
+            let needs = way.needs.clone();
+            let mut room: Vec<(usize, usize)> = way
+                .able
+                .iter()
+                .map(|&at| (at, ahead_of(entry, &needs, candidates[at].capacity).saturating_sub(lying[at])))
+                .filter(|(_, room)| *room > 0)
+                .collect();
+            // One to each worker in turn, so that none lies idle beside a heap.
+            let mut turn = 0;
+            while !room.is_empty() {
+                let Some(key) = queue.ready.get(&class).and_then(|tasks| tasks.first().copied()) else { break };
+                let Some(run) = order.get(&key.2) else { break };
+                let slot = turn % room.len();
+                let at = room[slot].0;
+                queue.hold(class, (*run, key.3));
+                given.push(Given {
+                    run: *run,
+                    index: key.3,
+                    worker: candidates[at].key.clone(),
+                    reserved: needs.clone(),
+                    ahead: true,
+                });
+                drop_head(queue, class, &key);
+                lying[at] += 1;
+                room[slot].1 -= 1;
+                if room[slot].1 == 0 {
+                    room.remove(slot);
+                } else {
+                    turn += 1;
+                }
+            }
+        }
+        given
+    }
+
+    /// Ready -> Live.
+    fn assign(&mut self, given: Given, now: UnixMillis) {
+        let Given { run: id, index, worker, reserved, ahead } = given;
+        let (epoch, lease_until) = (self.config.epoch, now.saturating_add(self.config.lease_ms));
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let inputs = run.inputs_of(index).unwrap_or_default();
+        let (generation, name) = (run.generation, run.name_of(index));
+        let Some((task, name)) = run.task_mut(index).zip(name) else { return };
+        let number = task.next_attempt();
+        if let Some(before) = task.attempts.last() {
+            self.changed.attempts.insert((id, index, before.number));
+        }
+        task.attempts.push(Attempt {
+            number,
+            state: AttemptState::Assigned,
+            worker: worker.clone(),
+            epoch,
+            generation,
+            assigned_at: now,
+            started_at: 0,
+            ended_at: 0,
+            usage: Usage::default(),
+            failure: None,
+            log_bytes: 0,
+            inputs: inputs.clone(),
+            outputs: Vec::new(),
+        });
+        task.progress = None;
+        task.state = TaskState::Live(Box::new(Live {
+            attempt: number,
+            epoch,
+            worker: worker.clone(),
+            lease_until,
+            timer: lease_until,
+            started: false,
+            cancelling: false,
+            ahead,
+            reserved: reserved.clone(),
+        }));
+        self.timers.insert((lease_until, id, index));
+        self.mark(id, index);
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            if ahead {
+                worker.ahead.push_back((id, index));
+            } else {
+                worker.leased.insert((id, index), reserved.clone());
+            }
+        }
+        let token = Token { run: id, index, attempt: number, epoch, task: name };
+        self.send(&worker, Command::Assign { token, inputs, reserved, ahead });
+    }
+
+    /// The worker has begun an attempt that was given ahead: from now on its amounts count.
+    pub(super) fn promote(&mut self, worker: &WorkerKey, id: RunId, index: u32) {
+        let Some(holder) = self.workers.get_mut(worker) else { return };
+        if let Some(at) = holder.ahead.iter().position(|waiting| *waiting == (id, index)) {
+            holder.ahead.remove(at);
+        }
+        let Some(TaskState::Live(live)) =
+            self.runs.get_mut(&id).and_then(|run| run.task_mut(index)).map(|task| &mut task.state)
+        else {
+            return;
+        };
+        live.ahead = false;
+        holder.leased.insert((id, index), live.reserved.clone());
+    }
+
+    /// Room has become free on a worker: it begins what it was given ahead, in order, and so it counts.
+    fn promote_all(&mut self, worker: &WorkerKey) {
+        let Some(holder) = self.workers.get(worker).filter(|holder| !holder.ahead.is_empty()) else { return };
+        let mut free = holder.free();
+        let mut begun = Vec::new();
+        for (id, index) in &holder.ahead {
+            let Some(live) = self.runs.get(id).and_then(|run| run.task(*index)).and_then(|task| task.state.live())
+            else {
+                continue;
+            };
+            if !free.amounts.fits(&live.reserved) {
+                break;
+            }
+            free.take(&live.reserved);
+            begun.push((*id, *index));
+        }
+        for (id, index) in begun {
+            self.promote(worker, id, index);
+        }
+    }
+
+    /// Takes work back that was given ahead and waits at one worker while another one is idle.
+    fn take_back_what_is_stuck(&mut self, now: UnixMillis) {
+        if self.look_ahead_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.look_ahead_at = None;
+        let idle = self.workers.values().any(|worker| worker.takes_work() && worker.is_idle());
+        let mut asked = Vec::new();
+        for worker in self.workers.values_mut().filter(|worker| !worker.ahead.is_empty()) {
+            self.look_ahead_at = Some(now + STUCK_MS);
+            if idle && worker.retracted_at.saturating_add(STUCK_MS) <= now {
+                worker.retracted_at = now;
+                // The later half: the worker comes to the earlier one first.
+                let later = worker.ahead.iter().skip(worker.ahead.len() / 2).copied().collect::<Vec<_>>();
+                asked.push((worker.key.clone(), later));
+            }
+        }
+        for (worker, attempts) in asked {
+            let tokens = attempts.into_iter().filter_map(|(id, index)| self.runs.get(&id)?.live_token(index)).collect();
+            self.send(&worker, Command::Retract { tokens });
+        }
+    }
+}
+
+fn drop_head(queue: &mut super::queue::Queue, class: u32, key: &ReadyKey) {
+    if let Some(tasks) = queue.ready.get_mut(&class) {
+        tasks.remove(key);
+        if tasks.is_empty() {
+            queue.ready.remove(&class);
+        }
+    }
+}
+
+fn look<'a>(class: &Class, fleet: &Fleet<'a>, gpu_work_open: bool) -> Result<Seen<'a>, Unplaced> {
+    let candidates = fleet.candidates(&class.work);
+    let ways = placement::ways(&class.request, &candidates, gpu_work_open)?;
+    Ok(Seen { candidates, ways })
+}
+
+/// Gives who made how many bytes of the inputs of a task: that worker has them in its cache.
+fn local_bytes(run: &Run, index: u32) -> BTreeMap<&WorkerKey, u64> {
+    let mut local: BTreeMap<&WorkerKey, u64> = BTreeMap::new();
+    let Some(bound) = run.bound(index) else { return local };
+    for input in bound.inputs.values() {
+        // The children of a fan-out are everywhere: their outputs draw to no worker.
+        let Some(producer) = run.tasks.get(input.task) else { continue };
+        if let (Some(attempt), Some(output)) = (producer.attempts.last(), producer.output(&input.output)) {
+            // The size is a worker's word: absurd ones must not overflow.
+            let bytes = local.entry(&attempt.worker).or_default();
+            *bytes = bytes.saturating_add(output.artifact.size_bytes);
+        }
+    }
+    local
+}
+
+/// Says whether tasks of a class may lie at a worker before there is room: nothing scarce waits with them.
+fn may_go_ahead(class: &Class) -> bool {
+    class.took_us.is_some() && class.pools.is_empty() && class.limit.is_none() && !class.wants_gpu()
+}
+
+/// Gives how many attempts of a class may lie ready at a worker of this capacity.
+fn ahead_of(class: &Class, needs: &Resources, capacity: &Resources) -> usize {
+    let took = class.took_us.unwrap_or(u64::MAX).max(SHORTEST_US);
+    let slots = u64::from(capacity.cpu_milli / needs.cpu_milli.max(1)).max(1);
+    let fit = (AHEAD_US / took).saturating_mul(slots);
+    usize::try_from(fit).unwrap_or(usize::MAX).min(MOST_AHEAD)
+}
+
+/// Says why a ready task is not placed, workers alone considered.
+///
+/// # Errors
+/// The reason.
+pub fn try_place(core: &Core, run: &Run, index: u32) -> Result<WorkerKey, Unplaced> {
+    let fleet = core.fleet();
+    let Some(bound) = run.bound(index) else { return Err(Unplaced::NoWorkers) };
+    let candidates = fleet.candidates(&bound.work);
+    let (at, _) = placement::choose(&bound.resources, &candidates, &fleet.free, core.gpu_work_open())?;
+    Ok(candidates[at].key.clone())
+}
+
+/// Counts the workers that may take work.
+#[must_use]
+pub fn takers(core: &Core) -> u32 {
+    count(core.workers().filter(|worker| worker.takes_work()).count())
+}

@@ -1,0 +1,270 @@
+//! The ready queue: tasks by class, in the order of their runs. Pools and limits are gates in front of it.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
+
+use segue_proto::{ids::RunId, resources::GpuPreference};
+
+use super::{Core, Run, UnixMillis, run::FIRST_CHILD};
+use crate::spec::{BoundTask, ResourceRequest, Work};
+
+/// What one step of priority is worth in waiting. A task of priority 1 goes before one of priority 0 that is ready for
+/// less than a minute longer, and after one that waits since before that: nothing starves.
+pub const AGEING_MS: i64 = 60_000;
+
+/// Order of ready tasks: start of the run moved by the priority, longest remaining path, arrival of the run, index.
+///
+/// The first part ages by itself: it is a point in time, so that it never has to be computed again.
+pub(super) type ReadyKey = (i64, Reverse<u32>, u64, u32);
+
+/// What tasks of a class have in common: one refusal of placement speaks for all of them.
+#[derive(Debug, Clone)]
+pub struct Class {
+    pub work: Work,
+    pub request: ResourceRequest,
+    /// Slots of pools.
+    pub pools: BTreeMap<String, u32>,
+    /// Key and most attempts at a time.
+    pub limit: Option<(String, u32)>,
+    /// How long its attempts took lately, in microseconds; absent: none has ended yet.
+    pub(super) took_us: Option<u64>,
+}
+
+impl Class {
+    /// Says whether its tasks could use a GPU.
+    #[must_use]
+    pub fn wants_gpu(&self) -> bool {
+        self.request.gpu != GpuPreference::None
+    }
+}
+
+/// What keeps a class from being placed, workers aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shut {
+    NoPool(String),
+    Pool { name: String, slots: u32, used: u32 },
+    Limit { key: String, max: u32 },
+}
+
+/// Ready tasks, and who holds the slots of pools and limits.
+#[derive(Debug, Default)]
+pub struct Queue {
+    pub(super) classes: Vec<Class>,
+    ids: HashMap<String, u32>,
+    /// By class.
+    pub(super) ready: BTreeMap<u32, BTreeSet<ReadyKey>>,
+    /// Slots that live attempts hold: derived from them, never counted apart.
+    pub(super) pool_use: BTreeMap<String, BTreeMap<(RunId, u32), u32>>,
+    pub(super) limit_use: HashMap<String, BTreeSet<(RunId, u32)>>,
+}
+
+impl Queue {
+    /// Gives the class of a task. `limit` is the key of its limit with every item filled in.
+    pub(super) fn class_of(&mut self, task: &BoundTask, limit: Option<(String, u32)>) -> u32 {
+        let work = match &task.work {
+            Work::Operator { name, version, .. } => format!("{name} {version}"),
+            Work::Command { .. } | Work::Sensor { .. } => String::new(),
+        };
+        let signature = format!("{work}|{:?}|{:?}|{limit:?}", task.resources, task.flow.pools);
+        let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
+        let id = *self.ids.entry(signature).or_insert(next);
+        if id == next {
+            self.classes.push(Class {
+                work: match &task.work {
+                    // The arguments of commands are no part of a class.
+                    Work::Command { .. } => Work::Command { argv: Vec::new() },
+                    other => other.clone(),
+                },
+                request: task.resources.clone(),
+                pools: task.flow.pools.clone(),
+                limit,
+                took_us: None,
+            });
+        }
+        id
+    }
+
+    /// Forgets classes that nothing refers to, once there are many: limits by key make one for each key.
+    pub(super) fn class(&self, id: u32) -> Option<&Class> {
+        self.classes.get(id as usize)
+    }
+
+    /// Says what keeps a class from being placed, workers aside.
+    pub(super) fn shut(&self, class: &Class, pools: &BTreeMap<String, u32>) -> Option<Shut> {
+        for (name, wanted) in &class.pools {
+            let Some(&slots) = pools.get(name) else { return Some(Shut::NoPool(name.clone())) };
+            let used = self.pool_use.get(name).map_or(0, |holders| holders.values().sum());
+            if wanted.saturating_add(used) > slots {
+                return Some(Shut::Pool { name: name.clone(), slots, used });
+            }
+        }
+        let (key, max) = class.limit.as_ref()?;
+        let used = self.limit_use.get(key).map_or(0, BTreeSet::len);
+        (used >= *max as usize).then(|| Shut::Limit { key: key.clone(), max: *max })
+    }
+
+    /// Notes that a live attempt of a class holds its slots.
+    pub(super) fn hold(&mut self, class: u32, task: (RunId, u32)) {
+        let Some(class) = self.classes.get(class as usize) else { return };
+        for (name, slots) in &class.pools {
+            self.pool_use.entry(name.clone()).or_default().insert(task, *slots);
+        }
+        if let Some((key, _)) = &class.limit {
+            self.limit_use.entry(key.clone()).or_default().insert(task);
+        }
+    }
+
+    /// Gives the slots of an attempt that has ended back.
+    pub(super) fn give_back(&mut self, class: u32, task: (RunId, u32)) {
+        let Some(class) = self.classes.get(class as usize) else { return };
+        for name in class.pools.keys() {
+            if let Some(holders) = self.pool_use.get_mut(name) {
+                holders.remove(&task);
+                if holders.is_empty() {
+                    self.pool_use.remove(name);
+                }
+            }
+        }
+        if let Some((key, _)) = &class.limit
+            && let Some(holders) = self.limit_use.get_mut(key)
+        {
+            holders.remove(&task);
+            if holders.is_empty() {
+                self.limit_use.remove(key);
+            }
+        }
+    }
+
+    /// Learns from an attempt that has ended how long its class takes.
+    pub(super) fn learn(&mut self, class: u32, took_us: u64) {
+        if let Some(class) = self.classes.get_mut(class as usize) {
+            // A moving average over about eight attempts.
+            class.took_us = Some(class.took_us.map_or(took_us, |before| (before.saturating_mul(7) + took_us) / 8));
+        }
+    }
+
+    /// Counts ready tasks.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ready.values().map(BTreeSet::len).sum()
+    }
+
+    /// Says whether no task is ready.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Iterates over the classes that have ready tasks, with their number.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Class, usize)> {
+        self.ready.iter().filter_map(|(class, tasks)| Some((self.class(*class)?, tasks.len())))
+    }
+}
+
+/// Gives the place of a task in its queue.
+fn ready_key(run: &Run, arrival: u64, index: u32) -> Option<ReadyKey> {
+    let node = run.node_of(index);
+    let bound = run.spec.tasks.get(node)?;
+    let priority = i64::from(run.priority).saturating_add(i64::from(bound.priority));
+    let created = i64::try_from(run.created_at).unwrap_or(i64::MAX);
+    let start = created.saturating_sub(priority.saturating_mul(AGEING_MS));
+    Some((start, Reverse(run.graph.remaining[node]), arrival, index))
+}
+
+impl Core {
+    /// Puts a ready task into the queue.
+    pub(super) fn enqueue(&mut self, id: RunId, index: u32, now: UnixMillis) {
+        let Some(&arrival) = self.arrival.get(&id) else { return };
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(key) = ready_key(run, arrival, index) else { return };
+        let Some(class) = class_in(run, index, &mut self.queue) else { return };
+        let queue_timeout = run.bound(index).and_then(|bound| bound.flow.queue_timeout_ms);
+        let Some(task) = run.task_mut(index) else { return };
+        task.class = class;
+        if task.ready_at == 0 {
+            task.ready_at = now;
+        }
+        if let Some(timeout) = queue_timeout {
+            self.timers.insert((task.ready_at.saturating_add(timeout), id, index));
+        }
+        self.queue.ready.entry(class).or_default().insert(key);
+    }
+
+    /// Takes a task out of the queue.
+    pub(super) fn dequeue(&mut self, id: RunId, index: u32) {
+        let Some(&arrival) = self.arrival.get(&id) else { return };
+        let Some(run) = self.runs.get(&id) else { return };
+        let (Some(key), Some(task)) = (ready_key(run, arrival, index), run.task(index)) else { return };
+        if let Some(tasks) = self.queue.ready.get_mut(&task.class) {
+            tasks.remove(&key);
+            if tasks.is_empty() {
+                self.queue.ready.remove(&task.class);
+            }
+        }
+    }
+
+    /// Gives the class of a task of a run, making it where needed.
+    pub(super) fn classify(&mut self, id: RunId, index: u32) -> Option<u32> {
+        let run = self.runs.get_mut(&id)?;
+        let class = class_in(run, index, &mut self.queue)?;
+        run.task_mut(index)?.class = class;
+        Some(class)
+    }
+
+    /// Gives the slots of a pool that attempts hold, and who holds them.
+    #[must_use]
+    pub fn pool_use(&self, name: &str) -> Vec<(RunId, u32, u32)> {
+        self.queue
+            .pool_use
+            .get(name)
+            .map(|holders| holders.iter().map(|((run, task), slots)| (*run, *task, *slots)).collect())
+            .unwrap_or_default()
+    }
+
+    /// Gives the number of the class of a ready task: tasks with the same number wait for the same.
+    #[must_use]
+    pub const fn class_of(&self, task: &super::Task) -> u32 {
+        task.class
+    }
+
+    /// Says whether a child is held back by the `max_parallel` of its fan-out. The last one is as good as the first here:
+    /// children are held back in order, from some point on.
+    #[must_use]
+    pub fn is_held(&self, group: &super::Group, child: u32) -> bool {
+        group.held.front().is_some_and(|first| child >= *first)
+    }
+
+    /// Gives the ready queue.
+    #[must_use]
+    pub const fn queue(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+fn class_in(run: &mut Run, index: u32, queue: &mut Queue) -> Option<u32> {
+    let node = run.node_of(index);
+    let limit = limit_of(run, node, index);
+    let own_limit = index >= FIRST_CHILD && run.spec.tasks.get(node)?.flow.limit.is_some();
+    if !own_limit && let Some(&class) = run.classes.get(&u32::try_from(node).ok()?) {
+        return Some(class);
+    }
+    let class = queue.class_of(run.spec.tasks.get(node)?, limit);
+    if !own_limit {
+        run.classes.insert(u32::try_from(node).ok()?, class);
+    }
+    Some(class)
+}
+
+/// Gives the key and size of the limit of a task, the item filled in.
+fn limit_of(run: &Run, node: usize, index: u32) -> Option<(String, u32)> {
+    let bound = run.spec.tasks.get(node)?;
+    let limit = bound.flow.limit.as_ref()?;
+    let key = match run.item_of(index) {
+        None => limit.key.clone(),
+        Some(item) => crate::spec::fill_item(&limit.key, &item.value, item.key.as_str(), item.ordinal)
+            .unwrap_or_else(|_| limit.key.clone()),
+    };
+    Some((key, limit.max))
+}

@@ -1,0 +1,123 @@
+//! Whether a task may begin: its rule over the ends of its needs, then its condition.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Run, RunState, TaskState,
+    run::{Item, count},
+};
+use crate::{
+    expr::{Expr, Scope},
+    spec::RunIf,
+};
+
+/// Children of a fan-out that a condition can see: more would cost more than a condition is worth.
+const MOST_CHILDREN_SEEN: usize = 10_000;
+
+/// What the needs of a waiting task say about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    Wait,
+    Run,
+    Skip,
+    UpstreamFailed,
+    Cancel,
+}
+
+/// Applies the rule of a task of the spec.
+///
+/// A rule is decided once all needs have ended, so that the outcome does not depend on their order; a failed need that
+/// must succeed is the one thing that cannot get better, and is decided at once. A cancelled run begins nothing but
+/// what runs `always` or `finally`.
+pub(super) fn rule(run: &Run, node: usize) -> Rule {
+    let TaskState::Waiting { needs_left } = run.tasks[node].state else { return Rule::Wait };
+    let flow = &run.spec.tasks[node].flow;
+    let states = || run.graph.needs[node].iter().map(|&need| &run.tasks[need as usize].state);
+    if flow.run_if == RunIf::AllSucceeded && states().any(TaskState::is_failure) {
+        return Rule::UpstreamFailed;
+    }
+    if needs_left > 0 {
+        return Rule::Wait;
+    }
+    if run.state == RunState::Cancelling && !flow.finally && flow.run_if != RunIf::Always {
+        return Rule::Cancel;
+    }
+    let any = |wanted: fn(&TaskState) -> bool| states().any(wanted);
+    match flow.run_if {
+        RunIf::AllSucceeded if any(|state| *state == TaskState::Skipped) => Rule::Skip,
+        RunIf::AllSucceeded | RunIf::AllDone | RunIf::Always => Rule::Run,
+        RunIf::AnySucceeded if any(|state| *state == TaskState::Succeeded) => Rule::Run,
+        RunIf::AnySucceeded if any(TaskState::is_failure) => Rule::UpstreamFailed,
+        RunIf::AnyFailed if any(|state| matches!(state, TaskState::Failed | TaskState::UpstreamFailed)) => Rule::Run,
+        RunIf::AnySucceeded | RunIf::AnyFailed => Rule::Skip,
+    }
+}
+
+/// Says whether a condition speaks of the items of a fan-out, and so is asked for each child.
+pub(super) fn is_per_child(text: &str) -> bool {
+    Expr::parse(text).is_ok_and(|expr| !expr.references().item.is_empty())
+}
+
+/// Evaluates the condition of a task, or of one child of it.
+///
+/// # Errors
+/// Says what is wrong with the condition, for the author of the pipeline.
+pub(super) fn condition(run: &Run, node: usize, text: &str, item: Option<&Item>) -> Result<bool, String> {
+    let expr = Expr::parse(text).map_err(|e| e.to_string())?;
+    let (tasks, facts) = (tasks_of(run, node), facts_of(run));
+    let scope = Scope {
+        params: &run.spec.values,
+        tasks: &tasks,
+        item: item.map(|item| &item.value),
+        key: item.map(|item| item.key.as_str()),
+        index: item.map(|item| item.ordinal),
+        run: &facts,
+    };
+    expr.eval_bool(&scope).map_err(|e| e.to_string())
+}
+
+/// Gives what a condition can see of other tasks: the needs of its own, for a `finally` task everything.
+fn tasks_of(run: &Run, node: usize) -> Map<String, Value> {
+    let seen: BTreeSet<usize> = if run.spec.tasks[node].flow.finally {
+        (0..run.tasks.len()).collect()
+    } else {
+        run.graph.needs[node].iter().map(|&need| need as usize).collect()
+    };
+    seen.into_iter()
+        .map(|need| {
+            let task = &run.tasks[need];
+            let outputs: Map<String, Value> =
+                task.inline.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            let mut seen = json!({ "state": task.state.word(), "outputs": outputs });
+            if let (Some(group), Some(seen)) = (run.groups.get(&count(need)), seen.as_object_mut()) {
+                let children: Map<String, Value> = group
+                    .members
+                    .iter()
+                    .enumerate()
+                    .take(MOST_CHILDREN_SEEN)
+                    .filter_map(|(ordinal, member)| {
+                        let (key, _) = group.items.get(count(ordinal))?;
+                        Some((key.to_string(), run.task(*member)?.state.word().into()))
+                    })
+                    .collect();
+                seen.insert("children".to_owned(), Value::Object(children));
+            }
+            (run.spec.tasks[need].name.to_string(), seen)
+        })
+        .collect()
+}
+
+fn facts_of(run: &Run) -> Map<String, Value> {
+    let state = match run.state {
+        RunState::Cancelling => "cancelling",
+        _ if run.tasks.iter().any(|task| task.state.is_failure()) => "failing",
+        _ => "running",
+    };
+    let facts = json!({ "id": run.id.to_string(), "state": state, "generation": run.generation });
+    match facts {
+        Value::Object(facts) => facts,
+        _ => Map::new(),
+    }
+}

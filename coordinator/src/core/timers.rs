@@ -1,0 +1,69 @@
+//! What time alone brings about: leases end, tries come due, waits end, sensors look again.
+
+use segue_proto::{
+    failure::{Failure, FailureClass},
+    ids::RunId,
+};
+
+use super::{Core, Effect, TaskState, UnixMillis};
+
+impl Core {
+    /// Does everything whose time has come.
+    pub(super) fn tick(&mut self, now: UnixMillis) {
+        while let Some((at, id, index)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.ring(id, index, at, now);
+        }
+        self.forget_idle_workers();
+    }
+
+    /// Looks at one task. A timer speaks for a task only while it is still in that very wait.
+    fn ring(&mut self, id: RunId, index: u32, at: UnixMillis, now: UnixMillis) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(bound) = run.bound(index) else { return };
+        let (queue_timeout, timeout) = (bound.flow.queue_timeout_ms, bound.timeout_ms);
+        let Some(task) = run.task_mut(index) else { return };
+        match &mut task.state {
+            TaskState::Live(live) if live.timer == at => {
+                if live.lease_until > now {
+                    live.timer = live.lease_until;
+                    let again = (live.timer, id, index);
+                    self.timers.insert(again);
+                } else {
+                    self.lease_expired(id, index, now);
+                }
+            }
+            TaskState::Backoff { until } if *until == at => self.back_to_ready(id, index, now),
+            TaskState::Ready => {
+                let Some(wait) = queue_timeout else { return };
+                if task.ready_at.saturating_add(wait) <= now {
+                    self.dequeue(id, index);
+                    let message = format!("waited {} s for a worker, as long as `queue_timeout` allows", wait / 1_000);
+                    let failure = Failure::new(FailureClass::Timeout, message)
+                        .hint("`segue explain` says what a task waits for while it does");
+                    self.fail_now(id, index, failure, now);
+                }
+            }
+            TaskState::Sensing { next } if *next == at => {
+                let since = task.ready_at;
+                if timeout.is_some_and(|timeout| since.saturating_add(timeout) <= now) {
+                    let why = task.progress.as_ref().map_or("", |progress| progress.message.as_str());
+                    let message = format!("the condition was not met in time: {why}");
+                    self.fail_now(id, index, Failure::new(FailureClass::Timeout, message), now);
+                } else {
+                    self.effects.push(Effect::Probe { run: id, task: index, since });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the next time at which a tick may change something.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<UnixMillis> {
+        self.timers.first().map(|(at, ..)| *at).into_iter().chain(self.look_ahead_at).min()
+    }
+}
