@@ -12,6 +12,8 @@ const FILES: &[&str] = &[
     "segue/v1/store.proto",
     "segue/v1/schedules.proto",
     "segue/store/schedules.proto",
+    "segue/v1/retention.proto",
+    "segue/store/retention.proto",
     "segue/v1/fleet.proto",
     "segue/store/fleet.proto",
     "externalscaler.proto",

@@ -79,6 +79,11 @@ pub enum Command {
     Cancel(commands::cancel::CancelArgs),
     /// Execute tasks of an ended run again, keeping the artifacts of the others
     Rerun(commands::rerun::RerunArgs),
+    /// Run pipelines by themselves: register, list, pause and trigger schedules
+    #[command(subcommand)]
+    Schedules(commands::schedules::SchedulesCommand),
+    /// Execute a pipeline for every interval of a range
+    Backfill(commands::backfill::BackfillArgs),
     /// Print or follow the logs of a run
     Logs(commands::logs::LogsArgs),
     /// Say why tasks are not running
@@ -89,6 +94,12 @@ pub enum Command {
     /// List, show, alias and export registered models
     #[command(subcommand)]
     Models(commands::models::ModelsCommand),
+    /// List, show and compare the versions of pipelines
+    #[command(subcommand)]
+    Pipelines(commands::pipelines::PipelinesCommand),
+    /// List, show and drop results that later runs use instead of executing
+    #[command(subcommand)]
+    Cache(commands::cache::CacheCommand),
     /// Find the products most similar to a text, in the latest embedding
     Similar(commands::similar::SimilarArgs),
     /// Score new customers with registered models
@@ -102,6 +113,8 @@ pub enum Command {
     /// Back up, restore and verify the store
     #[command(subcommand)]
     Store(commands::store::StoreCommand),
+    /// Take away what no rule of retention keeps
+    Gc(commands::gc::GcArgs),
     /// Coordinator and one worker in this process, for development
     Dev(commands::dev::DevArgs),
     /// Serve as coordinator

@@ -8,7 +8,8 @@ use segue_proto::{
     v1::{
         self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
         fleet_service_client::FleetServiceClient, log_service_client::LogServiceClient,
-        registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
+        maintenance_service_client::MaintenanceServiceClient, registry_service_client::RegistryServiceClient,
+        run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient,
     },
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -43,6 +44,8 @@ impl Client {
     service!(logs, LogServiceClient);
     service!(registry, RegistryServiceClient);
     service!(admin, AdminServiceClient);
+    service!(schedules, ScheduleServiceClient);
+    service!(maintenance, MaintenanceServiceClient);
     service!(fleet, FleetServiceClient);
 
     /// Connects to a URL.
@@ -120,6 +123,11 @@ impl Client {
     /// Gives the embedded coordinator, to add a worker to it.
     pub const fn embedded_mut(&mut self) -> Option<&mut Embedded> {
         self.embedded.as_mut()
+    }
+
+    /// Says whether the coordinator ends with this command.
+    pub const fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
     }
 
     /// Ends the embedded coordinator in order, so that everything is flushed.

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use segue_coordinator::server::{Config, Coordinator};
+use segue_coordinator::{
+    gc::GcConfig,
+    server::{Config, Coordinator},
+};
 use segue_proto::resources::Resources;
 use segue_worker::agent::{self, WorkerConfig};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -35,7 +38,15 @@ impl Embedded {
             .await
             .map_err(|e| Error::internal(format!("cannot listen on loopback: {e}")))?;
         let stop = CancellationToken::new();
-        let config = Config { state_dir: state_dir.clone(), blob_url: None, lease: LEASE, tls: None };
+        let gc = GcConfig::default();
+        let config = Config {
+            state_dir: state_dir.clone(),
+            blob_url: None,
+            lease: LEASE,
+            tls: None,
+            fires_schedules: false,
+            gc,
+        };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);
         Ok(Self { url, state_dir, coordinator: tokio::spawn(coordinator.wait()), stop_coordinator: stop, worker: None })

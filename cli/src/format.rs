@@ -98,6 +98,11 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Shows a number of things, such as `1 run` or `2 runs`.
+pub fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// Shows amounts of resources.
 pub fn resources(amounts: &Resources) -> String {
     let mut parts = vec![format!("{} cpu", f64::from(amounts.cpu_milli) / 1_000.0)];
@@ -170,6 +175,15 @@ pub fn named_artifacts(named: &[v1::NamedArtifact]) -> Value {
         .into()
 }
 
+/// Counts of tasks by state, as JSON.
+pub fn counts(counts: &[v1::TaskCount]) -> Value {
+    counts
+        .iter()
+        .map(|count| (task_state(count.state).to_owned(), Value::from(count.count)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 /// Attempts that did something: one that was handed back before it began is not counted.
 pub fn attempts_made(task: &v1::TaskView) -> usize {
     task.attempts
@@ -228,13 +242,15 @@ pub fn run_details(run: &v1::RunView) -> Value {
                 "name": task.name, "state": task_state(task.state), "work": task.work, "needs": task.needs,
                 "cached": task.cached, "attempts": attempts, "outputs": named_artifacts(&task.outputs),
                 "failure": failure(task.failure.as_ref()), "metrics": embedded_json(&task.metrics_json),
-                "reason_code": task.reason_code, "reason": task.reason,
+                "reason_code": task.reason_code, "reason": task.reason, "group": task.group, "key": task.key,
+                "item": embedded_json(&task.item_json), "children": counts(&task.children),
             })
         })
         .collect();
     json!({
         "run": run.run_id, "pipeline": run.pipeline, "version": run.version, "state": run_state(run.state),
         "created_ms": run.created_ms, "ended_ms": run.ended_ms, "generation": run.generation,
-        "params": run.params, "path": run.path, "tasks": tasks,
+        "params": run.params, "path": run.path, "priority": run.priority, "tags": run.tags,
+        "reason_code": run.reason_code, "reason": run.reason, "tasks": tasks,
     })
 }

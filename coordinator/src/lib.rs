@@ -6,6 +6,7 @@
 pub mod blobs;
 pub mod core;
 pub mod expr;
+pub mod gc;
 pub mod logs;
 pub mod registry;
 pub mod schedule;

@@ -43,6 +43,10 @@ pub const INLINE_BYTES: usize = 64 * 1024;
 /// Size of one piece of a streamed blob.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
+/// A blob that was stored less than this long ago need not be stored again to be safe from a collection. Where it can be
+/// said that an old blob is needed again (on a local disk, by its time of change), that is enough too.
+pub const FRESH_BLOB: std::time::Duration = std::time::Duration::from_secs(10 * 60);
+
 /// Key of a blob under the root of a blob store: two levels, so that no directory grows without bound.
 #[must_use]
 pub fn blob_key(digest: &ids::Digest) -> String {

@@ -31,6 +31,12 @@ fn script(task: &str, text: &str) -> v1::Assign {
     }
 }
 
+/// An assignment of an operator of version 1 that takes nothing.
+fn operator(task: &str, name: &str, params: &str) -> v1::Assign {
+    let call = v1::OperatorCall { name: name.into(), version: "1".into(), params_json: params.into() };
+    v1::Assign { token: Some(token(task)), work: Some(Work::Operator(call)), grace_ms: 20_000, ..Default::default() }
+}
+
 fn command(assign: &mut v1::Assign) -> &mut v1::CommandCall {
     match &mut assign.work {
         Some(Work::Command(call)) => call,
@@ -350,6 +356,112 @@ async fn a_drain_hands_back_what_waits_and_lets_what_runs_finish() {
     fs::write(gate, "").unwrap();
     worker.ended().await.unwrap();
     success(&fake.finished(&token("wide")).await);
+}
+
+#[tokio::test]
+async fn what_was_given_ahead_waits_for_room_and_can_be_taken_back() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let (gate, mark) = (fake.path("gate"), fake.path("mark"));
+    let mut wide = script("wide", &format!("while ! [ -e {} ]; do sleep 0.02; done", gate.display()));
+    wide.resources = Some(v1::Resources { cpu_milli: 2000, ..Default::default() });
+    fake.send(Command::Assign(wide)).await;
+    fake.started(&token("wide")).await;
+    let ahead = |task: &str, text: &str| Command::Assign(v1::Assign { ahead: true, ..script(task, text) });
+    fake.send(ahead("taken", &format!("touch {}", mark.display()))).await;
+    fake.send(ahead("kept", "true")).await;
+    let tokens = ["taken", "wide", "never-heard-of"].map(token).to_vec();
+    fake.send(Command::Retract(v1::Retract { tokens })).await;
+    assert!(!fake.wait("hand-back", |events| hand_back(events, "taken")).await, "it had not started");
+    fs::write(gate, "").unwrap();
+    success(&fake.finished(&token("wide")).await);
+    success(&fake.finished(&token("kept")).await);
+    assert!(!mark.exists(), "what was taken back never ran");
+    assert_eq!(hand_back(&fake.events(), "wide"), None, "what had started stays");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn a_command_joins_the_children_of_a_task_and_is_told_which_child_it_is() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let mut assign = script(
+        "merge",
+        r#"cd "$SEGUE_INPUT_PARTS" && for key in *; do echo "$key $(cat "$key")"; done; ls "$SEGUE_INPUT_NONE" | wc -l
+           echo "$SEGUE_KEY $SEGUE_INDEX $SEGUE_ITEM""#,
+    );
+    assign.token = Some(token("merge[a=b]"));
+    assign.inputs = ["eu", "us"]
+        .map(|key| v1::NamedArtifact {
+            name: "parts".into(),
+            artifact: Some(fake.put(format!("part of {key}").as_bytes())),
+            key: key.into(),
+        })
+        .to_vec();
+    assign.inputs.push(v1::NamedArtifact { name: "none".into(), ..Default::default() });
+    assign.key = "a=b".into();
+    assign.item_index = 7;
+    assign.item_json = r#"{"shop": "a=b"}"#.into();
+    fake.send(Command::Assign(assign)).await;
+    success(&fake.finished(&token("merge[a=b]")).await);
+    let expected = "eu part of eu\nus part of us\n0\na=b 7 {\"shop\": \"a=b\"}\n";
+    assert_eq!(fake.log(&token("merge[a=b]")), expected);
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn an_operator_collects_the_children_of_a_task() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let mut assign = operator("collect", "core.collect", "{}");
+    assign.inputs = [("us", "[2]"), ("eu", "1")]
+        .map(|(key, text)| v1::NamedArtifact {
+            name: "parts".into(),
+            artifact: Some(fake.put(text.as_bytes())),
+            key: key.into(),
+        })
+        .to_vec();
+    fake.send(Command::Assign(assign)).await;
+    let end = fake.finished(&token("collect")).await;
+    let [output] = &success(&end).outputs[..] else { panic!("{end:?}") };
+    let bytes = fake.blob(&output.artifact.as_ref().unwrap().digest).unwrap();
+    assert_eq!(bytes, "{\n\"eu\": 1,\n\"us\": [2]\n}\n");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn a_number_reaches_the_parameter_of_an_operator_as_a_number() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    for (task, params) in [("short", r#"{"seconds": 0}"#), ("shorter", r#"{"seconds": 0.01}"#)] {
+        fake.send(Command::Assign(operator(task, "core.sleep", params))).await;
+        success(&fake.finished(&token(task)).await);
+    }
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn the_bytes_of_an_output_come_with_the_success_where_they_are_asked_for() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let asked = |task: &str, text: &str| {
+        let mut assign = script(task, text);
+        command(&mut assign).outputs = vec![port("items"), port("rest")];
+        assign.inline = vec!["items".into()];
+        Command::Assign(assign)
+    };
+    fake.send(asked("good", r#"echo '["eu"]' > $SEGUE_OUTPUT_DIR/items.json; echo x > $SEGUE_OUTPUT_DIR/rest"#)).await;
+    let end = fake.finished(&token("good")).await;
+    let inline = &success(&end).inline_json;
+    assert_eq!(inline.len(), 1);
+    assert_eq!(inline["items"], "[\"eu\"]\n");
+    assert_eq!(success(&end).outputs.len(), 2, "it is an artifact all the same");
+
+    fake.send(asked("text", r#"echo eu > $SEGUE_OUTPUT_DIR/items; echo x > $SEGUE_OUTPUT_DIR/rest"#)).await;
+    let end = fake.finished(&token("text")).await;
+    assert_eq!(failure(&end).class(), FailureClass::User);
+    assert!(failure(&end).message.contains("`items`") && failure(&end).message.contains("JSON"), "{end:?}");
+    worker.drain().await;
 }
 
 #[tokio::test]

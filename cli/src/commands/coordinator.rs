@@ -7,15 +7,22 @@ use std::{
 };
 
 use clap::Args;
-use segue_coordinator::server::{Config, Coordinator};
+use segue_coordinator::{
+    gc::GcConfig,
+    server::{Config, Coordinator},
+};
 use tokio::net::TcpListener;
 
+use super::gc::{Rules, age};
 use crate::{
     args::Global,
     embedded,
     error::{Error, ExitStatus},
     stop,
 };
+
+/// Heading of the rules in the help.
+const RETENTION: &str = "Retention, for pipelines whose file says nothing; without rules, everything is kept";
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -41,6 +48,14 @@ pub struct CoordinatorArgs {
     /// Listen on a non-loopback address without TLS
     #[arg(long)]
     pub insecure: bool,
+    #[command(flatten, next_help_heading = RETENTION)]
+    pub rules: Rules,
+    /// Take away what no rule keeps this often, such as 1h; without it, only `segue gc` does
+    #[arg(long, value_name = "AGE", value_parser = age, help_heading = RETENTION)]
+    pub gc_every: Option<u64>,
+    /// Keep blobs that were stored less than this long ago, needed or not
+    #[arg(long, value_name = "AGE", value_parser = age, default_value = "1h", help_heading = RETENTION)]
+    pub gc_grace: u64,
 }
 
 /// Runs the command.
@@ -61,7 +76,20 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         }
     };
     let stop = stop::on_signals();
-    let config = Config { state_dir: embedded::absolute(&global.state_dir)?, blob_url: args.blobs, lease, tls };
+    let gc = GcConfig {
+        defaults: args.rules.into(),
+        every: args.gc_every.map(Duration::from_millis),
+        grace: Duration::from_millis(args.gc_grace),
+        ..GcConfig::default()
+    };
+    let config = Config {
+        state_dir: embedded::absolute(&global.state_dir)?,
+        blob_url: args.blobs,
+        lease,
+        tls,
+        fires_schedules: true,
+        gc,
+    };
     Coordinator::start(config, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
 }

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use clap::Args;
-use segue_coordinator::server::{Config, Coordinator};
+use segue_coordinator::{
+    gc::GcConfig,
+    server::{Config, Coordinator},
+};
 use segue_worker::agent::{self, WorkerConfig};
 
 use super::{coordinator::bind, worker::Amounts};
@@ -35,7 +38,15 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
     let http = bind(args.http, false).await?;
     let stop = stop::on_signals();
     let stop_coordinator = tokio_util::sync::CancellationToken::new();
-    let config = Config { state_dir: state_dir.clone(), blob_url: None, lease: embedded::LEASE, tls: None };
+    let gc = GcConfig::default();
+    let config = Config {
+        state_dir: state_dir.clone(),
+        blob_url: None,
+        lease: embedded::LEASE,
+        tls: None,
+        fires_schedules: true,
+        gc,
+    };
     let coordinator = Coordinator::start(config, listener, Some(http), stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);
     let worker = WorkerConfig {

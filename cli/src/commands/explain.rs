@@ -33,11 +33,22 @@ pub async fn run(args: ExplainArgs, client: &Client, out: &mut Printer) -> Resul
         })
         .collect();
     let state = format::run_state(response.state);
-    if response.explanations.is_empty() && !out.is_json() {
+    if response.explanations.is_empty() && response.run.is_none() && !out.is_json() {
         out.text(&format!("the run is {state}; nothing waits"))?;
         return Ok(ExitStatus::Done);
     }
-    out.data(&json!({"state": state, "tasks": values}), || {
+    let whole = response.run.as_ref();
+    if let Some(reason) = whole.filter(|_| !out.is_json()) {
+        out.text(&format!("the run is {state}: {}", reason.text))?;
+        if !reason.hint.is_empty() {
+            out.note(&format!("  {}", reason.hint));
+        }
+        if response.explanations.is_empty() {
+            return Ok(ExitStatus::Done);
+        }
+    }
+    let reason = whole.map(|reason| json!({"code": reason.code, "text": reason.text, "hint": reason.hint}));
+    out.data(&json!({"state": state, "reason": reason, "tasks": values}), || {
         let mut rows = Rows::new(&["task", "state", "code", "why"]);
         for e in &response.explanations {
             let hint = if e.hint.is_empty() { String::new() } else { format!(" ({})", e.hint) };

@@ -1,14 +1,18 @@
 //! One file per command.
 
 pub mod artifacts;
+pub mod backfill;
+pub mod cache;
 pub mod cancel;
 pub mod completions;
 pub mod coordinator;
 pub mod dev;
 pub mod explain;
+pub mod gc;
 pub mod graph;
 pub mod logs;
 pub mod models;
+pub mod pipelines;
 pub mod plan;
 pub mod pools;
 pub mod predict;
@@ -16,6 +20,7 @@ pub mod rerun;
 pub mod run;
 pub mod runs;
 pub mod sample_data;
+pub mod schedules;
 pub mod show;
 pub mod similar;
 pub mod store;
@@ -47,6 +52,8 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
         Command::SampleData(args) => sample_data::run(args, out),
         Command::Completions(args) => completions::run(args, out),
         Command::Store(command) => store::run(command, &global, out).await,
+        Command::Schedules(command) => schedules::run(command, &global, out).await,
+        Command::Backfill(args) => backfill::run(args, &global, out).await,
         Command::Models(models::ModelsCommand::Fetch) => models::fetch(out).await,
         Command::Submit(args) => match Client::running(&global).await? {
             Some(client) => submit::run(args, &client, out).await,
@@ -81,6 +88,9 @@ async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Re
         Command::Explain(args) => explain::run(args, client, out).await,
         Command::Artifacts(command) => artifacts::run(command, client, out).await,
         Command::Models(command) => models::run(command, client, out).await,
+        Command::Pipelines(command) => pipelines::run(command, client, out).await,
+        Command::Cache(command) => cache::run(command, client, out).await,
+        Command::Gc(args) => gc::run(args, client, out).await,
         Command::Similar(args) => similar::run(args, client, out).await,
         Command::Predict(args) => predict::run(args, client, out).await,
         Command::Workers(command) => workers::run(command, client, out).await,

@@ -7,7 +7,7 @@ use segue_proto::v1;
 use serde_json::json;
 
 use super::{
-    read_pipeline,
+    pipelines, read_pipeline,
     run::{follow, wait_for_worker},
     summary,
 };
@@ -33,9 +33,12 @@ pub struct RerunArgs {
     /// This task alone
     #[arg(long, value_name = "TASK")]
     pub only: Vec<String>,
-    /// Version of the pipeline: the one that the run pinned, or what its file says now
+    /// Version of the pipeline to execute
     #[arg(long, value_enum, default_value_t = Version::Pinned)]
     pub version: Version,
+    /// With `--version latest`: take the text from this file
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// Print the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -49,19 +52,15 @@ pub struct RerunArgs {
 pub enum Version {
     /// As the run was submitted
     Pinned,
-    /// As the file is now
+    /// As its file is now; where that is not on this machine, as the pipeline was submitted last
     Latest,
+    /// As the pipeline was submitted last
+    Stored,
 }
 
 /// Runs the command.
 pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
-    let latest_text = match args.version {
-        Version::Pinned => String::new(),
-        Version::Latest => {
-            let run = client.runs().get_run(v1::GetRunRequest { run_id: args.run.clone() }).await?.into_inner();
-            read_pipeline(&PathBuf::from(run.path))?.0
-        }
-    };
+    let latest_text = latest_text(&args, client, out).await?;
     let request = v1::RerunRequest {
         run_id: args.run.clone(),
         failed: args.failed,
@@ -87,11 +86,16 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
         return Ok(ExitStatus::Done);
     }
     for item in plan.items.iter().filter(|item| item.execute) {
-        out.note(&format!("  {} ({})", item.task, item.reason));
+        out.note(&format!("  {} ({})", item.task, why(item)));
     }
     out.note(&format!("{executes} task(s) execute, {} kept", plan.items.len() - executes));
     client.runs().rerun(v1::RerunRequest { dry_run: false, ..request }).await?;
     if args.no_wait {
+        if out.is_json() {
+            print_plan(&plan, out)?;
+        } else {
+            out.text(&plan.run_id)?;
+        }
         return Ok(ExitStatus::Done);
     }
     let run = follow(client, &plan.run_id, false, out).await?;
@@ -103,16 +107,64 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
     Ok(format::ended(run.state).unwrap_or(ExitStatus::Unreachable))
 }
 
+/// Says why, and for a fan-out that executes in part which children.
+fn why(item: &v1::RerunItem) -> String {
+    const SHOWN: usize = 5;
+    if item.keys.is_empty() {
+        return item.reason.clone();
+    }
+    let more = (item.children_executed as usize).saturating_sub(SHOWN);
+    let keys: Vec<&str> = item.keys.iter().take(SHOWN).map(String::as_str).collect();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}: {}{rest}", item.reason, keys.join(", "))
+}
+
+/// Gives the text of the version to execute; none for the pinned one.
+async fn latest_text(args: &RerunArgs, client: &Client, out: &Printer) -> Result<String, Error> {
+    if args.file.is_some() && args.version != Version::Latest {
+        return Err(Error::usage("--file goes with --version latest").hint("say both, or leave --file out"));
+    }
+    if let Some(file) = &args.file {
+        return Ok(read_pipeline(file)?.0);
+    }
+    if args.version == Version::Pinned {
+        return Ok(String::new());
+    }
+    let run = client.runs().get_run(v1::GetRunRequest { run_id: args.run.clone() }).await?.into_inner();
+    let path = PathBuf::from(&run.path);
+    if args.version == Version::Latest && path.exists() {
+        return Ok(read_pipeline(&path)?.0);
+    }
+    let stored = pipelines::text(format!("{}@latest", run.pipeline), client).await?;
+    out.note(&format!(
+        "version {} is used, as it was submitted {}",
+        stored.version.get(..12).unwrap_or(&stored.version),
+        format::moment(stored.last_ms)
+    ));
+    Ok(stored.text)
+}
+
 fn print_plan(plan: &v1::RerunResponse, out: &mut Printer) -> Result<(), Error> {
     let items: Vec<_> = plan
         .items
         .iter()
-        .map(|item| json!({"task": item.task, "execute": item.execute, "reason": item.reason}))
+        .map(|item| {
+            json!({
+                "task": item.task, "execute": item.execute, "reason": item.reason, "children": item.children,
+                "children_executed": item.children_executed, "keys": item.keys,
+            })
+        })
         .collect();
     out.data(&json!({"run": plan.run_id, "version": plan.version, "tasks": items}), || {
         let mut rows = Rows::new(&["task", "plan", "why"]);
         for item in &plan.items {
-            rows.row([item.task.as_str(), if item.execute { "execute" } else { "keep" }, item.reason.as_str()]);
+            let what = match (item.execute, item.children, item.children_executed) {
+                (false, ..) => "keep".to_owned(),
+                (true, 0, _) => "execute".to_owned(),
+                (true, all, some) if all == some => format!("execute {all} children"),
+                (true, all, some) => format!("execute {some} of {all} children"),
+            };
+            rows.row([item.task.clone(), what, why(item)]);
         }
         rows
     })

@@ -30,6 +30,12 @@ pub struct SubmitArgs {
     /// Execute every task, even where an equal one has a committed result
     #[arg(long)]
     pub no_cache: bool,
+    /// Larger goes first among the runs that wait; a step is worth a minute of waiting
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority: Option<i32>,
+    /// KEY=VALUE, shown with the run; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub tags: Vec<String>,
 }
 
 /// Runs the command.
@@ -62,22 +68,39 @@ pub async fn submit(args: &SubmitArgs, client: &Client, out: &Printer) -> Result
 /// Makes the request: reads the file, uploads `@FILE` parameters.
 pub async fn request(args: &SubmitArgs, client: &Client) -> Result<v1::SubmitRequest, Error> {
     let (text, path) = read_pipeline(&args.file)?;
+    Ok(v1::SubmitRequest {
+        text,
+        path,
+        params: params(&args.params, client).await?,
+        idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
+        no_cache: args.no_cache,
+        priority: args.priority,
+        tags: tags(&args.tags)?,
+    })
+}
+
+/// Gives the parameters of a command line by name, with the files among them uploaded.
+pub async fn params(given: &Params, client: &Client) -> Result<BTreeMap<String, String>, Error> {
     let mut params = BTreeMap::new();
-    for (key, value) in split(&args.params)? {
+    for (key, value) in split(given)? {
         let value = match value.strip_prefix('@') {
             Some(file) => format!("blob:{}", upload(Path::new(file), client).await?),
             None => resolve(&key, value)?,
         };
         params.insert(key, value);
     }
-    Ok(v1::SubmitRequest {
-        text,
-        path,
-        params,
-        idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
-        no_cache: args.no_cache,
-        ..v1::SubmitRequest::default()
-    })
+    Ok(params)
+}
+
+/// Reads the tags of a run.
+fn tags(pairs: &[String]) -> Result<BTreeMap<String, String>, Error> {
+    pairs
+        .iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Error::usage(format!("`--tag {pair}` is not KEY=VALUE")).hint("for example --tag team=growth")),
+        })
+        .collect()
 }
 
 /// Splits `KEY=VALUE` pairs.

@@ -21,6 +21,9 @@ const ID_FILE: &str = "store-id";
 /// Unfinished uploads, on the same file system as the blobs, so that a rename is enough.
 const STAGING: &str = "staging";
 
+/// Begins the name, in the staging directory, of a blob that is being collected; its digest follows.
+const ASIDE: &str = "collect-";
+
 /// A staged file of this age was left by a process that died: no upload takes a day.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
@@ -39,6 +42,7 @@ pub(super) fn prepare(root: &Path) -> Result<(PathBuf, String), Error> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => new_id(&id_file)?,
         Err(e) => return Err(Error::io("reading", &id_file, e)),
     };
+    bring_back(&root);
     sweep(&root.join(STAGING));
     Ok((root, id))
 }
@@ -47,6 +51,65 @@ fn new_id(file: &Path) -> Result<String, Error> {
     let id = ulid::Ulid::new().to_string().to_lowercase();
     write_file(file, format!("{id}\n").as_bytes())?;
     Ok(id)
+}
+
+/// Puts back what a collection that died had taken aside: whether it may go is for the next one to say.
+fn bring_back(root: &Path) {
+    let Ok(entries) = fs::read_dir(root.join(STAGING)) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let digest = name.to_str().and_then(|name| name.strip_prefix(ASIDE)?.parse::<Digest>().ok());
+        if let Some(digest) = digest {
+            let _ = fs::rename(entry.path(), root.join(segue_proto::blob_key(&digest)));
+        }
+    }
+}
+
+/// Says that a blob is there, as if it were stored now; gives its size, or none where it must be stored (again).
+pub(super) fn touch(file: &Path) -> Result<Option<u64>, Error> {
+    let touched = fs::File::open(file).and_then(|file| file.set_modified(SystemTime::now()));
+    match touched {
+        // Looked at after the touch: a collection that took the file before it could see the touch is noticed here, and
+        // one that takes it later sees the touch and puts it back.
+        Ok(()) => match fs::metadata(file) {
+            Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("reading", file, e)),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // Somebody else's file: a new one takes its place.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
+        Err(e) => Err(Error::io("touching", file, e)),
+    }
+}
+
+/// Deletes a blob unless it was stored at or after a moment; gives the bytes freed, or none where it stays or is gone.
+///
+/// It is taken aside before it is looked at for the last time, so that whoever stores it again meanwhile either finds
+/// it missing, or is seen here.
+pub(super) fn collect(root: &Path, digest: &Digest, before: SystemTime) -> Result<Option<u64>, Error> {
+    let file = root.join(segue_proto::blob_key(digest));
+    let aside = root.join(STAGING).join(format!("{ASIDE}{digest}"));
+    let old = |file: &Path| -> Result<Option<u64>, Error> {
+        match fs::metadata(file).and_then(|meta| Ok((meta.modified()?, meta.len()))) {
+            Ok((modified, size)) => Ok((modified < before).then_some(size)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("reading", file, e)),
+        }
+    };
+    if old(&file)?.is_none() {
+        return Ok(None);
+    }
+    match fs::rename(&file, &aside) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("taking aside", &file, e)),
+    }
+    match old(&aside)? {
+        Some(size) => fs::remove_file(&aside).map(|()| Some(size)).map_err(|e| Error::io("deleting", &aside, e)),
+        None => fs::rename(&aside, &file).map(|()| None).map_err(|e| Error::io("putting back", &file, e)),
+    }
 }
 
 fn sweep(staging: &Path) {

@@ -3,6 +3,7 @@
 //! A blob is immutable and complete: it appears under its key only when its bytes are stored and their digest is known.
 //! On a local disk it is written to a temporary name, synced and renamed, in the layout that `object_store` reads.
 
+mod collect;
 mod local;
 mod read;
 
@@ -22,6 +23,7 @@ use segue_proto::{CHUNK_BYTES, blob_key, ids::Digest};
 use tokio::io::AsyncReadExt as _;
 
 use crate::store::Error;
+pub use collect::LEAST_REMOTE_GRACE;
 use local::Staged;
 
 /// Above this size an upload to an object store goes in parts.
@@ -192,7 +194,7 @@ impl BlobStore {
             let what = "the upload".to_owned();
             return Err(Error::WrongDigest { what, expected: expected.clone(), actual: blob.digest });
         }
-        if self.stat(&blob.digest).await? == Some(blob.size_bytes) {
+        if self.fresh(&blob.digest).await? == Some(blob.size_bytes) {
             return Ok(blob);
         }
         match &self.local {
@@ -294,7 +296,7 @@ impl BlobStore {
         self.objects.get_range(&object_path(digest), from..to).await.map_err(|e| self.missing_or(digest, e))
     }
 
-    /// Deletes a blob; a missing one is no error.
+    /// Deletes a blob, whoever needs it; a missing one is no error. A collection uses [`BlobStore::collect`].
     ///
     /// # Errors
     /// [`Error::Blobs`].
@@ -307,6 +309,11 @@ impl BlobStore {
 
     /// Lists the blobs, in no order. Other files are passed over.
     pub fn list(&self) -> BoxStream<'static, Result<Blob, Error>> {
+        self.list_dated().map_ok(|(blob, _)| blob).boxed()
+    }
+
+    /// Lists the blobs, in no order, each with the moment at which it was stored last, in milliseconds since 1970.
+    pub fn list_dated(&self) -> BoxStream<'static, Result<(Blob, u64), Error>> {
         let url = self.url.clone();
         self.objects
             .list(Some(&ObjectPath::from("blobs")))
@@ -315,8 +322,9 @@ impl BlobStore {
                     Ok(meta) => {
                         meta.location.filename().and_then(|name| name.parse().ok()).and_then(|digest: Digest| {
                             // A file in the wrong directory is no blob: nothing would find it.
+                            let written_ms = collect::written_ms(&meta);
                             (object_path(&digest) == meta.location)
-                                .then_some(Ok(Blob { digest, size_bytes: meta.size }))
+                                .then_some(Ok((Blob { digest, size_bytes: meta.size }, written_ms)))
                         })
                     }
                     Err(e) => Some(Err(blobs_error(&url, e))),

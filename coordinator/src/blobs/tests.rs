@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     fs,
+    os::unix::fs::MetadataExt as _,
     time::{Duration, SystemTime},
 };
 
@@ -108,8 +109,11 @@ async fn an_identical_blob_is_kept_and_a_torn_one_is_replaced() {
     let file = dir.path().join(blob_key(&blob.digest));
     let long_ago = SystemTime::now() - Duration::from_secs(1000);
     fs::File::options().write(true).open(&file).unwrap().set_modified(long_ago).unwrap();
+    let number = fs::metadata(&file).unwrap().ino();
     store.put_bytes(bytes.clone()).await.unwrap();
-    assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), long_ago, "it was not written again");
+    let after = fs::metadata(&file).unwrap();
+    assert_eq!(after.ino(), number, "it was not written again");
+    assert!(after.modified().unwrap() > long_ago, "but counts as stored now");
     fs::write(&file, "same").unwrap();
     store.put_bytes(bytes.clone()).await.unwrap();
     assert_eq!(store.get_bytes(&blob.digest).await.unwrap(), bytes);
@@ -194,4 +198,57 @@ async fn an_object_store_keeps_small_blobs_and_those_of_many_parts() {
         assert!(store.get_bytes(&blob.digest).await.unwrap() == bytes);
     }
     assert_eq!(store.list().try_collect::<Vec<_>>().await.unwrap().len(), 2);
+}
+
+/// Makes a stored blob look as if it were stored long ago, and gives its file.
+fn age(dir: &tempfile::TempDir, digest: &Digest) -> PathBuf {
+    let file = dir.path().join(blob_key(digest));
+    fs::File::open(&file).unwrap().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(10)).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn only_a_blob_that_was_stored_before_a_moment_is_collected() {
+    let (dir, store) = store().await;
+    let old = store.put_bytes("old".into()).await.unwrap().digest;
+    let young = store.put_bytes("young".into()).await.unwrap().digest;
+    age(&dir, &old);
+    assert_eq!(store.collect(&old, 10_000).await.unwrap(), None, "stored at this very moment");
+    assert_eq!(store.collect(&old, 10_001).await.unwrap(), Some(3));
+    assert_eq!(store.collect(&old, 10_001).await.unwrap(), None, "it is gone");
+    assert_eq!(store.collect(&young, 10_001).await.unwrap(), None);
+    let left: Vec<(Blob, u64)> = store.list_dated().try_collect().await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(left[0].0.digest == young && left[0].1 > 10_001);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_needed_again_counts_as_stored_now() {
+    let (dir, store) = store().await;
+    let blob = store.put_bytes("needed".into()).await.unwrap();
+    let again = [store.fresh(&blob.digest).await.unwrap().is_some(), store.hold(&blob.digest).await.unwrap()];
+    assert_eq!(again, [true, true]);
+    for needing in 0..2 {
+        age(&dir, &blob.digest);
+        if needing == 0 {
+            assert_eq!(store.fresh(&blob.digest).await.unwrap(), Some(6));
+        } else {
+            assert!(store.hold(&blob.digest).await.unwrap());
+        }
+        assert_eq!(store.collect(&blob.digest, 10_001).await.unwrap(), None);
+    }
+    let nowhere = Digest::of(b"nowhere");
+    assert_eq!(store.fresh(&nowhere).await.unwrap(), None);
+    assert!(!store.hold(&nowhere).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_a_dead_collection_had_taken_aside_is_back_after_the_next_start() {
+    let (dir, store) = store().await;
+    let digest = store.put_bytes("aside".into()).await.unwrap().digest;
+    let file = age(&dir, &digest);
+    fs::rename(&file, dir.path().join("staging").join(format!("collect-{digest}"))).unwrap();
+    assert!(!store.exists(&digest).await.unwrap());
+    let again = BlobStore::open(dir.path().to_str().unwrap()).await.unwrap();
+    assert_eq!(again.get_bytes(&digest).await.unwrap(), Bytes::from_static(b"aside"));
 }

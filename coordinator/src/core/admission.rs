@@ -7,20 +7,20 @@ use std::{
 
 use segue_proto::ids::RunId;
 
-use super::{Core, Refused, Run, RunState, TaskState, UnixMillis, Verdict, event::Past};
+use super::{Core, Effect, Refused, Run, RunState, TaskState, UnixMillis, Verdict, event::Past};
 use crate::spec::OnFull;
 
 /// Runs that count together: pipeline and key.
-type Lane = (String, String);
+pub(super) type Lane = (String, String);
 
 /// Order in a lane: larger priority, then older.
-type Turn = (Reverse<i32>, UnixMillis, RunId);
+pub(super) type Turn = (Reverse<i32>, UnixMillis, RunId);
 
 /// Who goes and who waits, by lane.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    going: BTreeMap<Lane, BTreeSet<RunId>>,
-    waiting: BTreeMap<Lane, BTreeSet<Turn>>,
+    pub going: BTreeMap<Lane, BTreeSet<RunId>>,
+    pub waiting: BTreeMap<Lane, BTreeSet<Turn>>,
     /// Runs that have ended since the last flush.
     pub ended: Vec<RunId>,
 }
@@ -56,26 +56,34 @@ impl Admission {
         self.going.get(lane).map_or(0, BTreeSet::len) < max as usize
     }
 
-    /// Forgets a run; gives the next one of its lane that may start.
-    fn leave(&mut self, run: &Run) -> Option<RunId> {
-        let (lane, max, _) = lane(run)?;
-        if let Some(waiting) = self.waiting.get_mut(&lane) {
-            waiting.remove(&turn(run));
+    /// Forgets a run; gives its lane.
+    fn leave(&mut self, run: &Run) -> Option<Lane> {
+        let (lane, ..) = lane(run)?;
+        remove(&mut self.waiting, &lane, &turn(run));
+        remove(&mut self.going, &lane, &run.id);
+        Some(lane)
+    }
+
+    /// Gives the next run of a lane, if it may start; it goes on from now. `max` says how many may go on beside a run:
+    /// versions of a pipeline may say different numbers.
+    fn next(&mut self, lane: &Lane, max: impl Fn(&RunId) -> u32) -> Option<RunId> {
+        let turn = *self.waiting.get(lane)?.first()?;
+        if !self.has_room(lane, max(&turn.2)) {
+            return None;
         }
-        if let Some(going) = self.going.get_mut(&lane) {
-            going.remove(&run.id);
+        remove(&mut self.waiting, lane, &turn);
+        self.going.entry(lane.clone()).or_default().insert(turn.2);
+        Some(turn.2)
+    }
+}
+
+/// Takes one out of a lane, and the lane away when it was the last.
+fn remove<T: Ord>(lanes: &mut BTreeMap<Lane, BTreeSet<T>>, lane: &Lane, one: &T) {
+    if let Some(known) = lanes.get_mut(lane) {
+        known.remove(one);
+        if known.is_empty() {
+            lanes.remove(lane);
         }
-        let next = if self.has_room(&lane, max) {
-            self.waiting.get_mut(&lane).and_then(BTreeSet::pop_first).map(|(.., id)| id)
-        } else {
-            None
-        };
-        if let Some(next) = next {
-            self.going.entry(lane.clone()).or_default().insert(next);
-        }
-        self.waiting.retain(|_, waiting| !waiting.is_empty());
-        self.going.retain(|_, going| !going.is_empty());
-        next
     }
 }
 
@@ -97,7 +105,8 @@ impl Core {
             self.launch(id, now, past);
             return;
         };
-        let room = self.admission.has_room(&lane, max);
+        // Nobody overtakes those that wait.
+        let room = self.admission.has_room(&lane, max) && !self.admission.waiting.contains_key(&lane);
         match on_full {
             _ if room => {
                 run.state = RunState::Running;
@@ -105,7 +114,8 @@ impl Core {
                 self.enter(run, now);
                 self.launch(id, now, past);
             }
-            OnFull::Skip => {
+            // A rerun was asked for by name: it waits, and keeps what it has.
+            OnFull::Skip if run.generation == 0 => {
                 run.state = RunState::Running;
                 self.enter(run, now);
                 for index in self.open_tasks(id) {
@@ -117,8 +127,9 @@ impl Core {
                     self.upkeep.tally.run_ended(run.state);
                 }
                 self.admission.ended.push(id);
+                self.effects.push(Effect::RunEnded(id));
             }
-            OnFull::Queue | OnFull::CancelRunning => {
+            OnFull::Queue | OnFull::CancelRunning | OnFull::Skip => {
                 run.state = RunState::Queued;
                 self.admission.waiting.entry(lane.clone()).or_default().insert(turn(&run));
                 self.enter(run, now);
@@ -153,13 +164,16 @@ impl Core {
     pub(super) fn leave(&mut self, id: RunId, now: UnixMillis, past: &dyn Past) {
         self.admission.ended.push(id);
         let Some(run) = self.runs.get(&id) else { return };
-        let Some(next) = self.admission.leave(run) else { return };
-        if let Some(run) = self.runs.get_mut(&next) {
-            run.state = RunState::Running;
+        let Some(free) = self.admission.leave(run) else { return };
+        let max = |runs: &BTreeMap<RunId, Run>, id: &RunId| runs.get(id).and_then(lane).map_or(1, |(_, max, _)| max);
+        while let Some(next) = self.admission.next(&free, |id| max(&self.runs, id)) {
+            if let Some(run) = self.runs.get_mut(&next) {
+                run.state = RunState::Running;
+            }
+            self.changed.runs.insert(next);
+            self.watchers(next);
+            self.launch(next, now, past);
         }
-        self.changed.runs.insert(next);
-        self.watchers(next);
-        self.launch(next, now, past);
     }
 
     /// Gives the runs that keep this one from starting, and how many may go on at a time.

@@ -14,7 +14,8 @@ pub fn key_of(run: &Run, index: u32) -> Option<String> {
     let bound = run.bound(index).filter(|bound| bound.cache)?;
     let inputs = run.inputs_of(index)?;
     let Some(item) = run.item_of(index) else { return key(bound, &inputs, &run.external_inputs) };
-    let child = crate::spec::resolve_child(bound, &item.value, item.key.as_str(), item.ordinal).ok()?;
+    let child =
+        crate::spec::resolve_child(bound, &run.spec.working_dir, &item.value, item.key.as_str(), item.ordinal).ok()?;
     let mut own = bound.clone();
     (own.work, own.params, own.env) = (child.work, child.params, child.env);
     // A command finds its item in its environment.

@@ -214,10 +214,15 @@ impl Core {
                 self.order.remove(&arrival);
             }
         }
-        if self.runs.is_empty() {
-            // Limits by key make a class for each key: between runs is the time to forget them.
-            self.queue = Queue::default();
-            self.timers.clear();
+        if self.queue.has_many() {
+            let runs = self.runs.values();
+            let of = |run: &Run| -> Vec<u32> {
+                let open = |task: &&super::Task| !task.state.is_terminal();
+                let tasks = run.tasks.iter().chain(&run.children).filter(open).map(|task| task.class);
+                tasks.chain(run.classes.values().copied()).collect()
+            };
+            let needed = runs.flat_map(of).collect();
+            self.queue.keep(&needed);
         }
     }
 

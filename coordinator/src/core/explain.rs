@@ -108,6 +108,9 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             format!("not run, because {} did not succeed", names(&TaskState::is_failure)),
         ),
         TaskState::Cancelled => Reason::new("cancelled", "it was cancelled"),
+        TaskState::Dropped if index >= FIRST_CHILD => {
+            Reason::new("not_among_items", format!("the fan-out `{}` does not have its item now", bound.name))
+        }
         TaskState::Dropped => Reason::new("not_in_version", "not part of the pipeline version of this run"),
         TaskState::Skipped => skipped(run, index, &names(&|state| *state == TaskState::Skipped)),
         TaskState::Ready => unplaced(core, run, index),
@@ -136,7 +139,7 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
     if index >= FIRST_CHILD
         && let Some(fan_out) = &bound.flow.fan_out
         && let Some(most) = fan_out.max_parallel
-        && run.groups.get(&super::run::count(run.node_of(index))).is_some_and(|group| core.is_held(group, index))
+        && entry.is_held()
     {
         return Reason::new("max_parallel", format!("{most} children of `{}` go on at a time", bound.name));
     }

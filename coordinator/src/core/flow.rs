@@ -1,6 +1,6 @@
 //! How the end of one task begins others: rules, conditions, fan-outs, sensors, and the end of the run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use segue_proto::{
     failure::{Failure, FailureClass},
@@ -12,8 +12,8 @@ use super::{
     Core, Effect, Record, Run, RunState, TaskState, UnixMillis,
     event::{CachedResult, Past},
     group::{Group, Items},
-    readiness::{self, Rule},
-    run::{FIRST_CHILD, Task, count},
+    readiness::{self, Condition, Rule},
+    run::{FIRST_CHILD, Task, UNQUEUED, count},
 };
 use crate::spec::{Over, Work};
 
@@ -59,8 +59,8 @@ impl Core {
     /// Puts what was ready, and what waits for a time, back into queue and timers.
     pub(super) fn resume(&mut self, id: RunId, now: UnixMillis) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let mut ready = Vec::new();
-        let mut held_by_class = Vec::new();
+        let (mut ready, mut fan_outs) = (Vec::new(), BTreeSet::new());
+        let mut live = Vec::new();
         for index in run.indices() {
             let Some(task) = run.task_mut(index) else { continue };
             match &mut task.state {
@@ -75,34 +75,52 @@ impl Core {
                     self.timers.insert((now, id, index));
                 }
                 TaskState::Backoff { until } => drop(self.timers.insert((*until, id, index))),
-                TaskState::Live(live) => {
-                    self.timers.insert((live.timer, id, index));
-                    held_by_class.push(index);
+                TaskState::Live(attempt) => {
+                    self.timers.insert((attempt.timer, id, index));
+                    live.push(index);
                 }
                 _ => {}
             }
         }
-        for index in held_by_class {
+        for index in live {
             if let Some(class) = self.classify(id, index) {
                 self.queue.hold(class, (id, index));
             }
         }
-        let mut released: BTreeMap<u32, u32> = BTreeMap::new();
         for index in ready {
+            if index < FIRST_CHILD {
+                self.enqueue(id, index, now);
+                continue;
+            }
             let Some(run) = self.runs.get_mut(&id) else { return };
             let node = count(run.node_of(index));
-            let most = run.spec.tasks[node as usize].flow.fan_out.as_ref().and_then(|fan_out| fan_out.max_parallel);
-            if let (Some(most), true) = (most, index >= FIRST_CHILD) {
-                let going = released.entry(node).or_insert_with(|| going_children(run, node));
-                if *going >= most {
-                    if let Some(group) = run.groups.get_mut(&node) {
-                        group.held.push_back(index);
-                    }
-                    continue;
-                }
-                *going += 1;
+            if let Some(group) = run.groups.get_mut(&node) {
+                group.held.push_back(index);
+                fan_outs.insert(node);
             }
-            self.enqueue(id, index, now);
+        }
+        for node in fan_outs {
+            self.release(id, node, now);
+        }
+    }
+
+    /// Puts children of a fan-out into the queue that were held back, as many as may go on at a time.
+    fn release(&mut self, id: RunId, node: u32, now: UnixMillis) {
+        loop {
+            let Some(run) = self.runs.get_mut(&id) else { return };
+            let most = run.spec.tasks[node as usize].flow.fan_out.as_ref().and_then(|fan_out| fan_out.max_parallel);
+            let Some(group) = run.groups.get_mut(&node) else { return };
+            if most.is_some_and(|most| group.going >= most) {
+                return;
+            }
+            let Some(child) = group.held.pop_front() else { return };
+            if run.task(child).is_none_or(|child| child.state != TaskState::Ready) {
+                continue; // It was cancelled while it was held back.
+            }
+            if let Some(group) = run.groups.get_mut(&node) {
+                group.going += 1;
+            }
+            self.enqueue(id, child, now);
         }
     }
 
@@ -155,7 +173,7 @@ impl Core {
         if let Some(text) = &bound.flow.when
             && !(fan_out && readiness::is_per_child(text))
         {
-            match readiness::condition(run, node as usize, text, None) {
+            match Condition::of(run, node as usize, text).and_then(|when| when.holds(run, None)) {
                 Ok(true) => {}
                 Ok(false) => return self.close(id, node, TaskState::Skipped, now),
                 Err(reason) => return self.fail_condition(id, node, &reason, now),
@@ -231,12 +249,12 @@ impl Core {
         let Some(run) = self.runs.get_mut(&id) else { return };
         let spec = std::sync::Arc::clone(&run.spec);
         let Some(fan_out) = &spec.tasks[node as usize].flow.fan_out else { return };
-        let partial = run.partial.remove(&node);
+        let asked = run.groups.get_mut(&node).map(|group| std::mem::take(&mut group.asked)).unwrap_or_default();
         let source = match &fan_out.over {
             Over::Output(from) => run.tasks[from.task].inline.get(&from.output).cloned(),
             _ => None,
         };
-        let open = if let (Some(asked), Some(_)) = (&partial, run.groups.get(&node)) {
+        let open = if !asked.is_empty() {
             asked.iter().copied().collect()
         } else {
             let items = match Items::of(fan_out, source.as_ref()) {
@@ -251,18 +269,15 @@ impl Core {
         let forced = run.generation > 0 && run.tasks[node as usize].forced;
         let wanted: BTreeSet<u32> = open.iter().copied().collect();
         let members = run.groups.get(&node).map(|group| group.members.clone()).unwrap_or_default();
-        let mut dropped = Vec::new();
         for &member in &members {
             let Some(child) = run.task_mut(member) else { continue };
             if wanted.contains(&member) {
-                if child.attempts.is_empty() && child.ended_at == 0 {
-                    child.forced = forced;
-                } else {
-                    child.reset();
+                match child.state {
+                    TaskState::Waiting { .. } => child.forced = forced,
+                    _ => child.reset(),
                 }
-            } else if partial.is_none() {
+            } else if asked.is_empty() {
                 child.state = TaskState::Dropped;
-                dropped.push(member);
             }
         }
         run.tasks[node as usize].state = TaskState::Expanded;
@@ -274,6 +289,7 @@ impl Core {
         if let Some(group) = groups.get_mut(&node) {
             group.recount(|index| run.task(index).map(|task| &task.state));
             group.held.clear();
+            group.stopped = false;
         }
         run.groups = groups;
         self.changed.groups.insert((id, node));
@@ -288,14 +304,17 @@ impl Core {
         let Some(run) = self.runs.get(&id) else { return };
         let spec = std::sync::Arc::clone(&run.spec);
         let flow = &spec.tasks[node as usize].flow;
-        let most = flow.fan_out.as_ref().and_then(|fan_out| fan_out.max_parallel).unwrap_or(u32::MAX);
         let when = flow.when.as_deref().filter(|text| readiness::is_per_child(text));
-        let mut going = 0;
+        // Made once: what it sees besides the item is the same for all children.
+        let when = when.map(|text| Condition::of(run, node as usize, text));
         for &child in children {
-            if let Some(text) = when {
+            if let Some(when) = &when {
                 let Some(run) = self.runs.get(&id) else { return };
-                let item = run.item_of(child);
-                match readiness::condition(run, node as usize, text, item.as_ref()) {
+                let holds = match when {
+                    Ok(when) => when.holds(run, run.item_of(child).as_ref()),
+                    Err(reason) => Err(reason.clone()),
+                };
+                match holds {
                     Ok(true) => {}
                     Ok(false) => {
                         self.close(id, child, TaskState::Skipped, now);
@@ -323,15 +342,11 @@ impl Core {
             if let Some(task) = run.task_mut(child) {
                 task.state = TaskState::Ready;
             }
-            if going >= most {
-                if let Some(group) = run.groups.get_mut(&node) {
-                    group.held.push_back(child);
-                }
-                continue;
+            if let Some(group) = run.groups.get_mut(&node) {
+                group.held.push_back(child);
             }
-            going += 1;
-            self.enqueue(id, child, now);
         }
+        self.release(id, node, now);
         self.watchers(id);
     }
 
@@ -339,7 +354,7 @@ impl Core {
     fn filled_in(&self, id: RunId, child: u32) -> Result<(), String> {
         let Some(run) = self.runs.get(&id) else { return Ok(()) };
         let Some((bound, item)) = run.bound(child).zip(run.item_of(child)) else { return Ok(()) };
-        crate::spec::resolve_child(bound, &item.value, item.key.as_str(), item.ordinal).map(drop)
+        crate::spec::resolve_child(bound, &run.spec.working_dir, &item.value, item.key.as_str(), item.ordinal).map(drop)
     }
 
     /// A child has ended: the next one that was held back goes, a failure too many stops the others, the last one ends the
@@ -347,15 +362,17 @@ impl Core {
     fn after_child(&mut self, id: RunId, child: u32, now: UnixMillis) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         let node = count(run.node_of(child));
-        let Some(fan_out) = run.spec.tasks.get(node as usize).and_then(|bound| bound.flow.fan_out.clone()) else {
+        let Some(fan_out) = run.spec.tasks.get(node as usize).and_then(|bound| bound.flow.fan_out.as_ref()) else {
             return;
         };
         let failed = run.task(child).is_some_and(|task| task.state.is_failure());
         let Some(group) = run.groups.get_mut(&node) else { return };
-        if failed && fan_out.fail_fast && group.failed > fan_out.tolerate && group.open > 0 {
+        let stops = failed && fan_out.fail_fast && group.failed > fan_out.tolerate && group.open > 0;
+        // Once: the children that it cancels end here as well.
+        if stops && !std::mem::replace(&mut group.stopped, true) {
             self.cancel_children(id, node, now);
-        } else if let Some(next) = group.held.pop_front() {
-            self.enqueue(id, next, now);
+        } else {
+            self.release(id, node, now);
         }
         self.finish_group_if_done(id, node, now);
     }
@@ -368,9 +385,12 @@ impl Core {
         }
         let Some(group) = run.groups.get(&node).filter(|group| group.open == 0) else { return };
         let tolerate = run.spec.tasks[node as usize].flow.fan_out.as_ref().map_or(0, |fan_out| fan_out.tolerate);
-        if group.cancelled > 0 && run.state == RunState::Cancelling {
+        let too_many = group.failed > tolerate;
+        // Where no child failed by itself, somebody stopped it.
+        let all_cancelled = group.failed == group.cancelled;
+        if group.cancelled > 0 && (run.state == RunState::Cancelling || (too_many && all_cancelled)) {
             self.close(id, node, TaskState::Cancelled, now);
-        } else if group.failed > tolerate {
+        } else if too_many {
             let failure = group_failure(run, group);
             self.fail_now(id, node, failure, now);
         } else {
@@ -393,11 +413,25 @@ impl Core {
         let node = run.node_of(index);
         let Some(task) = run.task_mut(index).filter(|task| !task.state.is_terminal()) else { return };
         let (failed, cancelled) = (state.is_failure(), state == TaskState::Cancelled);
-        task.state = state;
+        let before = std::mem::replace(&mut task.state, state);
         task.progress = None;
         task.ended_at = now;
+        let went_on = match before {
+            TaskState::Backoff { until: at } => {
+                self.timers.remove(&(at, id, index));
+                true
+            }
+            TaskState::Sensing { next: at } => {
+                self.timers.remove(&(at, id, index));
+                false
+            }
+            TaskState::Live(_) => true,
+            TaskState::Ready => task.class != UNQUEUED,
+            _ => false,
+        };
         if index >= FIRST_CHILD {
             if let Some(group) = run.groups.get_mut(&count(node)) {
+                group.going = group.going.saturating_sub(u32::from(went_on));
                 group.open = group.open.saturating_sub(1);
                 group.failed += u32::from(failed);
                 group.cancelled += u32::from(cancelled);
@@ -427,16 +461,7 @@ impl Core {
         if run.open > 0 || run.state.is_terminal() {
             return false;
         }
-        let any = |wanted: &TaskState| run.tasks.iter().any(|task| task.state == *wanted);
-        run.state = if matches!(run.state, RunState::Cancelling | RunState::Queued) && any(&TaskState::Cancelled) {
-            RunState::Cancelled
-        } else if any(&TaskState::Failed) || any(&TaskState::UpstreamFailed) {
-            RunState::Failed
-        } else if any(&TaskState::Cancelled) {
-            RunState::Cancelled
-        } else {
-            RunState::Succeeded
-        };
+        run.state = readiness::outcome(run, &run.tasks);
         run.ended_at = now;
         self.upkeep.tally.run_ended(run.state);
         self.changed.runs.insert(id);
@@ -453,15 +478,6 @@ impl Core {
         found.sort_unstable_by_key(|index| *index < FIRST_CHILD);
         found
     }
-}
-
-/// Counts the children of a fan-out that hold a place of its `max_parallel`, the ready ones aside.
-fn going_children(run: &Run, node: u32) -> u32 {
-    let Some(group) = run.groups.get(&node) else { return 0 };
-    let going = |member: &&u32| {
-        run.task(**member).is_some_and(|task| matches!(task.state, TaskState::Live(_) | TaskState::Backoff { .. }))
-    };
-    count(group.members.iter().filter(going).count())
 }
 
 /// Gives a fan-out its items, and a child for each new one. Gives the children that the items have, in their order.

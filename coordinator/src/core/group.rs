@@ -43,10 +43,11 @@ impl Items {
     #[must_use]
     pub fn get(&self, ordinal: u32) -> Option<(ItemKey, Value)> {
         match self {
-            Self::Range { from, step, count } => (ordinal < *count).then(|| {
-                let number = from.saturating_add(step.saturating_mul(i64::from(ordinal)));
-                (ItemKey::from_text(&number.to_string()), Value::from(number))
-            }),
+            Self::Range { from, step, count } => {
+                let number = i128::from(*from) + i128::from(*step) * i128::from(ordinal);
+                let number = i64::try_from(number).ok().filter(|_| ordinal < *count)?;
+                Some((ItemKey::from_text(&number.to_string()), Value::from(number)))
+            }
             Self::List(list) => list.get(ordinal as usize).cloned(),
         }
     }
@@ -58,12 +59,11 @@ impl Items {
     pub fn of(fan_out: &FanOut, output: Option<&Value>) -> Result<Self, String> {
         let values: Vec<Value> = match &fan_out.over {
             Over::Range { from, to, step } if fan_out.key.is_none() => {
-                let span = to.saturating_sub(*from);
-                if *step == 0 || (span != 0 && (span > 0) != (*step > 0)) {
+                let (span, wide) = (i128::from(*to) - i128::from(*from), i128::from(*step));
+                if span.signum() * wide.signum() <= 0 {
                     return Ok(Self::Range { from: *from, step: 1, count: 0 });
                 }
-                let n = (i128::from(span.unsigned_abs()) + i128::from(step.unsigned_abs()) - 1)
-                    / i128::from(step.unsigned_abs());
+                let n = (span.abs() + wide.abs() - 1) / wide.abs();
                 let n = usize::try_from(n).unwrap_or(usize::MAX);
                 too_many(n)?;
                 return Ok(Self::Range { from: *from, step: *step, count: count(n) });
@@ -83,9 +83,11 @@ impl Items {
                 None => return Err(format!("the output `{}` was not delivered with its task", from.output)),
             },
             over => {
-                let n = crate::spec::items::len(over);
-                too_many(n)?;
-                (0..n).filter_map(|at| crate::spec::items::get(over, at)).collect()
+                let Some(items) = crate::spec::items_of(over) else {
+                    return Err("its items were not found at submission".to_owned());
+                };
+                too_many(usize::try_from(items.len()).unwrap_or(usize::MAX))?;
+                items.iter().collect()
             }
         };
         too_many(values.len())?;
@@ -130,24 +132,41 @@ pub struct Group {
     pub failed: u32,
     /// Of them, cancelled.
     pub cancelled: u32,
-    /// Ready, and held back by `max_parallel`.
+    /// Children that a rerun asked for alone, until the fan-out expands; empty: all of them.
+    pub asked: BTreeSet<u32>,
+    /// Children that take a place of `max_parallel`: in the queue, at a worker, or between two tries.
+    pub(super) going: u32,
+    /// Ready, and held back by `max_parallel`; some may have been cancelled since.
     pub(super) held: VecDeque<u32>,
+    /// One failure too many has cancelled the other children.
+    pub(super) stopped: bool,
 }
 
 impl Group {
     /// Makes a group whose children have not begun.
     #[must_use]
     pub fn new(items: Items, members: Vec<u32>) -> Self {
-        Self { open: count(members.len()), items, members, failed: 0, cancelled: 0, held: VecDeque::new() }
+        Self {
+            open: count(members.len()),
+            items,
+            members,
+            failed: 0,
+            cancelled: 0,
+            asked: BTreeSet::new(),
+            going: 0,
+            held: VecDeque::new(),
+            stopped: false,
+        }
     }
 
-    /// Counts anew.
+    /// Counts anew, for a run whose ready children are not in the queue yet.
     pub(super) fn recount<'a>(&mut self, state: impl Fn(u32) -> Option<&'a TaskState>) {
-        (self.open, self.failed, self.cancelled) = (0, 0, 0);
+        (self.open, self.failed, self.cancelled, self.going) = (0, 0, 0, 0);
         for state in self.members.iter().filter_map(|&member| state(member)) {
             self.open += u32::from(!state.is_terminal());
             self.failed += u32::from(state.is_failure());
             self.cancelled += u32::from(*state == TaskState::Cancelled);
+            self.going += u32::from(matches!(state, TaskState::Live(_) | TaskState::Backoff { .. }));
         }
     }
 

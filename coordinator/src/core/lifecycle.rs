@@ -17,7 +17,7 @@ use super::{
     retry,
     run::{FIRST_CHILD, Task, count},
 };
-use crate::spec::{RunIf, RunSpec, Work};
+use crate::spec::{BoundTask, RunIf, RunSpec, Work};
 
 /// Characters of a name from a worker that are shown.
 const LONGEST_NAME: usize = 64;
@@ -65,18 +65,22 @@ impl Core {
             }
         }
         for (node, item) in plan.items.iter().enumerate() {
-            match &item.children {
-                Some(children) if item.execute => drop(run.partial.insert(count(node), children.clone())),
-                _ if item.dropped => {
-                    let members = run.groups.get(&count(node)).map(|group| group.members.clone()).unwrap_or_default();
-                    for member in members {
-                        if let Some(child) = run.task_mut(member) {
-                            child.state = TaskState::Dropped;
-                        }
-                        self.changed.tasks.insert((id, member));
-                    }
+            let node = count(node);
+            let Some(group) = run.groups.get_mut(&node) else { continue };
+            let asked = item.children.clone().filter(|_| item.execute).unwrap_or_default();
+            if group.asked != asked {
+                group.asked = asked;
+                self.changed.groups.insert((id, node));
+            }
+            if !item.dropped && (!item.execute || !group.asked.is_empty()) {
+                continue;
+            }
+            // It has no items until it expands, which it may never do: nothing of before may pass for a result of now.
+            for member in group.members.clone() {
+                if let Some(child) = run.task_mut(member) {
+                    child.state = TaskState::Dropped;
                 }
-                _ => {}
+                self.changed.tasks.insert((id, member));
             }
         }
         run.index();
@@ -98,16 +102,17 @@ impl Core {
         if run.state == RunState::Running {
             run.state = RunState::Cancelling;
         }
-        for group in run.groups.values_mut() {
-            group.held.clear();
+        let spared = |bound: &BoundTask| !for_good && (bound.flow.finally || bound.flow.run_if == RunIf::Always);
+        for (node, group) in &mut run.groups {
+            if run.spec.tasks.get(*node as usize).is_some_and(|bound| !spared(bound)) {
+                group.held.clear();
+            }
         }
         self.changed.runs.insert(id);
         self.watchers(id);
         for index in self.open_tasks(id) {
             let Some(run) = self.runs.get(&id) else { break };
-            let spared = run
-                .bound(index)
-                .is_some_and(|bound| !for_good && (bound.flow.finally || bound.flow.run_if == RunIf::Always));
+            let spared = run.bound(index).is_some_and(spared);
             // A fan-out ends with its children.
             let expanded = run.task(index).is_some_and(|task| task.state == TaskState::Expanded);
             if !spared && !expanded {
@@ -426,9 +431,11 @@ impl Core {
             _ => return Ok(Verdict::Stale),
         };
         let Some(task) = run.task_mut(index) else { return Ok(Verdict::Stale) };
-        if !matches!(task.state, TaskState::Sensing { .. }) || task.ready_at != since {
+        let TaskState::Sensing { next } = task.state else { return Ok(Verdict::Stale) };
+        if task.ready_at != since {
             return Ok(Verdict::Stale);
         }
+        self.timers.remove(&(next, id, index));
         match seen {
             Sight::Met(note) => {
                 let metrics_json = serde_json::json!({ "seen": note }).to_string();
@@ -484,7 +491,7 @@ fn look_again(task: &mut Task, since: UnixMillis, every: u64, timeout: Option<u6
 /// Says what is wrong with the outputs of a success.
 fn wrong_outputs(
     outputs: &[NamedArtifact],
-    bound: &crate::spec::BoundTask,
+    bound: &BoundTask,
     inline: &std::collections::BTreeMap<String, serde_json::Value>,
 ) -> Option<Failure> {
     if let Some(name) = unexpected(outputs, &bound.outputs) {

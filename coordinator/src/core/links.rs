@@ -29,6 +29,7 @@ impl Core {
         if let Some(before) = self.workers.get(&key) {
             worker.leased = before.leased.clone();
             worker.ahead = before.ahead.clone();
+            worker.ahead_alike = before.ahead_alike;
             worker.draining |= before.draining;
         }
         worker.connected_at = now;

@@ -79,14 +79,12 @@ impl Core {
         for worker in std::mem::take(&mut self.freed) {
             self.promote_all(&worker);
         }
-        if self.queue.is_empty() {
-            self.take_back_what_is_stuck(now);
-            return;
+        if !self.queue.is_empty() {
+            for given in self.round() {
+                self.assign(given, now);
+            }
         }
-        for given in self.round() {
-            self.assign(given, now);
-        }
-        self.look_ahead_at = self.workers.values().any(|worker| !worker.ahead.is_empty()).then_some(now + STUCK_MS);
+        self.take_back_what_is_stuck(now);
     }
 
     /// Decides one round. Whatever is given leaves the queue and holds its slots at once.
@@ -175,6 +173,7 @@ impl Core {
     fn assign(&mut self, given: Given, now: UnixMillis) {
         let Given { run: id, index, worker, reserved, ahead } = given;
         let (epoch, lease_until) = (self.config.epoch, now.saturating_add(self.config.lease_ms));
+        self.stop_waiting(id, index);
         let Some(run) = self.runs.get_mut(&id) else { return };
         let inputs = run.inputs_of(index).unwrap_or_default();
         let (generation, name) = (run.generation, run.name_of(index));
@@ -183,6 +182,8 @@ impl Core {
         if let Some(before) = task.attempts.last() {
             self.changed.attempts.insert((id, index, before.number));
         }
+        // Most tasks have one attempt, and there may be a million of them: a vector would make room for four.
+        task.attempts.reserve_exact(1);
         task.attempts.push(Attempt {
             number,
             state: AttemptState::Assigned,
@@ -214,6 +215,13 @@ impl Core {
         self.mark(id, index);
         if let Some(worker) = self.workers.get_mut(&worker) {
             if ahead {
+                worker.ahead_alike = match worker.ahead.back() {
+                    None => true,
+                    Some((run, last)) => {
+                        let last = self.runs.get(run).and_then(|run| run.task(*last)?.state.live());
+                        worker.ahead_alike && last.is_some_and(|last| last.reserved == reserved)
+                    }
+                };
                 worker.ahead.push_back((id, index));
             } else {
                 worker.leased.insert((id, index), reserved.clone());
@@ -238,7 +246,7 @@ impl Core {
         holder.leased.insert((id, index), live.reserved.clone());
     }
 
-    /// Room has become free on a worker: it begins what it was given ahead, in order, and so it counts.
+    /// Room has become free on a worker: it begins what it was given ahead, in order, whatever fits; and so it counts.
     fn promote_all(&mut self, worker: &WorkerKey) {
         let Some(holder) = self.workers.get(worker).filter(|holder| !holder.ahead.is_empty()) else { return };
         let mut free = holder.free();
@@ -249,7 +257,10 @@ impl Core {
                 continue;
             };
             if !free.amounts.fits(&live.reserved) {
-                break;
+                if holder.ahead_alike {
+                    break; // The next ones do not fit either.
+                }
+                continue;
             }
             free.take(&live.reserved);
             begun.push((*id, *index));
@@ -259,27 +270,53 @@ impl Core {
         }
     }
 
-    /// Takes work back that was given ahead and waits at one worker while another one is idle.
+    /// Takes work back that was given ahead and waits at one worker while another one has room for it.
     fn take_back_what_is_stuck(&mut self, now: UnixMillis) {
-        if self.look_ahead_at.is_none_or(|at| at > now) {
+        if self.workers.values().all(|worker| worker.ahead.is_empty()) {
+            self.look_ahead_at = None;
             return;
         }
-        self.look_ahead_at = None;
-        let idle = self.workers.values().any(|worker| worker.takes_work() && worker.is_idle());
-        let mut asked = Vec::new();
-        for worker in self.workers.values_mut().filter(|worker| !worker.ahead.is_empty()) {
-            self.look_ahead_at = Some(now + STUCK_MS);
-            if idle && worker.retracted_at.saturating_add(STUCK_MS) <= now {
-                worker.retracted_at = now;
-                // The later half: the worker comes to the earlier one first.
-                let later = worker.ahead.iter().skip(worker.ahead.len() / 2).copied().collect::<Vec<_>>();
-                asked.push((worker.key.clone(), later));
-            }
+        if *self.look_ahead_at.get_or_insert(now + STUCK_MS) > now {
+            return;
         }
-        for (worker, attempts) in asked {
-            let tokens = attempts.into_iter().filter_map(|(id, index)| self.runs.get(&id)?.live_token(index)).collect();
+        self.look_ahead_at = Some(now + STUCK_MS);
+        for (worker, stuck) in self.stuck(now) {
+            if let Some(known) = self.workers.get_mut(&worker) {
+                known.retracted_at = now;
+            }
+            let tokens = stuck.into_iter().filter_map(|(id, index)| self.runs.get(&id)?.live_token(index)).collect();
             self.send(&worker, Command::Retract { tokens });
         }
+    }
+
+    /// Gives attempts that wait at one worker and would find room at another one now: as many as find it, and no more, or
+    /// they would only be given ahead again.
+    fn stuck(&self, now: UnixMillis) -> Vec<(WorkerKey, Vec<(RunId, u32)>)> {
+        let mut fleet = self.fleet();
+        let mut seen: HashMap<u32, Option<Seen<'_>>> = HashMap::new();
+        let mut stuck = Vec::new();
+        let waiting = self.workers.values().filter(|worker| worker.link.is_some() && !worker.ahead.is_empty());
+        for worker in waiting.filter(|worker| worker.retracted_at.saturating_add(STUCK_MS) <= now) {
+            let mut here = Vec::new();
+            // From the end: the worker comes to the earlier ones first.
+            for (id, index) in worker.ahead.iter().rev() {
+                let Some(task) = self.runs.get(id).and_then(|run| run.task(*index)) else { continue };
+                let Some(class) = self.queue.class(task.class).filter(|_| !task.state.is_cancelling()) else {
+                    continue;
+                };
+                let known = seen.entry(task.class).or_insert_with(|| look(class, &fleet, self.gpu_open > 0).ok());
+                let Some(Seen { candidates, ways }) = known else { continue };
+                let Some((at, reserved)) = placement::pick(ways, candidates, &fleet.free, |_| 0) else { continue };
+                if *candidates[at].key != worker.key {
+                    fleet.free[at].take(&reserved);
+                    here.push((*id, *index));
+                }
+            }
+            if !here.is_empty() {
+                stuck.push((worker.key.clone(), here));
+            }
+        }
+        stuck
     }
 }
 

@@ -14,6 +14,9 @@ use crate::spec::{BoundTask, ResourceRequest, Work};
 /// less than a minute longer, and after one that waits since before that: nothing starves.
 pub const AGEING_MS: i64 = 60_000;
 
+/// Classes that are kept without asking whether they are still needed.
+const MANY_CLASSES: usize = 1_024;
+
 /// Order of ready tasks: start of the run moved by the priority, longest remaining path, arrival of the run, index.
 ///
 /// The first part ages by itself: it is a point in time, so that it never has to be computed again.
@@ -53,6 +56,10 @@ pub enum Shut {
 pub struct Queue {
     pub(super) classes: Vec<Class>,
     ids: HashMap<String, u32>,
+    /// Numbers of classes that were forgotten, to be given again.
+    spare: Vec<u32>,
+    /// How many classes there may be before it is looked which of them are still needed.
+    many: usize,
     /// By class.
     pub(super) ready: BTreeMap<u32, BTreeSet<ReadyKey>>,
     /// Slots that live attempts hold: derived from them, never counted apart.
@@ -68,25 +75,52 @@ impl Queue {
             Work::Command { .. } | Work::Sensor { .. } => String::new(),
         };
         let signature = format!("{work}|{:?}|{:?}|{limit:?}", task.resources, task.flow.pools);
-        let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
-        let id = *self.ids.entry(signature).or_insert(next);
-        if id == next {
-            self.classes.push(Class {
-                work: match &task.work {
-                    // The arguments of commands are no part of a class.
-                    Work::Command { .. } => Work::Command { argv: Vec::new() },
-                    other => other.clone(),
-                },
-                request: task.resources.clone(),
-                pools: task.flow.pools.clone(),
-                limit,
-                took_us: None,
-            });
+        if let Some(id) = self.ids.get(&signature) {
+            return *id;
         }
+        let class = Class {
+            work: match &task.work {
+                // The arguments of commands are no part of a class.
+                Work::Command { .. } => Work::Command { argv: Vec::new() },
+                other => other.clone(),
+            },
+            request: task.resources.clone(),
+            pools: task.flow.pools.clone(),
+            limit,
+            took_us: None,
+        };
+        let id = match self.spare.pop() {
+            Some(id) => {
+                self.classes[id as usize] = class;
+                id
+            }
+            None => {
+                self.classes.push(class);
+                u32::try_from(self.classes.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.ids.insert(signature, id);
         id
     }
 
-    /// Forgets classes that nothing refers to, once there are many: limits by key make one for each key.
+    /// Says whether there are so many classes that those should be forgotten which nothing refers to: limits by key make
+    /// one for each key.
+    pub(super) fn has_many(&self) -> bool {
+        self.ids.len() > self.many.max(MANY_CLASSES)
+    }
+
+    /// Forgets the classes that are not among these.
+    pub(super) fn keep(&mut self, needed: &BTreeSet<u32>) {
+        self.ids.retain(|_, id| {
+            let stays = needed.contains(id);
+            if !stays {
+                self.spare.push(*id);
+            }
+            stays
+        });
+        self.many = self.ids.len().saturating_mul(2);
+    }
+
     pub(super) fn class(&self, id: u32) -> Option<&Class> {
         self.classes.get(id as usize)
     }
@@ -141,7 +175,9 @@ impl Queue {
     pub(super) fn learn(&mut self, class: u32, took_us: u64) {
         if let Some(class) = self.classes.get_mut(class as usize) {
             // A moving average over about eight attempts.
-            class.took_us = Some(class.took_us.map_or(took_us, |before| (before.saturating_mul(7) + took_us) / 8));
+            // The time is a worker's word: an absurd one must not overflow.
+            let mean = |before: u64| before.saturating_mul(7).saturating_add(took_us) / 8;
+            class.took_us = Some(class.took_us.map_or(took_us, mean));
         }
     }
 
@@ -194,6 +230,7 @@ impl Core {
 
     /// Takes a task out of the queue.
     pub(super) fn dequeue(&mut self, id: RunId, index: u32) {
+        self.stop_waiting(id, index);
         let Some(&arrival) = self.arrival.get(&id) else { return };
         let Some(run) = self.runs.get(&id) else { return };
         let (Some(key), Some(task)) = (ready_key(run, arrival, index), run.task(index)) else { return };
@@ -203,6 +240,15 @@ impl Core {
                 self.queue.ready.remove(&task.class);
             }
         }
+    }
+
+    /// Forgets until when a ready task may wait for a worker.
+    pub(super) fn stop_waiting(&mut self, id: RunId, index: u32) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let Some((task, timeout)) = run.task(index).zip(run.bound(index).and_then(|b| b.flow.queue_timeout_ms)) else {
+            return;
+        };
+        self.timers.remove(&(task.ready_at.saturating_add(timeout), id, index));
     }
 
     /// Gives the class of a task of a run, making it where needed.
@@ -227,13 +273,6 @@ impl Core {
     #[must_use]
     pub const fn class_of(&self, task: &super::Task) -> u32 {
         task.class
-    }
-
-    /// Says whether a child is held back by the `max_parallel` of its fan-out. The last one is as good as the first here:
-    /// children are held back in order, from some point on.
-    #[must_use]
-    pub fn is_held(&self, group: &super::Group, child: u32) -> bool {
-        group.held.front().is_some_and(|first| child >= *first)
     }
 
     /// Gives the ready queue.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Run, RunState, TaskState,
+    Run, RunState, Task, TaskState,
     run::{Item, count},
 };
 use crate::{
@@ -60,22 +60,39 @@ pub(super) fn is_per_child(text: &str) -> bool {
     Expr::parse(text).is_ok_and(|expr| !expr.references().item.is_empty())
 }
 
-/// Evaluates the condition of a task, or of one child of it.
-///
-/// # Errors
-/// Says what is wrong with the condition, for the author of the pipeline.
-pub(super) fn condition(run: &Run, node: usize, text: &str, item: Option<&Item>) -> Result<bool, String> {
-    let expr = Expr::parse(text).map_err(|e| e.to_string())?;
-    let (tasks, facts) = (tasks_of(run, node), facts_of(run));
-    let scope = Scope {
-        params: &run.spec.values,
-        tasks: &tasks,
-        item: item.map(|item| &item.value),
-        key: item.map(|item| item.key.as_str()),
-        index: item.map(|item| item.ordinal),
-        run: &facts,
-    };
-    expr.eval_bool(&scope).map_err(|e| e.to_string())
+/// The condition of a task, with what it sees.
+#[derive(Debug)]
+pub(super) struct Condition {
+    expr: Expr,
+    tasks: Map<String, Value>,
+    facts: Map<String, Value>,
+}
+
+impl Condition {
+    /// Reads the condition of a task of the spec.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, for the author of the pipeline.
+    pub fn of(run: &Run, node: usize, text: &str) -> Result<Self, String> {
+        let expr = Expr::parse(text).map_err(|e| e.to_string())?;
+        Ok(Self { expr, tasks: tasks_of(run, node), facts: facts_of(run) })
+    }
+
+    /// Evaluates it for the task, or for one child of it.
+    ///
+    /// # Errors
+    /// As [`Condition::of`].
+    pub fn holds(&self, run: &Run, item: Option<&Item>) -> Result<bool, String> {
+        let scope = Scope {
+            params: &run.spec.values,
+            tasks: &self.tasks,
+            item: item.map(|item| &item.value),
+            key: item.map(|item| item.key.as_str()),
+            index: item.map(|item| item.ordinal),
+            run: &self.facts,
+        };
+        self.expr.eval_bool(&scope).map_err(|e| e.to_string())
+    }
 }
 
 /// Gives what a condition can see of other tasks: the needs of its own, for a `finally` task everything.
@@ -99,7 +116,8 @@ fn tasks_of(run: &Run, node: usize) -> Map<String, Value> {
                     .take(MOST_CHILDREN_SEEN)
                     .filter_map(|(ordinal, member)| {
                         let (key, _) = group.items.get(count(ordinal))?;
-                        Some((key.to_string(), run.task(*member)?.state.word().into()))
+                        let child = run.task(*member).filter(|child| child.state != TaskState::Dropped)?;
+                        Some((key.to_string(), child.state.word().into()))
                     })
                     .collect();
                 seen.insert("children".to_owned(), Value::Object(children));
@@ -109,11 +127,34 @@ fn tasks_of(run: &Run, node: usize) -> Map<String, Value> {
         .collect()
 }
 
+/// Says how a run ends whose tasks have ended like these.
+pub(super) fn outcome<'a>(run: &Run, tasks: impl IntoIterator<Item = &'a Task>) -> RunState {
+    let (mut failed, mut cancelled) = (false, false);
+    for task in tasks {
+        failed |= matches!(task.state, TaskState::Failed | TaskState::UpstreamFailed);
+        cancelled |= task.state == TaskState::Cancelled;
+    }
+    let wanted = matches!(run.state, RunState::Cancelling | RunState::Queued);
+    match (failed, cancelled) {
+        (_, true) if wanted => RunState::Cancelled,
+        (true, _) => RunState::Failed,
+        (false, true) => RunState::Cancelled,
+        (false, false) => RunState::Succeeded,
+    }
+}
+
+/// Gives what a condition can see of the run. To a `finally` task its state is what has come of everything else, which
+/// no longer changes.
 fn facts_of(run: &Run) -> Map<String, Value> {
+    let main = || run.tasks.iter().zip(&run.spec.tasks).filter(|(_, bound)| !bound.flow.finally).map(|(task, _)| task);
     let state = match run.state {
-        RunState::Cancelling => "cancelling",
-        _ if run.tasks.iter().any(|task| task.state.is_failure()) => "failing",
-        _ => "running",
+        RunState::Cancelling if run.open_main > 0 => "cancelling",
+        _ if run.open_main > 0 => "running",
+        _ => match outcome(run, main()) {
+            RunState::Cancelled => "cancelled",
+            RunState::Failed => "failed",
+            _ => "succeeded",
+        },
     };
     let facts = json!({ "id": run.id.to_string(), "state": state, "generation": run.generation });
     match facts {

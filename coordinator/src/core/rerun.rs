@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Run, TaskState, run::count};
+use super::{Run, RunState, TaskState, run::count};
 use crate::spec::{BoundTask, OutputRef, Over, RunIf, RunSpec};
 
 /// What a client asks to execute again. Several wishes add up. A name may be that of a child: `score[eu]`.
@@ -127,7 +127,8 @@ impl Planner<'_> {
         let node = self.spec.tasks.iter().position(|known| known.name.as_str() == task).ok_or_else(unknown)?;
         let Some(key) = key else { return Ok((node, None)) };
         let child = self.run.groups.get(&count(node)).and_then(|group| group.find(key)).ok_or_else(unknown)?;
-        Ok((node, Some(child)))
+        let there = self.run.task(child).is_some_and(|child| child.state != TaskState::Dropped);
+        if there { Ok((node, Some(child))) } else { Err(unknown()) }
     }
 
     fn succeeded(&self, task: usize) -> bool {
@@ -174,7 +175,11 @@ impl Planner<'_> {
                 Differs::No | Differs::Dropped => {}
             }
             let state = self.run.tasks.get(task).map(|task| &task.state);
-            let fine = matches!(state, Some(TaskState::Succeeded | TaskState::Skipped));
+            let fine = match state {
+                // Of a run that never began nothing was skipped by its own condition.
+                Some(TaskState::Skipped) => self.run.state != RunState::Skipped,
+                state => state == Some(&TaskState::Succeeded),
+            };
             if selector.failed && !fine && self.differs[task] != Differs::Dropped {
                 self.mark(task, state.map_or("missing", state_word), self.failed_children(task));
                 roots.push(task);
@@ -236,12 +241,30 @@ impl Planner<'_> {
         }
     }
 
-    /// What runs at the end runs at the end of each generation.
+    /// What runs at the end runs at the end of each generation, unless it needs what did not succeed and is not tried
+    /// again.
     fn finally(&mut self) {
         if self.marks.iter().all(Option::is_none) {
             return;
         }
-        for task in (0..self.marks.len()).filter(|&task| self.spec.tasks[task].flow.finally) {
+        let mut at_end: BTreeSet<usize> = (0..self.marks.len())
+            .filter(|&task| self.spec.tasks[task].flow.finally && self.differs[task] != Differs::Dropped)
+            .collect();
+        loop {
+            let never = at_end.iter().copied().find(|&task| {
+                let lacks =
+                    |need: usize| self.marks[need].is_none() && !self.succeeded(need) && !at_end.contains(&need);
+                let bound = &self.spec.tasks[task];
+                self.marks[task].is_none()
+                    && bound.flow.run_if == RunIf::AllSucceeded
+                    && bound.needs().into_iter().any(lacks)
+            });
+            match never {
+                Some(task) => at_end.remove(&task),
+                None => break,
+            };
+        }
+        for task in at_end {
             self.mark(task, "runs at the end of every run", None);
         }
     }
@@ -254,6 +277,9 @@ impl Planner<'_> {
             .enumerate()
             .map(|(task, mark)| match mark {
                 Some(Mark { mut reason, children }) => {
+                    if matches!(spec.tasks[task].flow.run_if, RunIf::AnySucceeded | RunIf::AnyFailed) {
+                        reason.push_str(", if its rule holds");
+                    }
                     if spec.tasks[task].flow.when.is_some() {
                         reason.push_str(", if its condition holds");
                     }

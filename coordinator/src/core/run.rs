@@ -17,6 +17,9 @@ use crate::spec::{BoundTask, RunSpec};
 /// enough to hold so many.
 pub const FIRST_CHILD: u32 = 1 << 24;
 
+/// Class of a task that was never in the queue.
+pub(super) const UNQUEUED: u32 = u32::MAX;
+
 /// Life of a run. A terminal run holds no lease, no timer and no process.
 ///
 /// ```text
@@ -205,7 +208,7 @@ pub struct Task {
     pub state: TaskState,
     /// Tries burnt in this generation.
     pub tries: u32,
-    /// Placement class while it is ready.
+    /// Placement class since it was first in the queue, [`UNQUEUED`] before.
     pub(super) class: u32,
     pub cached: bool,
     /// A rerun asked for it: it executes even when the cache has a result.
@@ -229,7 +232,7 @@ impl Task {
         Self {
             state: TaskState::Waiting { needs_left: needs },
             tries: 0,
-            class: 0,
+            class: UNQUEUED,
             cached: false,
             forced: false,
             attempts: Vec::new(),
@@ -247,6 +250,12 @@ impl Task {
     pub(super) fn reset(&mut self) {
         let attempts = std::mem::take(&mut self.attempts);
         *self = Self { attempts, forced: true, ..Self::new(1) };
+    }
+
+    /// Says whether it is a child that is ready and held back by the `max_parallel` of its fan-out.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.state == TaskState::Ready && self.class == UNQUEUED
     }
 
     /// Gives the number of the next attempt.
@@ -302,8 +311,6 @@ pub struct Run {
     pub(super) homes: Vec<(u32, u32)>,
     /// Expanded fan-outs, by index of their task.
     pub groups: BTreeMap<u32, Group>,
-    /// Children that a rerun asked for alone, by fan-out, until it expands.
-    pub(super) partial: BTreeMap<u32, std::collections::BTreeSet<u32>>,
     /// Placement class of each task that was ready; of the queue that it is in.
     pub(super) classes: BTreeMap<u32, u32>,
     pub(super) graph: Arc<Graph>,
@@ -336,7 +343,6 @@ impl Run {
             children: Vec::new(),
             homes: Vec::new(),
             groups: BTreeMap::new(),
-            partial: BTreeMap::new(),
             classes: BTreeMap::new(),
             graph: Arc::new(Graph::of(&spec)),
             spec,
@@ -355,8 +361,8 @@ impl Run {
         }
         self.open = 0;
         self.open_main = 0;
-        for (task, bound) in self.tasks.iter().zip(&self.spec.tasks).filter(|(task, _)| !task.state.is_terminal()) {
-            let _ = task;
+        let open = self.tasks.iter().zip(&self.spec.tasks).filter(|(task, _)| !task.state.is_terminal());
+        for (_, bound) in open {
             self.open += 1;
             self.open_main += u32::from(!bound.flow.finally);
         }
@@ -489,12 +495,14 @@ impl Run {
         let bound = self.bound(index)?;
         let mut inputs = Vec::with_capacity(bound.inputs.len());
         for (name, from) in &bound.inputs {
-            let producer = self.tasks.get(from.task)?;
-            if let Some(group) = self.groups.get(&count(from.task)) {
+            let (producer, made_by) = self.tasks.get(from.task).zip(self.spec.tasks.get(from.task))?;
+            // A task that was a fan-out in an earlier version may still have its children.
+            let group = self.groups.get(&count(from.task)).filter(|_| made_by.flow.fan_out.is_some());
+            if let Some(group) = group {
                 for (ordinal, member) in group.members.iter().enumerate() {
-                    let Some(output) = self.task(*member).and_then(|child| child.output(&from.output)) else {
-                        continue;
-                    };
+                    // Those whose item is gone still have what they made, for who looks at them.
+                    let child = self.task(*member).filter(|child| child.state == TaskState::Succeeded);
+                    let Some(output) = child.and_then(|child| child.output(&from.output)) else { continue };
                     let (key, _) = group.items.get(count(ordinal))?;
                     inputs.push(NamedArtifact {
                         name: name.clone(),
@@ -509,7 +517,7 @@ impl Run {
                 // Under any other rule the task runs without what was not made.
                 None if bound.flow.run_if != crate::spec::RunIf::AllSucceeded => {}
                 // Nothing to join.
-                None if self.spec.tasks[from.task].flow.fan_out.is_some() => {}
+                None if made_by.flow.fan_out.is_some() => {}
                 None => return None,
             }
         }

@@ -7,6 +7,9 @@ use segue_proto::{
 
 use super::{Core, Effect, TaskState, UnixMillis};
 
+/// How long an answer of a sensor is awaited before somebody looks again: the one who looked may have gone.
+const ANSWER_MS: u64 = 600_000;
+
 impl Core {
     /// Does everything whose time has come.
     pub(super) fn tick(&mut self, now: UnixMillis) {
@@ -54,6 +57,9 @@ impl Core {
                     let message = format!("the condition was not met in time: {why}");
                     self.fail_now(id, index, Failure::new(FailureClass::Timeout, message), now);
                 } else {
+                    let last = timeout.map_or(u64::MAX, |timeout| since.saturating_add(timeout));
+                    *next = now.saturating_add(ANSWER_MS).min(last);
+                    self.timers.insert((*next, id, index));
                     self.effects.push(Effect::Probe { run: id, task: index, since });
                 }
             }

@@ -50,6 +50,8 @@ pub struct Worker {
     pub leased: BTreeMap<(RunId, u32), Resources>,
     /// Attempts that were given before there was room, oldest first. They reserve nothing yet.
     pub ahead: VecDeque<(RunId, u32)>,
+    /// They are known to need the same amounts.
+    pub(super) ahead_alike: bool,
     /// When it was last asked to give some of them back.
     pub(super) retracted_at: UnixMillis,
 }
@@ -75,6 +77,7 @@ impl Worker {
             heartbeat_at: 0,
             leased: BTreeMap::new(),
             ahead: VecDeque::new(),
+            ahead_alike: false,
             retracted_at: 0,
         }
     }

@@ -209,6 +209,42 @@ impl Logs {
         Ok(found)
     }
 
+    /// Gives the bytes of a run's logs on disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn size(&self, run: &RunId) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for name in self.list(run)? {
+            let path = self.path(run, &name.task, name.attempt);
+            bytes += length_of(&path)? + length_of(&gaps_path(&path))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Deletes logs of a run; gives the bytes freed. A missing one is no error. The directory goes with the last of them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn remove(&self, run: &RunId, names: &[LogName]) -> Result<u64, Error> {
+        let mut freed = 0;
+        for name in names {
+            let path = self.path(run, &name.task, name.attempt);
+            let _alone = self.lock(&path);
+            for path in [gaps_path(&path), path.clone()] {
+                let length = length_of(&path)?;
+                match fs::remove_file(&path) {
+                    Ok(()) => freed += length,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io("deleting", &path, e)),
+                }
+            }
+        }
+        // One that is not empty stays: somebody writes there.
+        let _ = fs::remove_dir(self.dir.join(run.to_string()));
+        Ok(freed)
+    }
+
     /// Copies one log as it is now to other logs, where it is durable when this returns; gives the bytes copied.
     pub(crate) fn copy(&self, run: &RunId, name: &LogName, to: &Self) -> Result<u64, Error> {
         let from = self.path(run, &name.task, name.attempt);

@@ -123,6 +123,23 @@ fn gaps_without_end_are_refused() {
     assert_eq!(logs.append(&token, 20_000, b"x", 1).unwrap_err().code(), Code::Log);
 }
 
+#[test]
+fn deleted_logs_are_gone_with_their_gaps_and_others_stay() {
+    let (_dir, logs, token) = logs();
+    let other = Token { attempt: 2, ..token.clone() };
+    logs.append(&token, 10, b"after a gap", 10).unwrap();
+    logs.append(&other, 0, b"kept", 0).unwrap();
+    let size = logs.size(&token.run).unwrap();
+    let first = LogName { task: token.task.clone(), attempt: 1 };
+    let freed = logs.remove(&token.run, &[first.clone(), first]).unwrap();
+    assert_eq!((size - freed, logs.size(&token.run).unwrap()), (4, 4));
+    assert_eq!(logs.read(&token.run, &token.task, 1, 0, 99).unwrap(), None);
+    assert_eq!(text(&logs, &other, 99), "kept");
+    logs.remove(&token.run, &logs.list(&token.run).unwrap()).unwrap();
+    assert!(logs.runs().unwrap().is_empty(), "the directory goes with the last log");
+    assert_eq!(logs.append(&token, 0, b"late", 0).unwrap(), 4, "a late piece is taken all the same");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

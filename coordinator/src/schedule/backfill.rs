@@ -49,6 +49,7 @@ impl Reprocess {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
     Waiting,
+    /// Its run is being submitted, or goes on.
     Running,
     Succeeded,
     Failed,
@@ -97,21 +98,32 @@ pub struct Backfill {
 }
 
 impl Backfill {
-    /// Gives the items to submit now, beside those that are being submitted.
-    #[must_use]
-    pub fn due(&self, submitting: &BTreeSet<usize>) -> Vec<usize> {
+    /// Takes the items whose turn has come: they run from now on, and are submitted once that is on disk.
+    pub fn take(&mut self) -> Vec<usize> {
         if self.cancelled {
             return Vec::new();
         }
-        let running = self.with(Progress::Running).count() + submitting.len();
-        let room = (self.max_running as usize).saturating_sub(running);
-        self.with(Progress::Waiting).filter(|item| !submitting.contains(item)).take(room).collect()
+        let room = (self.max_running as usize).saturating_sub(self.with(Progress::Running).count());
+        let taken: Vec<usize> = self.with(Progress::Waiting).take(room).collect();
+        for &item in &taken {
+            self.items[item].progress = Progress::Running;
+        }
+        taken
+    }
+
+    /// Gives the items whose run is not known yet: they are submitted, again after a restart. Where the whole is cancelled
+    /// too, because a run may be there that must be cancelled.
+    #[must_use]
+    pub fn to_submit(&self, submitting: &BTreeSet<usize>) -> Vec<usize> {
+        let unknown = |item: &usize| self.items[*item].run.is_empty() && !submitting.contains(item);
+        self.with(Progress::Running).filter(unknown).collect()
     }
 
     /// Gives the items with runs to be told to stop.
     #[must_use]
     pub fn to_cancel(&self) -> Vec<usize> {
-        if self.cancelled { self.with(Progress::Running).collect() } else { Vec::new() }
+        let known = |item: &usize| self.cancelled && !self.items[*item].run.is_empty();
+        self.with(Progress::Running).filter(known).collect()
     }
 
     /// Cancels what waits. Gives the items that changed.
@@ -186,45 +198,64 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_backfill_submits_nothing_and_ends_with_its_last_run() {
+    fn a_cancelled_backfill_begins_nothing_and_ends_with_its_last_run() {
         let mut whole = backfill(4, 2);
-        whole.items[0].progress = Progress::Succeeded;
-        whole.items[1].progress = Progress::Running;
+        assert_eq!(whole.take(), [0, 1]);
+        whole.items[0].run = "first".to_owned();
         assert_eq!(whole.cancel(), [2, 3]);
-        assert_eq!((whole.due(&BTreeSet::new()), whole.to_cancel()), (vec![], vec![1]));
+        assert!(whole.take().is_empty());
+        assert_eq!(whole.to_submit(&BTreeSet::new()), [1], "its run may be there");
+        assert_eq!(whole.to_cancel(), [0]);
+        whole.items[1].run = "second".to_owned();
+        assert!(whole.to_submit(&BTreeSet::new()).is_empty());
+        assert_eq!(whole.to_cancel(), [0, 1]);
         assert_eq!(whole.outcome(), Outcome::Cancelling);
+        whole.items[0].progress = Progress::Succeeded;
         whole.items[1].progress = Progress::Cancelled;
-        assert_eq!((whole.outcome(), whole.to_cancel()), (Outcome::Cancelled, vec![]));
+        assert_eq!(whole.outcome(), Outcome::Cancelled);
+        assert!(whole.to_cancel().is_empty());
     }
 
     proptest! {
-        /// Runs end in any order, submissions are answered late: never too many at a time, each once, in order, and all.
+        /// Runs end in any order, submissions are answered late, and now and then everything in memory is lost: never too
+        /// many at a time, each interval by one run, in order, and all of them.
         #[test]
-        fn every_interval_is_submitted_once_and_never_too_many_run(n in 0_u64..40, max in 1_u32..7, seed: Vec<u8>) {
+        fn every_interval_is_executed_once_and_never_too_many_run(n in 0_u64..40, max in 1_u32..7, seed: Vec<u8>) {
             let mut whole = backfill(n, max);
             let mut submitting = BTreeSet::new();
-            let mut submitted = Vec::new();
-            let mut seed = seed.into_iter().chain(std::iter::repeat(0));
+            // By key, as the coordinator keeps them.
+            let mut runs: Vec<usize> = Vec::new();
+            let mut seed = seed.into_iter().chain(std::iter::repeat(1));
             while whole.outcome() == Outcome::Running {
-                for due in whole.due(&submitting) {
-                    submitting.insert(due);
-                    submitted.push(due);
+                whole.take();
+                prop_assert!(whole.with(Progress::Running).count() <= max as usize);
+                for item in whole.to_submit(&submitting) {
+                    submitting.insert(item);
+                    if !runs.contains(&item) {
+                        runs.push(item);
+                    }
                 }
-                let running: Vec<usize> = whole.with(Progress::Running).collect();
-                prop_assert!(running.len() + submitting.len() <= max as usize);
-                // Either a submission is answered or a run ends, wherever something is left.
-                let answers = seed.next().is_some_and(|byte| byte % 2 == 0) || running.is_empty();
-                match (answers, submitting.pop_first()) {
-                    (true, Some(item)) => whole.items[item].progress = Progress::Running,
-                    (_, item) => {
-                        submitting.extend(item);
-                        if let Some(&ended) = running.get(usize::from(seed.next().unwrap_or(0)) % running.len().max(1)) {
-                            whole.items[ended].progress = Progress::Succeeded;
+                let known: Vec<usize> =
+                    whole.with(Progress::Running).filter(|item| !whole.items[*item].run.is_empty()).collect();
+                match (seed.next().unwrap_or(1) % 4, known.is_empty()) {
+                    (0, _) => submitting.clear(),
+                    (1, _) | (_, true) => {
+                        if let Some(item) = submitting.pop_first() {
+                            whole.items[item].run = item.to_string();
                         }
+                    }
+                    _ => {
+                        let ended = known[usize::from(seed.next().unwrap_or(0)) % known.len()];
+                        whole.items[ended].progress = Progress::Succeeded;
+                    }
+                }
+                if seed.next().is_none_or(|byte| byte == 1) && submitting.is_empty() {
+                    for item in known {
+                        whole.items[item].progress = Progress::Succeeded;
                     }
                 }
             }
-            prop_assert_eq!(submitted, (0..whole.items.len()).collect::<Vec<_>>());
+            prop_assert_eq!(runs, (0..whole.items.len()).collect::<Vec<_>>());
             prop_assert_eq!(whole.outcome(), Outcome::Succeeded);
         }
     }

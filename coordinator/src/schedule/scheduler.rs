@@ -53,6 +53,7 @@ impl Waiting {
 pub struct Active {
     pub interval: Interval,
     pub run: String,
+    /// It is to be told to stop, again after a restart.
     pub cancelling: bool,
 }
 
@@ -61,8 +62,6 @@ pub struct Active {
 pub enum Action {
     /// Submit a run. The interval waits until [`State::started`] or [`State::refused`]; until then it is asked for again.
     Start { interval: Interval, late: bool },
-    /// Cancel a run.
-    Cancel { run: String },
     /// Note that an interval is left out.
     Skip { interval: Interval, why: Skipped },
     /// Note that intervals were missed, from the first to the last.
@@ -118,11 +117,10 @@ impl State {
     }
 
     /// Notes the run of an interval that waited. It is to be cancelled where a later fire has taken its place meanwhile.
-    pub fn started(&mut self, interval: Interval, run: String) -> Option<Action> {
+    pub fn started(&mut self, interval: Interval, run: String) {
         let cancelling = self.waiting.iter().any(|waiting| waiting.interval == interval && waiting.replaced);
         self.waiting.retain(|waiting| waiting.interval != interval);
-        self.active.push(Active { interval, run: run.clone(), cancelling });
-        cancelling.then_some(Action::Cancel { run })
+        self.active.push(Active { interval, run, cancelling });
     }
 
     /// Notes that the run of an interval that waited was refused.
@@ -208,10 +206,7 @@ impl State {
             for waiting in self.waiting.extract_if(.., |waiting| !waiting.asked) {
                 actions.push(Action::Skip { interval: waiting.interval, why: Skipped::Replaced });
             }
-            for active in self.active.iter_mut().filter(|active| !active.cancelling) {
-                active.cancelling = true;
-                actions.push(Action::Cancel { run: active.run.clone() });
-            }
+            self.active.iter_mut().for_each(|active| active.cancelling = true);
         }
         let busy = !self.active.is_empty() || !self.waiting.is_empty();
         if overlap == Overlap::Skip && busy && !fire.late {

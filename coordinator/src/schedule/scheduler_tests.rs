@@ -43,7 +43,6 @@ fn hours(actions: &[Action]) -> Vec<(&'static str, u64)> {
             Action::Skip { interval, why: Skipped::Replaced } => ("replaced", hour(interval)),
             Action::Skip { interval, .. } => ("full", hour(interval)),
             Action::Missed { count, .. } => ("missed", *count),
-            Action::Cancel { run } => ("cancel", run.parse().unwrap()),
         })
         .collect()
 }
@@ -54,10 +53,15 @@ fn turn(state: &mut State, plan: &Plan, now: u64) -> Vec<(&'static str, u64)> {
     for action in &actions {
         if let Action::Start { interval, .. } = action {
             let run = ((interval.end - SATURDAY) / HOUR).to_string();
-            assert_eq!(state.started(*interval, run), None);
+            state.started(*interval, run);
         }
     }
     hours(&actions)
+}
+
+/// Gives the runs that are to be told to stop.
+fn cancelling(state: &State) -> Vec<(&'static str, u64)> {
+    state.active.iter().filter(|run| run.cancelling).map(|active| ("cancel", active.run.parse().unwrap())).collect()
 }
 
 fn at(hour: u64) -> u64 {
@@ -140,6 +144,7 @@ fn a_fire_during_a_run_is_skipped_or_waits_or_takes_its_place_or_goes_beside_it(
         let mut state = State::new(&plan, at(0));
         assert_eq!(turn(&mut state, &plan, at(1)), [("start", 1)]);
         let mut said = turn(&mut state, &plan, at(2));
+        said.extend(cancelling(&state));
         said.extend(turn(&mut state, &plan, at(3)));
         state.ended("1");
         said.extend(turn(&mut state, &plan, at(3) + 1));
@@ -158,8 +163,8 @@ fn a_run_that_is_submitted_while_a_later_fire_takes_its_place_is_cancelled() {
     let actions = state.decide(&plan, at(1));
     let [Action::Start { interval, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!(hours(&state.decide(&plan, at(2))), [("start", 1)], "asked for again, in case nobody answered");
-    let cancel = state.started(*interval, "1".to_owned());
-    assert_eq!(cancel, Some(Action::Cancel { run: "1".to_owned() }));
+    state.started(*interval, "1".to_owned());
+    assert_eq!(cancelling(&state), [("cancel", 1)]);
     assert_eq!(hours(&state.decide(&plan, at(2))), [], "the later one waits for its end");
     state.ended("1");
     assert_eq!(hours(&state.decide(&plan, at(2))), [("start", 2)]);
@@ -295,19 +300,19 @@ impl World {
             match action {
                 Action::Skip { interval, .. } => assert!(self.skipped.insert(interval), "skipped twice"),
                 Action::Missed { first, last, .. } => self.missed.push((first, last)),
-                Action::Cancel { run } => self.cancel(&run),
                 Action::Start { interval, .. } if left > 0 => {
                     left -= 1;
                     self.submit(interval);
                     if submissions.is_none() {
                         assert!(self.noted.insert(interval), "started twice");
-                        if let Some(Action::Cancel { run }) = state.started(interval, interval.end.to_string()) {
-                            self.cancel(&run);
-                        }
+                        state.started(interval, interval.end.to_string());
                     }
                 }
                 Action::Start { .. } => {}
             }
+        }
+        for active in state.active.iter().filter(|active| active.cancelling) {
+            self.cancel(&active.run);
         }
         if submissions.is_none() {
             self.disk = state;

@@ -38,6 +38,7 @@ const GROUP: usize = 1_024;
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 type Reader = Box<dyn FnOnce(&Core) + Send>;
+type Maker = Box<dyn FnOnce(&Core, &dyn Store) -> Result<Batch, Error> + Send>;
 
 enum Message {
     Event { event: Event, reply: Option<Reply<Verdict>> },
@@ -45,6 +46,7 @@ enum Message {
     Submit { run: Box<Run>, pipeline: Box<PipelineRecord>, reply: Reply<(RunId, bool)> },
     SetAlias { name: ModelName, alias: AliasName, version: u32, reply: Reply<u32> },
     Read(Reader),
+    Between { make: Maker, reply: Reply<()> },
 }
 
 /// The way to the actor. Cheap to clone.
@@ -134,6 +136,27 @@ impl Handle {
         });
         self.inbox.send(Message::Read(reader)).await.map_err(|_| Error::Stopping)?;
         answer.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Commits a batch that is made between two decisions: everything it is made from is flushed, and nothing is decided
+    /// until it is flushed too. Gives what was made beside the batch. Waits for room.
+    ///
+    /// # Errors
+    /// Those of `make`; a precondition that does not hold; the coordinator is stopping.
+    pub async fn between<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(&Core, &dyn Store) -> Result<(Batch, T), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (beside, made) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
+        let make: Maker = Box::new(move |core, store| {
+            let (batch, value) = make(core, store)?;
+            let _ = beside.send(value); // The caller may have gone; the batch counts all the same.
+            Ok(batch)
+        });
+        self.inbox.send(Message::Between { make, reply }).await.map_err(|_| Error::Stopping)?;
+        answer.await.map_err(|_| Error::Stopping)??;
+        made.await.map_err(|_| Error::Stopping)
     }
 
     /// Listens for changed runs.
@@ -311,18 +334,23 @@ impl Actor {
         let mut waiting: Waiting = Vec::new();
         let mut batch = Batch::new();
         let mut submitted: BTreeMap<String, RunId> = BTreeMap::new();
-        let (reads, rest): (Vec<_>, Vec<_>) = group.into_iter().partition(|m| matches!(m, Message::Read(_)));
-        // Reads first: they see the last flushed state.
-        for read in reads {
-            if let Message::Read(look) = read {
-                look(&self.core);
+        let (first, rest): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|m| matches!(m, Message::Read(_) | Message::Between { .. }));
+        // These first: they see the last flushed state.
+        for message in first {
+            match message {
+                Message::Read(look) => look(&self.core),
+                Message::Between { make, reply } => {
+                    let _ = reply.send(self.commit_between(make).await);
+                }
+                _ => {}
             }
         }
         let now = self.clock.now();
         let mut rest = rest.into_iter();
         while let Some(message) = rest.next() {
             match message {
-                Message::Read(_) => {}
+                Message::Read(_) | Message::Between { .. } => {}
                 Message::Event { event, reply } => self.decide(event, reply, now, &mut waiting),
                 Message::Open { link, sender, event, reply } => {
                     self.links.insert(link, sender);
@@ -363,6 +391,12 @@ impl Actor {
         }
         self.core.forget_terminal();
         committed
+    }
+
+    /// Commits what is no decision. A conflict is the caller's; after any other error the next decision ends the loop.
+    async fn commit_between(&mut self, make: Maker) -> Result<(), Error> {
+        let batch = make(&self.core, &*self.past.store)?;
+        if batch.is_empty() { Ok(()) } else { Ok(self.committer.commit(batch).await?) }
     }
 
     fn decide(&mut self, event: Event, reply: Option<Reply<Verdict>>, now: UnixMillis, waiting: &mut Waiting) {
@@ -457,6 +491,7 @@ impl Actor {
         if let Ok(version) = pipeline.version.parse() {
             batch.put(&Key::Pipeline(version), pipeline);
         }
+        super::pipelines::index(&*self.past.store, batch, pipeline, &run.id);
         let id = run.id;
         match self.core.decide(Event::Submit(Box::new(run)), now, &self.past) {
             Ok(_) => waiting.push(Box::new(move |flushed| {

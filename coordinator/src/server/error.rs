@@ -20,6 +20,10 @@ pub enum Error {
     BadRequest(String),
     #[error("{0}")]
     NotFound(String),
+    #[error("{0}")]
+    Ended(String),
+    #[error("{0}")]
+    Unavailable(String),
     #[error("the coordinator is overloaded: try again")]
     Overloaded,
     #[error("the coordinator is stopping")]
@@ -50,7 +54,8 @@ impl From<Error> for Status {
                 Refused::UnknownWorker(_) | Refused::NotYours { .. } => Code::PermissionDenied,
             },
             Error::Overloaded => Code::ResourceExhausted,
-            Error::Stopping => Code::Unavailable,
+            Error::Ended(_) => Code::FailedPrecondition,
+            Error::Stopping | Error::Unavailable(_) => Code::Unavailable,
             Error::Store(store) => store_code(store),
             Error::Internal(_) => Code::Internal,
         };

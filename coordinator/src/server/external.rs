@@ -13,7 +13,8 @@ use segue_proto::ids::Digest;
 use tracing::debug;
 use url::Url;
 
-use crate::{core::Run, spec::RunSpec};
+use super::error::Error;
+use crate::{blobs::BlobStore, core::Run, spec::RunSpec, store::references};
 
 /// Digests every external input that the coordinator can read. One that it cannot read (another machine's disk) is
 /// left out: its task runs, but is never served from the cache.
@@ -33,6 +34,22 @@ pub async fn digests(spec: &RunSpec) -> BTreeMap<String, String> {
         }
     }
     found
+}
+
+/// Keeps the uploaded files that a run names from being collected before its record names them.
+///
+/// # Errors
+/// One of them is not there: it was never uploaded, or nothing has needed it for so long that it was collected.
+pub async fn hold_uploads(spec: &RunSpec, blobs: &BlobStore) -> Result<(), Error> {
+    for digest in references::uploads(spec.params.values()) {
+        if !blobs.hold(&digest).await? {
+            return Err(Error::BadRequest(format!(
+                "the uploaded file {} is not there (any more): give the file again, as -p NAME=@FILE",
+                digest.short()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Gives the digest of what a path parameter of a task pointed to.

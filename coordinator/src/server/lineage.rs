@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use segue_proto::{
     ids::{Digest, RunId},
-    store::v1::ArtifactRecord,
+    store::v1::{ArtifactRecord, Producer},
     v1,
 };
 
@@ -91,9 +91,7 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
             break;
         }
         let Some(record) = store::read::<ArtifactRecord>(store, &Key::Artifact(digest.clone()))? else { continue };
-        // The producer that executed, not one that used the cache: that one has the inputs.
-        let producer = record.producers.iter().find(|producer| producer.attempt > 0).or(record.producers.first());
-        let Some(producer) = producer else { continue };
+        let Some(producer) = best(store, &record.producers)? else { continue };
         let mut node = v1::LineageNode {
             artifact: Some(v1::ArtifactView {
                 run_id: producer.run_id.clone(),
@@ -139,6 +137,21 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
         nodes.push(node);
     }
     Ok(v1::LineageResponse { nodes })
+}
+
+/// Chooses the producer that tells most: one that executed and did not use the cache, for it has the inputs; and one whose
+/// run is still kept.
+fn best<'p>(store: &dyn Store, producers: &'p [Producer]) -> Result<Option<&'p Producer>, Error> {
+    for producer in producers.iter().filter(|producer| producer.attempt > 0) {
+        let kept = match producer.run_id.parse() {
+            Ok(id) => store.get(&Key::Run(id).encode())?.is_some(),
+            Err(_) => false,
+        };
+        if kept {
+            return Ok(Some(producer));
+        }
+    }
+    Ok(producers.iter().find(|producer| producer.attempt > 0).or(producers.first()))
 }
 
 fn find(store: &dyn Store, start: &str) -> Result<Digest, Error> {

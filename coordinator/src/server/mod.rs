@@ -11,10 +11,13 @@ pub mod http;
 mod keda;
 mod lineage;
 mod metrics;
+mod pipelines;
 mod plan;
-mod probes;
+pub mod probes;
 mod produce;
 pub mod records;
+pub mod schedules;
+mod text_diff;
 pub mod views;
 pub mod wire;
 
@@ -44,6 +47,7 @@ use self::{
 use crate::{
     blobs::BlobStore,
     core::{Config as CoreConfig, Core},
+    gc::{self, Gc, GcConfig},
     logs::Logs,
     store::{self, Batch, Committer, Key, SledStore, StateDir, Store, keys::prefix, meta},
 };
@@ -59,6 +63,10 @@ pub struct Config {
     pub lease: Duration,
     /// PEM certificate chain and key.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    /// Whether schedules fire and stored backfills go on. Not in a coordinator that ends with its command.
+    pub fires_schedules: bool,
+    /// What is kept and for how long.
+    pub gc: GcConfig,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -114,6 +122,7 @@ impl Coordinator {
             logs,
             state_dir: state_dir.clone(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
+            gc: Arc::new(Gc::new(config.gc)),
             clock,
             epoch,
             started_ms: clock.now(),
@@ -122,10 +131,15 @@ impl Coordinator {
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
         let actor = tokio::spawn(actor.run());
+        let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
+        tasks.spawn(schedules.clone().run());
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        serve_grpc(&shared, config.tls, listener, &tasks)?;
+        serve_grpc(&shared, schedules, config.tls, listener, &tasks)?;
         if let Some(http) = http {
             serve_http(&shared, http, &tasks);
+        }
+        if let Some(period) = config.gc.every {
+            tasks.spawn(gc::every(shared.clone(), period));
         }
         write_address(&state_dir, address, scheme, epoch)?;
         info!(%address, epoch, state_dir = %config.state_dir.display(), "coordinator serving");
@@ -183,6 +197,7 @@ async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Ope
     // The epoch is on disk before anything is handed out under it.
     let mut batch = Batch::new();
     let epoch = meta::next_epoch(&*store, &mut batch)?;
+    pipelines::index_old_store(&*store, &mut batch)?;
     committer.commit(batch).await?;
     let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
     let reader = Arc::clone(&store);
@@ -218,6 +233,7 @@ fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, E
 
 fn serve_grpc(
     shared: &Shared,
+    schedules: schedules::Schedules,
     tls: Option<(Vec<u8>, Vec<u8>)>,
     listener: TcpListener,
     tasks: &TaskTracker,
@@ -254,9 +270,15 @@ fn serve_grpc(
         .add_service(limited!(v1::registry_service_server::RegistryServiceServer::new(api::registry::Registry(
             shared.clone()
         ))))
+        .add_service(limited!(v1::schedule_service_server::ScheduleServiceServer::new(api::schedules::SchedulesApi(
+            schedules
+        ))))
         .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))))
         .add_service(limited!(v1::fleet_service_server::FleetServiceServer::new(api::fleet::Fleet(shared.clone()))))
-        .add_service(limited!(ExternalScalerServer::new(api::keda::Scaler(shared.clone()))));
+        .add_service(limited!(ExternalScalerServer::new(api::keda::Scaler(shared.clone()))))
+        .add_service(limited!(v1::maintenance_service_server::MaintenanceServiceServer::new(
+            api::maintenance::Maintenance(shared.clone())
+        )));
     let stop = shared.stop.clone();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
         // Small messages after small messages: without this, delayed acknowledgements cost 40 ms a step.

@@ -11,10 +11,12 @@ use super::{error::Error, fleet, records};
 use crate::{
     core::{Core, Record, Run, UnixMillis},
     registry,
+    spec::Work,
     store::{self, Batch, Key, Store},
 };
 
-/// Producers that are kept per artifact: enough for lineage, bounded for outputs that every run makes again.
+/// Producers that are kept per artifact: enough for lineage, bounded for outputs that every run makes again. The first
+/// one and the newest ones are kept, so that each production changes the record: a collection sees that it is needed.
 const MOST_PRODUCERS: usize = 32;
 
 /// Adds a record to the batch.
@@ -34,6 +36,10 @@ pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, n
         }
         Record::Cached { key, run, task, attempt, result } => {
             let state = find(core, run)?;
+            let (operator, version) = match state.bound(*task).map(|bound| &bound.work) {
+                Some(Work::Operator { name, version, .. }) => (name.as_str(), version.as_str()),
+                _ => ("command", ""),
+            };
             let record = CacheRecord {
                 outputs: records::wire_artifacts(&result.outputs),
                 metrics_json: result.metrics_json.clone(),
@@ -42,6 +48,9 @@ pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, n
                 task: state.name_of(*task).map(String::from).unwrap_or_default(),
                 attempt: *attempt,
                 created_ms: now,
+                pipeline: state.spec.pipeline.to_string(),
+                operator: operator.to_owned(),
+                operator_version: version.to_owned(),
             };
             batch.put(&Key::Cache(key.clone()), &record);
             Ok(())
@@ -141,15 +150,16 @@ fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch:
     let key = Key::Artifact(output.artifact.digest.clone());
     let mut record = store::read::<ArtifactRecord>(store, &key)?.unwrap_or_default();
     record.artifact = Some(output.artifact.clone().into());
-    if record.producers.len() < MOST_PRODUCERS {
-        record.producers.push(Producer {
-            run_id: place.run.to_string(),
-            task: place.task.to_owned(),
-            output: output.name.clone(),
-            attempt: place.attempt,
-            created_ms: place.now,
-        });
+    if record.producers.len() >= MOST_PRODUCERS {
+        record.producers.remove(1);
     }
+    record.producers.push(Producer {
+        run_id: place.run.to_string(),
+        task: place.task.to_owned(),
+        output: output.name.clone(),
+        attempt: place.attempt,
+        created_ms: place.now,
+    });
     batch.put(&key, &record);
     Ok(())
 }

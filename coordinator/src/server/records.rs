@@ -34,6 +34,7 @@ pub fn run_record(run: &Run) -> RunRecord {
         no_cache: run.no_cache,
         priority: run.priority,
         tags: run.tags.clone(),
+        counts: super::views::counted(run.tasks.iter().map(|task| &task.state)),
         external_inputs: run.external_inputs.clone(),
         // Serialising plain data with string keys cannot fail.
         spec: serde_json::to_vec(&*run.spec).unwrap_or_default().into(),
@@ -229,7 +230,8 @@ pub fn inline_values(
 /// Encodes the items and children of a fan-out.
 #[must_use]
 pub fn expansion_record(group: &Group) -> ExpansionRecord {
-    let mut record = ExpansionRecord { members: group.members.clone(), ..ExpansionRecord::default() };
+    let (members, asked) = (group.members.clone(), group.asked.iter().copied().collect());
+    let mut record = ExpansionRecord { members, asked, ..ExpansionRecord::default() };
     match &group.items {
         Items::Range { from, step, count } => {
             record.range = Some(expansion_record::Range { from: *from, step: *step, count: *count });
@@ -261,7 +263,9 @@ fn group_from(record: ExpansionRecord) -> Result<Group, String> {
     if items.len() != record.members.len() {
         return Err(format!("{} items and {} children", items.len(), record.members.len()));
     }
-    Ok(Group::new(items, record.members))
+    let mut group = Group::new(items, record.members);
+    group.asked = record.asked.into_iter().collect();
+    Ok(group)
 }
 
 /// Decodes an attempt.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use segue_proto::v1;
+use segue_proto::{store::v1::RunRecord, v1};
 use serde_json::json;
 
 use super::records;
@@ -45,12 +45,34 @@ pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView
     }
 }
 
-fn counted<'a>(states: impl Iterator<Item = &'a TaskState>) -> Vec<v1::TaskCount> {
+/// Counts states.
+#[must_use]
+pub fn counted<'a>(states: impl Iterator<Item = &'a TaskState>) -> Vec<v1::TaskCount> {
     let mut counts: BTreeMap<i32, u32> = BTreeMap::new();
     for state in states {
         *counts.entry(records::task_state(state).into()).or_default() += 1;
     }
     counts.into_iter().map(|(state, count)| v1::TaskCount { state, count }).collect()
+}
+
+/// Shows a run that is not active from its record alone, without its tasks.
+#[must_use]
+pub fn record_view(record: RunRecord) -> v1::RunView {
+    v1::RunView {
+        run_id: record.run_id,
+        pipeline: record.pipeline,
+        version: record.version,
+        state: record.state,
+        created_ms: record.created_ms,
+        ended_ms: record.ended_ms,
+        params: record.params,
+        counts: record.counts,
+        generation: record.generation,
+        path: record.path,
+        priority: record.priority,
+        tags: record.tags,
+        ..v1::RunView::default()
+    }
 }
 
 /// Names what a task executes.
@@ -139,6 +161,13 @@ pub fn explanations(run: &Run, core: &Core, only: &str) -> Vec<v1::Explanation> 
     found
 }
 
+/// Explains why a run as a whole does not go on.
+#[must_use]
+pub fn run_explanation(run: &Run, core: &Core) -> Option<v1::Explanation> {
+    let reason = explain::explain_run(core, run)?;
+    Some(v1::Explanation { code: reason.code.to_owned(), text: reason.text, hint: reason.hint, ..Default::default() })
+}
+
 fn explanation(run: &Run, core: &Core, index: u32, quiet: bool) -> Option<v1::Explanation> {
     let state = records::task_state(&run.task(index)?.state);
     let reason = explain::explain(core, run, index);
@@ -161,7 +190,7 @@ fn children_explained(run: &Run, core: &Core, group: &Group) -> Vec<v1::Explanat
     for &member in &group.members {
         let Some(task) = run.task(member) else { continue };
         let reason = if task.state == TaskState::Ready {
-            let kind = (core.class_of(task), core.is_held(group, member));
+            let kind = (core.class_of(task), task.is_held());
             match ready.get(&kind) {
                 Some(known) => Some(known.clone()),
                 None => explain::explain(core, run, member).inspect(|reason| drop(ready.insert(kind, reason.clone()))),

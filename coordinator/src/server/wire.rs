@@ -70,9 +70,9 @@ fn tokens(tokens: Vec<Token>) -> Vec<v1::Token> {
 fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resources, ahead: bool) -> Option<v1::Assign> {
     let bound = run.bound(token.index)?;
     let item = run.item_of(token.index);
-    let child = item
-        .as_ref()
-        .and_then(|item| crate::spec::resolve_child(bound, &item.value, item.key.as_str(), item.ordinal).ok());
+    let child = item.as_ref().and_then(|item| {
+        crate::spec::resolve_child(bound, &run.spec.working_dir, &item.value, item.key.as_str(), item.ordinal).ok()
+    });
     let (work, params, env) = match &child {
         Some(child) => (&child.work, &child.params, &child.env),
         None => (&bound.work, &bound.params, &bound.env),

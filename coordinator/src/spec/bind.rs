@@ -13,10 +13,13 @@ use super::{
     code::Code,
     diagnostic::{Diagnostic, quote},
     faults::{list, nearest},
-    model::{BoundTask, EnvValue, ParamDecl, Pipeline, RunSpec, Task, Work},
-    template,
+    items,
+    model::{BoundTask, Concurrency, EnvValue, FanOut, Flow, Over, ParamDecl, Pipeline, RunSpec, Task, Work},
+    sensors,
+    template::{self, Child},
     value::{self, Rule},
 };
+use crate::expr::{Expr, Part};
 
 /// Most bytes that filling in parameters may make: a long parameter can be named many times.
 const MOST_FILLED: usize = 64 * 1024 * 1024;
@@ -37,7 +40,7 @@ pub fn bind(
     no_cache: bool,
 ) -> Result<RunSpec, Vec<Diagnostic>> {
     let mut faults = Vec::new();
-    let base = Path::new(working_dir).is_absolute().then(|| Path::new(working_dir));
+    let base = base(working_dir);
     let values = values(pipeline, params, base, &mut faults);
     if !faults.is_empty() {
         return Err(faults);
@@ -57,6 +60,11 @@ pub fn bind(
     if !faults.is_empty() {
         return Err(faults);
     }
+    inline(&mut tasks);
+    let concurrency = pipeline
+        .concurrency
+        .clone()
+        .map(|concurrency| Concurrency { key: binder.text(&concurrency.key, Filling::Whole), ..concurrency });
     Ok(RunSpec {
         pipeline: pipeline.name.clone(),
         version: pipeline.version().into(),
@@ -64,7 +72,7 @@ pub fn bind(
         params: binder.values.iter().map(|(name, bound)| ((*name).to_owned(), value::text_of(&bound.value))).collect(),
         values: binder.values.iter().map(|(name, bound)| ((*name).to_owned(), bound.value.clone())).collect(),
         priority: pipeline.priority,
-        concurrency: pipeline.concurrency.clone(),
+        concurrency,
         tasks,
     })
 }
@@ -126,14 +134,69 @@ fn value_of(decl: &ParamDecl, given: Option<&str>, base: Option<&Path>) -> Resul
     })
 }
 
+/// Gives the directory that relative paths are of, where it is known.
+pub(super) fn base(working_dir: &str) -> Option<&Path> {
+    Some(Path::new(working_dir)).filter(|path| path.is_absolute())
+}
+
+/// Notes the outputs whose content decides what runs: conditions and `foreach` read them.
+fn inline(tasks: &mut [BoundTask]) {
+    let names: HashMap<String, usize> =
+        tasks.iter().enumerate().map(|(at, task)| (task.name.to_string(), at)).collect();
+    let mut read: Vec<(usize, String)> = Vec::new();
+    for task in tasks.iter() {
+        if let Some(FanOut { over: Over::Output(from), .. }) = &task.flow.fan_out {
+            read.push((from.task, from.output.clone()));
+        }
+        // The check took the condition, so that it parses.
+        let Some(Ok(when)) = task.flow.when.as_deref().map(Expr::parse) else { continue };
+        for one in when.references().tasks {
+            if let (Some(&at), Part::Output(output)) = (names.get(&one.task), one.part) {
+                read.push((at, output));
+            }
+        }
+    }
+    for (at, output) in read {
+        if let Some(task) = tasks.get_mut(at) {
+            task.inline.push(output);
+        }
+    }
+    for task in tasks {
+        task.inline.sort_unstable();
+        task.inline.dedup();
+    }
+}
+
 /// Makes a path absolute, unless it is one that no directory changes.
-fn resolve(path: &str, base: Option<&Path>) -> String {
+pub(super) fn resolve(path: &str, base: Option<&Path>) -> String {
     let Some(base) = base else { return path.to_owned() };
     if value::is_remote(path) || Path::new(path).is_absolute() {
         return path.to_owned();
     }
     let plain: PathBuf = base.join(path).components().filter(|part| *part != Component::CurDir).collect();
     plain.to_string_lossy().into_owned()
+}
+
+/// Whether a text is whole once parameters are filled in, or waits for the items of a fan-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filling {
+    Whole,
+    ForChildren,
+}
+
+impl Filling {
+    const fn of(task: &Task) -> Self {
+        if task.flow.fan_out.is_some() { Self::ForChildren } else { Self::Whole }
+    }
+
+    /// Writes a finished value so that the children get it as it is.
+    fn done(self, value: Value) -> Value {
+        match (self, value) {
+            (Self::ForChildren, Value::String(text)) => Value::from(template::literal(&text)),
+            (Self::ForChildren, Value::Array(items)) => items.into_iter().map(|item| self.done(item)).collect(),
+            (_, value) => value,
+        }
+    }
 }
 
 struct Binder<'p> {
@@ -176,8 +239,12 @@ impl Binder<'_> {
                 let (params, paths) = self.command(task);
                 (Work::Command { argv }, task.outputs.clone(), params, paths, false)
             }
-            Work::Sensor { .. } => (task.work.clone(), Vec::new(), Map::new(), Vec::new(), false),
+            Work::Sensor { sensor, every_ms } => {
+                let work = Work::Sensor { sensor: self.sensor(task, sensor, &mut faults), every_ms: *every_ms };
+                (work, Vec::new(), Map::new(), Vec::new(), false)
+            }
         };
+        let flow = self.flow(task, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -195,9 +262,105 @@ impl Binder<'_> {
             cache: !self.no_cache && task.cache.unwrap_or(pure),
             priority: task.priority,
             outputs: required(outputs),
-            flow: task.flow.clone(),
+            flow,
             inline: Vec::new(),
         })
+    }
+
+    fn flow(&self, task: &Task, faults: &mut Vec<Diagnostic>) -> Flow {
+        let mut flow = task.flow.clone();
+        if let Some(limit) = &mut flow.limit {
+            limit.key = self.text(&limit.key, Filling::of(task));
+        }
+        let Some(fan_out) = &mut flow.fan_out else { return flow };
+        if let Some(key) = &mut fan_out.key {
+            *key = self.text(key, Filling::ForChildren);
+        }
+        let list = |name: &str| match self.values.get(name).map(|bound| &bound.value) {
+            Some(Value::Array(items)) => items.clone(),
+            Some(other) => vec![other.clone()],
+            None => Vec::new(),
+        };
+        fan_out.over = match std::mem::replace(&mut fan_out.over, Over::Items(Vec::new())) {
+            Over::Items(items) => Over::Items(self.list(&items)),
+            Over::Param(name) => Over::Items(list(&name)),
+            Over::Glob(pattern) => Over::Glob(self.pattern(&pattern)),
+            Over::Matrix(lists) => {
+                Over::Matrix(lists.into_iter().map(|(name, values)| (name, self.list(&values))).collect())
+            }
+            over @ (Over::Range { .. } | Over::Output(_)) => over,
+        };
+        let count = items::items_of(&fan_out.over).map_or(0, |items| items.len());
+        let fault = if self.filled.get() > MOST_FILLED {
+            return flow;
+        } else if count > items::MOST {
+            Some((format!("has {count} items"), format!("at most {}", items::MOST)))
+        } else {
+            let hint = "add key = \"…\" with what tells them apart; \"${index}\" always does".to_owned();
+            items::check_keys(fan_out).err().map(|message| (message, hint))
+        };
+        if let Some((message, hint)) = fault {
+            let message = format!("the fan-out {}: {message}", quote(task.name.as_str()));
+            faults.push(Diagnostic::error(Code::BadFanOut, message).hint(hint));
+        }
+        flow
+    }
+
+    /// Fills the items of a list; a reference to a list stands for its items.
+    fn list(&self, items: &[Value]) -> Vec<Value> {
+        let mut all = Vec::with_capacity(items.len());
+        for item in items {
+            let filled = self.item(item);
+            match (item.as_str().and_then(template::exact), filled) {
+                (Some(_), Value::Array(more)) => all.extend(more),
+                (_, filled) => all.push(filled),
+            }
+        }
+        all
+    }
+
+    /// Fills an item. Recursion is as deep as the parser of the file lets values nest.
+    fn item(&self, item: &Value) -> Value {
+        match item {
+            Value::Object(map) => {
+                Value::Object(map.iter().map(|(name, value)| (name.clone(), self.item(value))).collect())
+            }
+            Value::Array(items) => Value::Array(self.list(items)),
+            other => self.value(other, Filling::Whole),
+        }
+    }
+
+    /// Fills a pattern of files and makes it absolute. The directory of the pipeline is no pattern itself.
+    fn pattern(&self, pattern: &str) -> String {
+        let pattern = self.text(pattern, Filling::Whole);
+        match self.base {
+            Some(base) if !Path::new(&pattern).is_absolute() => {
+                let base = glob::Pattern::escape(&base.to_string_lossy());
+                format!("{}/{}", base.trim_end_matches('/'), pattern.trim_start_matches("./"))
+            }
+            _ => pattern,
+        }
+    }
+
+    fn sensor(&self, task: &Task, sensor: &Value, faults: &mut Vec<Diagnostic>) -> Value {
+        let Value::Object(map) = sensor else { return sensor.clone() };
+        let mut filled = Map::new();
+        for (kind, value) in map {
+            let Value::String(text) = value else {
+                filled.insert(kind.clone(), value.clone());
+                continue;
+            };
+            let mut text = self.text(text, Filling::Whole);
+            if let Err((message, hint)) = sensors::target(kind, &text) {
+                let message = format!("the sensor {}: {message}", quote(task.name.as_str()));
+                faults.push(Diagnostic::error(Code::BadSensor, message).hint(hint.to_owned()));
+            }
+            if kind == "file" {
+                text = resolve(&text, self.base);
+            }
+            filled.insert(kind.clone(), Value::from(text));
+        }
+        Value::Object(filled)
     }
 
     /// Gives the parameters of an operator in the order of its contract, defaults filled in, and which are paths.
@@ -240,16 +403,21 @@ impl Binder<'_> {
                 );
                 return Err(Diagnostic::error(Code::MissingWith, message));
             }
-            return Ok(param.default.clone());
+            return Ok(param.default.clone().map(|value| Filling::of(task).done(value)));
         };
-        let admitted = Rule::from(param).admit(self.value(given)).and_then(|value| match (param.kind, value) {
+        if mentions_child(given) {
+            let value = self.value(given, Filling::ForChildren);
+            return Ok(Some(if param.kind == ParamType::Path { self.path_for_children(value) } else { value }));
+        }
+        let value = self.value(given, Filling::Whole);
+        let admitted = Rule::from(param).admit(value).and_then(|value| match (param.kind, value) {
             (ParamType::Path, Value::String(path)) => {
                 value::check_path(&path)?;
                 Ok(Value::from(resolve(&path, self.base)))
             }
             (_, value) => Ok(value),
         });
-        admitted.map(Some).map_err(|refusal| {
+        admitted.map(|value| Some(Filling::of(task).done(value))).map_err(|refusal| {
             let origin = given.as_str().and_then(template::exact);
             let origin = origin.map_or(String::new(), |name| format!(", the value of {}", quote(name)));
             let message = format!(
@@ -263,6 +431,13 @@ impl Binder<'_> {
         })
     }
 
+    /// Makes a path absolute that does not begin with what an item brings; the rest is done for each child.
+    fn path_for_children(&self, value: Value) -> Value {
+        let (Value::String(path), Some(base)) = (&value, self.base) else { return value };
+        let own = !path.starts_with("${") && !Path::new(path).is_absolute() && !value::is_remote(path);
+        if own { Value::from(format!("{}/{path}", template::literal(&base.to_string_lossy()))) } else { value }
+    }
+
     /// Gives the parameters of a command by name; those that are a path parameter of the pipeline are paths.
     fn command(&self, task: &Task) -> (Map<String, Value>, Vec<String>) {
         let mut names: Vec<&String> = task.with.keys().collect();
@@ -270,34 +445,43 @@ impl Binder<'_> {
         let is_path = |name: &&String| {
             let exact = task.with.get(name.as_str()).and_then(Value::as_str).and_then(template::exact);
             exact.and_then(|param| self.values.get(param)).is_some_and(|bound| bound.kind == ParamType::Path)
+                // An item of a pattern of files is a file, whose content is what counts.
+                || matches!(&task.flow.fan_out, Some(FanOut { over: Over::Glob(_), .. }))
+                    && task.with.get(name.as_str()).and_then(Value::as_str).and_then(template::exact_child)
+                        == Some(Child::Item(""))
         };
         let paths = names.iter().copied().filter(is_path).cloned().collect();
-        let value = |name: &String| task.with.get(name).map_or(Value::Null, |given| self.value(given));
+        let value =
+            |name: &String| task.with.get(name).map_or(Value::Null, |given| self.value(given, Filling::of(task)));
         (names.into_iter().map(|name| (name.clone(), value(name))).collect(), paths)
     }
 
     /// Fills a value. A string that is one reference takes the value and the type of its parameter.
-    fn value(&self, given: &Value) -> Value {
+    fn value(&self, given: &Value, filling: Filling) -> Value {
         match given {
             Value::String(text) => match template::exact(text).and_then(|name| self.values.get(name)) {
                 Some(bound) => {
                     self.grew(value::text_of(&bound.value).len());
-                    bound.value.clone()
+                    filling.done(bound.value.clone())
                 }
-                None => Value::from(self.text(text)),
+                None => Value::from(self.text(text, filling)),
             },
-            Value::Array(items) => items.iter().map(|item| self.value(item)).collect(),
+            Value::Array(items) => items.iter().map(|item| self.value(item, filling)).collect(),
             other => other.clone(),
         }
     }
 
-    fn text(&self, text: &str) -> String {
-        let filled = template::fill(text, |name| {
+    fn text(&self, text: &str, filling: Filling) -> String {
+        let value = |name: &str| {
             // Past the limit the result is thrown away, so nothing more is made.
             let text = self.values.get(name).map(|bound| value::text_of(&bound.value))?;
             self.grew(text.len());
             Some(if self.filled.get() > MOST_FILLED { String::new() } else { text })
-        });
+        };
+        let filled = match filling {
+            Filling::Whole => template::fill(text, value),
+            Filling::ForChildren => template::fill_for_children(text, value),
+        };
         // The check let no reference pass that is malformed or unknown.
         filled.unwrap_or_else(|| text.to_owned())
     }
@@ -320,11 +504,19 @@ impl Binder<'_> {
                 faults.push(Diagnostic::error(Code::BadValue, message).hint(hint));
             }
         }
-        self.text(text)
+        self.text(text, Filling::of(task))
     }
 
     fn grew(&self, bytes: usize) {
         self.filled.set(self.filled.get().saturating_add(bytes));
+    }
+}
+
+fn mentions_child(value: &Value) -> bool {
+    match value {
+        Value::String(text) => template::mentions_child(text),
+        Value::Array(items) => items.iter().any(mentions_child),
+        _ => false,
     }
 }
 

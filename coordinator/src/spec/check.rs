@@ -4,15 +4,17 @@ use segue_proto::{ids::PipelineName, operator::Catalogue};
 
 use super::{
     code::Code,
-    cycles,
+    conditions, cycles,
     diagnostic::{Diagnostic, quote},
     faults::{Faults, Span},
     fields::Check,
-    model::{Flow, Pipeline, Task, Work},
+    flow, keys,
+    model::{Concurrency, Flow, Limit, Pipeline, Task, Work},
     params::Params,
-    policy::{self, Policy},
+    policy::Policy,
     resolve::{self, Edges},
-    schedule,
+    retention, schedule,
+    strings::{self, Children},
     tasks::{self, Draft, DraftWork},
     toml::{self, Node, Table},
 };
@@ -59,10 +61,7 @@ pub fn check(text: &str, _path: &str, catalogue: &Catalogue) -> Checked {
 }
 
 fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) -> Option<Pipeline> {
-    let known = ["pipeline", "params", "schedule", "defaults", "tasks"];
-    for entry in root.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
-        check.unknown_key(entry, "the file", &known);
-    }
+    check.known_keys(root, "the file", &keys::FILE);
     let head = match root.get("pipeline") {
         Some(entry) => head(&entry.node, entry.key_span, check),
         None => {
@@ -73,12 +72,16 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     };
     let mut params = root.get("params").map(|entry| Params::read(&entry.node, check)).unwrap_or_default();
     let schedule = root.get("schedule").and_then(|entry| schedule::read(entry, &params, check));
+    let retention = root.get("retention").map(|entry| retention::read(&entry.node, check)).unwrap_or_default();
+    if let Some((concurrency, span)) = head.as_ref().and_then(|head| head.concurrency.as_ref()) {
+        strings::references(&concurrency.key, *span, Children::Never, &mut params, check);
+    }
     let mut defaults = Policy::default();
     if let Some(entry) = root.get("defaults")
-        && let Some(table) = check.table(&entry.node, "`defaults`", &policy::KEYS)
+        && let Some(table) = check.table(&entry.node, "`defaults`", &keys::DEFAULTS)
     {
         defaults.read(table, check);
-        resolve::env(&defaults, &mut params, check);
+        resolve::env(&defaults, Children::Never, &mut params, check);
         defaults.inherit();
         let count = root.get("tasks").map_or(0, |tasks| entries(&tasks.node, check));
         if defaults.weight().saturating_mul(count) > MOST_DEFAULTS {
@@ -97,22 +100,34 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
     let drafts = tasks::read(&entry.node, &defaults, catalogue, check);
     let edges = resolve::edges(&drafts, check);
     cycles::report(&drafts, &edges, &mut check.faults);
+    conditions::check(&drafts, &edges, &mut params, check);
     let mut made = Vec::with_capacity(drafts.len());
     for (draft, edges) in drafts.into_iter().zip(edges) {
         let with = resolve::with(&draft, &mut params, check);
-        made.extend(task(draft, edges, with));
+        made.extend(task(draft, edges, with, &mut params, check));
     }
     params.warn_of_unused(check);
-    let (name, description) = head?;
+    let Head { name, description, priority, concurrency } = head?;
     Some(Pipeline {
-        name,
+        name: name?,
         description,
         params: params.into_decls(),
         tasks: made,
-        priority: 0,
-        concurrency: None,
+        priority,
+        concurrency: concurrency.map(|(concurrency, _)| concurrency),
         schedule,
+        retention,
     })
+}
+
+/// What `[pipeline]` says.
+struct Head {
+    /// Absent where it is at fault.
+    name: Option<PipelineName>,
+    description: String,
+    priority: i32,
+    /// With the place of its key.
+    concurrency: Option<(Concurrency, Span)>,
 }
 
 fn entries(node: &Node, check: &Check<'_>) -> usize {
@@ -122,19 +137,25 @@ fn entries(node: &Node, check: &Check<'_>) -> usize {
     }
 }
 
-fn head(node: &Node, span: Span, check: &mut Check<'_>) -> Option<(PipelineName, String)> {
-    let table = check.table(node, "`pipeline`", &["name", "description"])?;
+fn head(node: &Node, span: Span, check: &mut Check<'_>) -> Option<Head> {
+    let table = check.table(node, "`pipeline`", &keys::PIPELINE)?;
     let description = match table.get("description") {
         Some(entry) => check.string(&entry.node, "`description`").unwrap_or_default().to_owned(),
         None => String::new(),
     };
+    let priority = table.get("priority").map_or(0, |entry| tasks::priority(&entry.node, check));
+    let concurrency = table.get("concurrency").and_then(|entry| flow::concurrency(&entry.node, check));
+    Some(Head { name: name(table, span, check), description, priority, concurrency })
+}
+
+fn name(table: &Table, span: Span, check: &mut Check<'_>) -> Option<PipelineName> {
     let Some(entry) = table.get("name") else {
         check.faults.error(Code::MissingKey, span, "the pipeline has no name", "add name = \"my-pipeline\"".to_owned());
         return None;
     };
     let text = check.string(&entry.node, "`name`")?;
     match text.parse::<PipelineName>() {
-        Ok(name) => Some((name, description)),
+        Ok(name) => Some(name),
         Err(_) => {
             let hint = "1 to 64 of a-z, 0-9, _ and -".to_owned();
             check.faults.error(Code::BadName, entry.node.span, format!("{} cannot name a pipeline", quote(text)), hint);
@@ -144,7 +165,22 @@ fn head(node: &Node, span: Span, check: &mut Check<'_>) -> Option<(PipelineName,
 }
 
 /// Makes a task of a draft; nothing where a fault was reported.
-fn task(draft: Draft<'_>, edges: Edges, with: serde_json::Map<String, serde_json::Value>) -> Option<Task> {
+fn task(
+    draft: Draft<'_>,
+    edges: Edges,
+    with: serde_json::Map<String, serde_json::Value>,
+    params: &mut Params,
+    check: &mut Check<'_>,
+) -> Option<Task> {
+    let flow = draft.flow;
+    let wants_items = flow.fan_out.is_some();
+    let fan_out = flow.fan_out.and_then(|fan| fan.finish(edges.foreach, params, check));
+    if wants_items && fan_out.is_none() {
+        return None;
+    }
+    let policy = draft.policy;
+    let (retry, resources) = (policy.retry(), policy.resources());
+    let (sensor, command) = (matches!(draft.work, DraftWork::Sensor(_)), matches!(draft.work, DraftWork::Command(_)));
     let work = match draft.work {
         DraftWork::Operator(spec) => Work::Operator {
             name: spec.name.clone(),
@@ -155,7 +191,13 @@ fn task(draft: Draft<'_>, edges: Edges, with: serde_json::Map<String, serde_json
         DraftWork::Command(argv) => {
             Work::Command { argv: argv.into_iter().map(|(argument, _)| argument.to_owned()).collect() }
         }
+        DraftWork::Sensor(sensor) => Work::Sensor { sensor: sensor.json(), every_ms: sensor.every_ms },
         DraftWork::Unknown => return None,
+    };
+    // A sensor takes nothing from a worker, whatever `[defaults]` say.
+    let (resources, env, pools) = match sensor {
+        true => Default::default(),
+        false => (resources, policy.env.into_iter().map(|(name, entry)| (name, entry.value)).collect(), policy.pools),
     };
     Some(Task {
         name: draft.name.parse().ok()?,
@@ -163,14 +205,24 @@ fn task(draft: Draft<'_>, edges: Edges, with: serde_json::Map<String, serde_json
         inputs: edges.inputs,
         after: edges.after,
         with,
-        env: draft.policy.env.into_iter().map(|(name, entry)| (name, entry.value)).collect(),
-        resources: draft.policy.resources,
-        timeout_ms: draft.policy.timeout_ms,
-        retry: draft.policy.retry,
+        env,
+        resources,
+        timeout_ms: policy.timeout_ms,
+        retry,
         cache: draft.cache,
         priority: draft.priority,
         outputs: draft.outputs,
         description: draft.description.to_owned(),
-        flow: Flow::default(),
+        flow: Flow {
+            run_if: flow.run_if,
+            when: flow.when.map(|when| when.text.to_owned()),
+            finally: flow.finally,
+            fan_out,
+            pools,
+            limit: flow.limit.map(|((key, _), max)| Limit { key: key.to_owned(), max }),
+            queue_timeout_ms: policy.queue_timeout_ms.filter(|_| !sensor),
+            heartbeat_timeout_ms: policy.heartbeat_timeout_ms.filter(|_| command),
+            grace_ms: policy.grace_ms.filter(|_| !sensor),
+        },
     })
 }

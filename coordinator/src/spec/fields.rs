@@ -4,26 +4,62 @@ use super::{
     code::Code,
     diagnostic::quote,
     faults::{Faults, Span, list},
+    keys,
     toml::{Entry, Node, Table, Tree, Value},
 };
 
 /// Words of other orchestrators for what is named otherwise here.
-const OTHER_WORDS: [(&str, &str); 14] = [
+const OTHER_WORDS: [(&str, &str); 26] = [
     ("args", "with"),
     ("cmd", "command"),
+    ("condition", "when"),
     ("depends_on", "after"),
     ("environment", "env"),
+    ("expand", "foreach"),
+    ("for_each", "foreach"),
     ("helptext", "help"),
+    ("if", "when"),
     ("kind", "type"),
+    ("loop", "foreach"),
+    ("map", "foreach"),
+    ("max_active_tis_per_dag", "max_parallel"),
     ("needs", "after"),
+    ("on_exit", "finally"),
     ("operator", "op"),
+    ("parallelism", "max_parallel"),
     ("parameters", "with"),
     ("params", "with"),
     ("retries", "retry"),
     ("run", "command"),
     ("secrets", "secret"),
+    ("strategy", "matrix"),
+    ("trigger_rule", "run_if"),
     ("uses", "op"),
+    ("wait_for", "sensor"),
 ];
+
+/// The keys that a table may have.
+pub(super) trait Known {
+    fn words(&self) -> Vec<&'static str>;
+}
+
+impl Known for keys::Table {
+    fn words(&self) -> Vec<&'static str> {
+        self.keys.iter().map(|key| key.name).collect()
+    }
+}
+
+impl Known for [&'static str] {
+    fn words(&self) -> Vec<&'static str> {
+        self.to_vec()
+    }
+}
+
+impl<const N: usize> Known for [&'static str; N] {
+    fn words(&self) -> Vec<&'static str> {
+        self.to_vec()
+    }
+}
 
 /// What every reader needs: the text, its tree, and where faults go.
 pub(super) struct Check<'t> {
@@ -34,14 +70,18 @@ pub(super) struct Check<'t> {
 
 impl<'t> Check<'t> {
     /// Gives the table that a node is, and reports keys of it that mean nothing.
-    pub fn table(&mut self, node: &Node, what: &str, known: &[&str]) -> Option<&'t Table> {
+    pub fn table<K: Known + ?Sized>(&mut self, node: &Node, what: &str, known: &K) -> Option<&'t Table> {
         let table = self.open_table(node, what)?;
-        for entry in &table.entries {
-            if !known.contains(&entry.key.as_str()) {
-                self.unknown_key(entry, what, known);
-            }
-        }
+        self.known_keys(table, what, known);
         Some(table)
+    }
+
+    /// Reports the keys of a table that mean nothing.
+    pub fn known_keys<K: Known + ?Sized>(&mut self, table: &Table, what: &str, known: &K) {
+        let known = known.words();
+        for entry in table.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+            self.unknown_key(entry, what, &known);
+        }
     }
 
     /// Gives the table that a node is, whatever its keys are.
@@ -131,6 +171,28 @@ impl<'t> Check<'t> {
         }
     }
 
+    /// Gives a whole number of a range.
+    pub fn within(&mut self, node: &Node, what: &str, code: Code, least: i64, most: i64) -> Option<i64> {
+        let number = self.int(node, what)?;
+        if (least..=most).contains(&number) {
+            return Some(number);
+        }
+        self.faults.error(code, node.span, format!("{what} cannot be {number}"), format!("from {least} to {most}"));
+        None
+    }
+
+    /// Gives the one of some words that a string is.
+    pub fn word(&mut self, node: &Node, what: &str, code: Code, words: &[&'static str]) -> Option<usize> {
+        let word = self.string(node, what)?;
+        if let Some(at) = words.iter().position(|known| *known == word) {
+            return Some(at);
+        }
+        let near = self.faults.did_you_mean(word, words.iter().copied());
+        let hint = near.unwrap_or_else(|| format!("one of {}", list(words.iter().copied())));
+        self.faults.error(code, node.span, format!("{what} cannot be {}", quote(word)), hint);
+        None
+    }
+
     /// Gives the items of a list of strings, without those that are something else.
     pub fn strings<'n>(&mut self, node: &'n Node, what: &str) -> Option<Vec<(&'n str, Span)>> {
         let Value::List(items) = &node.value else {
@@ -155,6 +217,40 @@ impl<'t> Check<'t> {
     fn source(&self, span: Span) -> String {
         let text = self.text.get(span.start..span.end).unwrap_or_default();
         quote(text).trim_matches('`').to_owned()
+    }
+
+    /// Gives the place of a part of a string, as far as its escapes let that be known. `text` is its value.
+    pub fn inside(&self, span: Span, text: &str, offset: usize, length: usize) -> Span {
+        let Some(raw) = self.text.get(span.start..span.end) else { return span };
+        if let Some(at) = raw.find(text).filter(|_| !text.is_empty()) {
+            return span.part(at + offset, length);
+        }
+        // Walk both side by side: an escape is one character of the value.
+        let quoted = raw.trim_start_matches('"');
+        let mut at = raw.len() - quoted.len();
+        let mut from = None;
+        for (n, _) in text.char_indices() {
+            if n >= offset {
+                from.get_or_insert(at);
+            }
+            if n >= offset + length {
+                break;
+            }
+            let mut rest = raw[at..].chars();
+            at += match (rest.next(), rest.next()) {
+                (Some('\\'), Some('x')) => 4,
+                (Some('\\'), Some('u')) => 6,
+                (Some('\\'), Some('U')) => 10,
+                (Some('\\'), Some('\n' | '\r' | ' ' | '\t') | None) | (None, _) => return span,
+                (Some('\\'), Some(escaped)) => 1 + escaped.len_utf8(),
+                (Some(c), _) => c.len_utf8(),
+            };
+            if !raw.is_char_boundary(at) || at > raw.len() {
+                return span;
+            }
+        }
+        let start = from.unwrap_or(at);
+        span.part(start, at.saturating_sub(start))
     }
 
     /// Narrows a span to a word inside it, where the word stands there as it is.

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::model::{Pipeline, Task, Work};
+use super::{
+    items::items_of,
+    model::{FanOut, OutputRef, Over, Pipeline, RunIf, Task, Work},
+};
 
 /// Draws the DAG for Graphviz. Data edges carry the name of the output; control edges are dashed.
 #[must_use]
@@ -14,7 +17,10 @@ pub fn dot(pipeline: &Pipeline) -> String {
         format!("digraph \"{}\" {{\n  rankdir = LR;\n  node [shape = box, style = rounded];\n", pipeline.name);
     let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
     for task in &pipeline.tasks {
-        let _ = writeln!(out, "  \"{}\" [label = \"{}\\n{}\"];", task.name, task.name, escape(&work(task)));
+        let more = marks(task).map_or_else(String::new, |marks| format!("\\n{}", escape(&marks)));
+        let style = if task.flow.fan_out.is_some() { ", peripheries = 2" } else { "" };
+        let _ =
+            writeln!(out, "  \"{}\" [label = \"{}\\n{}{more}\"{style}];", task.name, task.name, escape(&work(task)));
     }
     for (from, to, output) in edges(pipeline) {
         let _ = match output {
@@ -40,11 +46,16 @@ pub fn mermaid(pipeline: &Pipeline) -> String {
         })
     };
     for (n, task) in pipeline.tasks.iter().enumerate() {
-        let _ = writeln!(out, "  t{n}[\"{}<br/>{}\"]", task.name, escape(&work(task)));
+        let more = marks(task).map_or_else(String::new, |marks| format!("<br/>{}", escape(&marks)));
+        let (open, close) = if task.flow.fan_out.is_some() { ("[[", "]]") } else { ("[", "]") };
+        let _ = writeln!(out, "  t{n}{open}\"{}<br/>{}{more}\"{close}", task.name, escape(&work(task)));
     }
     for (n, task) in pipeline.tasks.iter().enumerate() {
         for input in task.inputs.values() {
             let _ = writeln!(out, "  t{} -->|{}| t{n}", input.task, escape(&input.output));
+        }
+        if let Some(from) = source(task) {
+            let _ = writeln!(out, "  t{} ==>|{}| t{n}", from.task, escape(&from.output));
         }
         for after in &task.after {
             let _ = writeln!(out, "  t{after} -.-> t{n}");
@@ -54,19 +65,33 @@ pub fn mermaid(pipeline: &Pipeline) -> String {
 }
 
 /// Gives the DAG as JSON: `{"name", "version", "tasks": [{"name", "work", "description", "resources"}],
-/// "edges": [{"from", "to", "kind", "output", "input"}]}`; a control edge has neither output nor input.
+/// "edges": [{"from", "to", "kind", "output", "input"}]}`; a control edge has neither output nor input, and one that gives
+/// a fan-out its items no input. Tasks have "fan_out", "when", "run_if" and "finally" too, where they say so.
 #[must_use]
 pub fn json(pipeline: &Pipeline) -> Value {
     let tasks: Vec<Value> = pipeline
         .tasks
         .iter()
         .map(|task| {
-            json!({
+            let mut drawn = json!({
                 "name": task.name,
                 "work": work(task),
                 "description": task.description,
                 "resources": task.resources,
-            })
+            });
+            if let Some(fan_out) = &task.flow.fan_out {
+                drawn["fan_out"] = json!(items(fan_out));
+            }
+            if let Some(when) = &task.flow.when {
+                drawn["when"] = json!(when);
+            }
+            if task.flow.run_if != RunIf::AllSucceeded {
+                drawn["run_if"] = json!(task.flow.run_if);
+            }
+            if task.flow.finally {
+                drawn["finally"] = json!(true);
+            }
+            drawn
         })
         .collect();
     let mut drawn = Vec::new();
@@ -74,6 +99,10 @@ pub fn json(pipeline: &Pipeline) -> Value {
         for (input, from) in &task.inputs {
             let (name, output) = (name(pipeline, from.task), &from.output);
             drawn.push(json!({ "from": name, "output": output, "to": task.name, "input": input, "kind": "data" }));
+        }
+        if let Some(from) = source(task) {
+            let (name, output) = (name(pipeline, from.task), &from.output);
+            drawn.push(json!({ "from": name, "output": output, "to": task.name, "kind": "items" }));
         }
         for &after in &task.after {
             drawn.push(json!({ "from": name(pipeline, after), "to": task.name, "kind": "control" }));
@@ -87,8 +116,9 @@ fn edges(pipeline: &Pipeline) -> impl Iterator<Item = (&str, &str, Option<&str>)
     pipeline.tasks.iter().flat_map(move |task| {
         let to = task.name.as_str();
         let data = task.inputs.values().map(move |from| (name(pipeline, from.task), to, Some(from.output.as_str())));
+        let items = source(task).map(|from| (name(pipeline, from.task), to, Some(from.output.as_str())));
         let control = task.after.iter().map(move |&after| (name(pipeline, after), to, None));
-        data.chain(control)
+        data.chain(items).chain(control)
     })
 }
 
@@ -96,12 +126,54 @@ fn name(pipeline: &Pipeline, at: usize) -> &str {
     pipeline.tasks.get(at).map_or("", |task| task.name.as_str())
 }
 
+/// Gives the output that the items of a fan-out come from.
+fn source(task: &Task) -> Option<&OutputRef> {
+    match &task.flow.fan_out {
+        Some(FanOut { over: Over::Output(from), .. }) => Some(from),
+        _ => None,
+    }
+}
+
+/// Says where the items of a fan-out come from.
+fn items(fan_out: &FanOut) -> String {
+    match &fan_out.over {
+        Over::Param(name) => format!("each of {name}"),
+        Over::Glob(pattern) => format!("each of {pattern}"),
+        Over::Output(from) => format!("each of {}", from.output),
+        Over::Matrix(lists) => {
+            let names: Vec<&str> = lists.iter().map(|(name, _)| name.as_str()).collect();
+            format!("each of {}", names.join(" x "))
+        }
+        over => format!("x {}", items_of(over).map_or(0, |items| items.len())),
+    }
+}
+
+/// Gives what is special about when and how often a task runs, on one line.
+fn marks(task: &Task) -> Option<String> {
+    const LONGEST: usize = 60;
+    let flow = &task.flow;
+    let mut marks: Vec<String> = flow.fan_out.iter().map(items).collect();
+    if flow.finally {
+        marks.push("finally".to_owned());
+    }
+    if flow.run_if != RunIf::AllSucceeded {
+        marks.push(format!("if {}", json!(flow.run_if).as_str().unwrap_or_default()));
+    }
+    marks.extend(flow.when.iter().map(|when| format!("when {when}")));
+    let line = marks.join(", ");
+    let cut = if line.chars().count() <= LONGEST { line } else { line.chars().take(LONGEST).chain(['…']).collect() };
+    (!cut.is_empty()).then_some(cut)
+}
+
 /// Gives the operator, or the beginning of the command line.
 fn work(task: &Task) -> String {
     const LONGEST: usize = 40;
     match &task.work {
         Work::Operator { name, .. } => name.clone(),
-        Work::Sensor { .. } => "sensor".to_owned(),
+        Work::Sensor { sensor, .. } => {
+            let kind = sensor.as_object().and_then(|map| map.keys().next()).map_or("", String::as_str);
+            format!("sensor of {kind}")
+        }
         Work::Command { argv } => {
             let line = argv.join(" ");
             if line.chars().count() <= LONGEST { line } else { line.chars().take(LONGEST).chain(['…']).collect() }

@@ -28,6 +28,9 @@ pub struct Pipeline {
     /// When it runs by itself.
     #[serde(default)]
     pub schedule: Option<ScheduleDecl>,
+    /// Of every version of this name, as long as this one is the newest.
+    #[serde(default)]
+    pub retention: super::Retention,
 }
 
 /// How many runs may go on at a time.
@@ -142,7 +145,8 @@ pub struct Limit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FanOut {
     pub over: Over,
-    /// Template of a child's key, such as `${item.id}`. Absent: the item's own text, or its number for a table.
+    /// Template of a child's key, such as `${item.id}`. Absent: the item's own text; for a combination of a matrix its
+    /// values with `+` between them; for any other table or list its number.
     pub key: Option<String>,
     /// Children that may be live at a time.
     pub max_parallel: Option<u32>,
@@ -181,7 +185,9 @@ pub enum Work {
     Operator { name: String, version: String, pure: bool, wants_run_facts: bool },
     /// Program and arguments.
     Command { argv: Vec<String> },
-    /// A condition outside that the coordinator looks at. It takes no worker and no slot.
+    /// A condition outside that the coordinator looks at. It takes no worker and no slot. One of `{"file": "s3://…"}`,
+    /// `{"http": "https://…", "status": 200}`, `{"time": "2026-01-01T00:00:00Z"}`, `{"artifact": "pipeline/task.output"}`;
+    /// a path is absolute once bound.
     Sensor { sensor: Value, every_ms: u64 },
 }
 
@@ -237,7 +243,7 @@ pub struct RetryPolicy {
     pub rules: Vec<RetryRule>,
 }
 
-/// How often and when one kind of failure is tried again.
+/// How often and when one kind of failure is tried again: where its class is in `on` or its exit code in `exit_codes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryRule {
     pub on: Vec<FailureClass>,

@@ -10,13 +10,12 @@ use super::{
     diagnostic::quote,
     faults::Span,
     fields::Check,
+    keys,
     model::ParamDecl,
     template,
     toml::{Entry, Node, Value},
     value::{self, Rule},
 };
-
-const KEYS: [&str; 6] = ["type", "default", "one_of", "min", "max", "help"];
 
 /// The declared parameters, and which of them something refers to.
 #[derive(Debug, Default)]
@@ -62,6 +61,11 @@ impl Params {
     /// Gives the declarations without fault, in file order.
     pub fn decls(&self) -> impl Iterator<Item = &ParamDecl> {
         self.list.iter().filter_map(|declared| declared.decl.as_ref())
+    }
+
+    /// Marks every parameter as used: which ones are read shows only while a run goes on.
+    pub fn refer_all(&mut self) {
+        self.list.iter_mut().for_each(|declared| declared.used = true);
     }
 
     /// Gives the names in file order, for hints.
@@ -123,7 +127,7 @@ fn short(entry: &Entry, check: &mut Check<'_>) -> Option<ParamDecl> {
 fn long(entry: &Entry, check: &mut Check<'_>) -> Option<ParamDecl> {
     let what = format!("the parameter {}", quote(&entry.key));
     let before = check.faults.count();
-    let table = check.table(&entry.node, &what, &KEYS)?;
+    let table = check.table(&entry.node, &what, &keys::PARAM)?;
     let types = ParamType::ALL.map(ParamType::name);
     let Some(kind) = table.get("type") else {
         // A table in the place of a value: most likely the type was forgotten.

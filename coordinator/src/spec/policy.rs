@@ -1,34 +1,40 @@
-//! What `[defaults]` and every task share: timeout, retry, resources, env. A task changes its defaults key by key.
+//! What `[defaults]` and every task share: times, retry, resources, env, pools. A task changes its defaults key by key.
 
 use std::collections::BTreeMap;
 
-use segue_proto::{failure::FailureClass, ids::PortName, resources::GpuPreference};
+use segue_proto::ids::PortName;
 
 use super::{
     code::Code,
     diagnostic::quote,
-    faults::{Faults, Span, list, nearest},
+    faults::Span,
     fields::Check,
-    model::{Backoff, EnvValue, ResourceRequest, RetryPolicy},
+    keys,
+    model::{EnvValue, ResourceRequest, RetryPolicy},
+    resources::{self, Amounts},
+    retry::{self, Partial},
     toml::{Node, Table, Value},
     units,
 };
 
-/// Keys that this module reads.
-pub(super) const KEYS: [&str; 4] = ["timeout", "retry", "resources", "env"];
-
-const MOST_CORES: f64 = 4_096.0;
-const MOST_MEMORY: u64 = 1 << 50;
-const MOST_GPUS: i64 = 1_024;
-const MOST_TRIES: i64 = 100;
+/// Longest time that a worker waits before it kills.
+const LONGEST_GRACE_MS: u64 = 3_600_000;
+/// Most pools that a task can hold slots of.
+const MOST_POOLS: usize = 16;
 
 /// How a task is executed, whatever it executes.
 #[derive(Debug, Clone)]
 pub(super) struct Policy {
     pub timeout_ms: Option<u64>,
-    pub retry: RetryPolicy,
-    pub resources: ResourceRequest,
+    pub queue_timeout_ms: Option<u64>,
+    pub heartbeat_timeout_ms: Option<u64>,
+    pub grace_ms: Option<u32>,
+    retry: RetryPolicy,
+    rules: Vec<Partial>,
+    resources: ResourceRequest,
+    any_of: Vec<Amounts>,
     pub env: BTreeMap<String, EnvEntry>,
+    pub pools: BTreeMap<String, u32>,
 }
 
 /// A variable, with its place for later checks.
@@ -45,7 +51,18 @@ impl Default for Policy {
     fn default() -> Self {
         let mut resources = ResourceRequest::default();
         resources.amounts.cpu_milli = 1_000;
-        Self { timeout_ms: None, retry: RetryPolicy::default(), resources, env: BTreeMap::new() }
+        Self {
+            timeout_ms: None,
+            queue_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            grace_ms: None,
+            retry: RetryPolicy::default(),
+            rules: Vec::new(),
+            resources,
+            any_of: Vec::new(),
+            env: BTreeMap::new(),
+            pools: BTreeMap::new(),
+        }
     }
 }
 
@@ -62,31 +79,70 @@ impl Policy {
             EnvValue::Text(text) | EnvValue::Secret(text) => text.len(),
         };
         let env = self.env.iter().map(|(name, entry)| ENTRY + name.len() + text(&entry.value));
-        let labels = self.resources.labels.iter().map(|(name, value)| ENTRY + name.len() + value.len());
+        let labels = self.resources.labels.iter().chain(&self.resources.not_labels);
+        let labels = labels.map(|(name, value)| ENTRY + name.len() + value.len());
         let custom = self.resources.amounts.custom.keys().map(|name| ENTRY + name.len());
-        env.chain(labels).chain(custom).sum()
+        let alternatives = self.any_of.iter().map(Amounts::weight);
+        let rules = self.rules.iter().map(|rule| ENTRY + rule.on.len() + 4 * rule.exit_codes.len());
+        let pools = self.pools.keys().map(|name| ENTRY + name.len());
+        env.chain(labels).chain(custom).chain(alternatives).chain(rules).chain(pools).sum::<usize>()
+            + 4 * self.retry.never.len()
+    }
+
+    /// Gives the retry policy, its rules complete.
+    pub fn retry(&self) -> RetryPolicy {
+        let rules = self.rules.iter().map(|rule| rule.rule(&self.retry)).collect();
+        RetryPolicy { rules, ..self.retry.clone() }
+    }
+
+    /// Gives the request, its alternatives complete.
+    pub fn resources(&self) -> ResourceRequest {
+        resources::complete(&self.resources, &self.any_of)
     }
 
     /// Changes what a table says.
     pub fn read(&mut self, table: &Table, check: &mut Check<'_>) {
-        if let Some(entry) = table.get("timeout")
-            && let Some(ms) = duration(&entry.node, "`timeout`", check)
-        {
-            self.timeout_ms = Some(ms);
+        for key in keys::DEFAULTS.words() {
+            self.read_key(table, key, check);
         }
-        if let Some(entry) = table.get("retry") {
-            retry(&entry.node, &mut self.retry, check);
-        }
-        if let Some(entry) = table.get("resources") {
-            resources(&entry.node, &mut self.resources, check);
-        }
-        if let Some(entry) = table.get("env") {
-            env(&entry.node, &mut self.env, check);
+    }
+
+    /// Changes what a table says under one key.
+    pub fn read_key(&mut self, table: &Table, key: &str, check: &mut Check<'_>) {
+        let Some(entry) = table.get(key) else { return };
+        let node = &entry.node;
+        let mut time = |into: &mut Option<u64>| {
+            if let Some(ms) = duration(node, &quote(key), check) {
+                *into = Some(ms);
+            }
+        };
+        match key {
+            "timeout" => time(&mut self.timeout_ms),
+            "queue_timeout" => time(&mut self.queue_timeout_ms),
+            "heartbeat_timeout" => time(&mut self.heartbeat_timeout_ms),
+            "grace" => self.grace_ms = grace(node, check).or(self.grace_ms),
+            "retry" => retry::read(node, &mut self.retry, &mut self.rules, check),
+            "resources" => resources::read(node, &mut self.resources, &mut self.any_of, check),
+            "env" => env(node, &mut self.env, check),
+            "pools" => pools(node, &mut self.pools, check),
+            "pool" => {
+                if table.get("pools").is_some() {
+                    let hint = "keep `pools`, which holds any number of them".to_owned();
+                    let message = "`pool` and `pools` say the same";
+                    check.faults.error(Code::BadLimit, entry.key_span, message, hint);
+                } else if let Some(name) = check.string(node, "`pool`").map(str::to_owned)
+                    && pool_name(&name, node.span, check)
+                {
+                    self.pools.insert(name, 1);
+                }
+            }
+            _ => {}
         }
     }
 }
 
-fn duration(node: &Node, what: &str, check: &mut Check<'_>) -> Option<u64> {
+/// Reads a span of time.
+pub(super) fn duration(node: &Node, what: &str, check: &mut Check<'_>) -> Option<u64> {
     if let Value::Int(number) = node.value {
         let hint = Some(format!("say of what: \"{number}s\" or \"{number}m\""));
         check.wrong_type(node, what, "a duration in quotes", hint);
@@ -106,199 +162,47 @@ fn duration(node: &Node, what: &str, check: &mut Check<'_>) -> Option<u64> {
         .ok()
 }
 
-fn retry(node: &Node, policy: &mut RetryPolicy, check: &mut Check<'_>) {
-    if matches!(node.value, Value::Int(_)) {
-        if let Some(attempts) = attempts(node, "`retry`", check) {
-            policy.attempts = attempts;
-        }
+fn grace(node: &Node, check: &mut Check<'_>) -> Option<u32> {
+    let ms = duration(node, "`grace`", check)?;
+    if ms > LONGEST_GRACE_MS {
+        let hint = "it is the time that a program has to end after it is told to".to_owned();
+        check.faults.error(Code::BadDuration, node.span, "`grace` is longer than an hour", hint);
+        return None;
+    }
+    u32::try_from(ms).ok()
+}
+
+fn pools(node: &Node, pools: &mut BTreeMap<String, u32>, check: &mut Check<'_>) {
+    if let Value::Text(name) = &node.value {
+        let hint = Some(format!("write pool = \"{0}\", or pools = {{ {0} = 1 }}", quote(name).trim_matches('`')));
+        check.wrong_type(node, "`pools`", "a table of names and slots", hint);
         return;
     }
-    let known = ["attempts", "backoff", "initial", "max", "jitter", "on"];
-    let Some(table) = check.table(node, "`retry`", &known) else { return };
-    if let Some(entry) = table.get("attempts")
-        && let Some(attempts) = attempts(&entry.node, "`attempts`", check)
-    {
-        policy.attempts = attempts;
-    }
-    if let Some(entry) = table.get("backoff")
-        && let Some(word) = check.string(&entry.node, "`backoff`")
-    {
-        match word {
-            "constant" => policy.backoff = Backoff::Constant,
-            "exponential" => policy.backoff = Backoff::Exponential,
-            _ => {
-                let hint = "write \"constant\" or \"exponential\"".to_owned();
-                let message = format!("`backoff` cannot be {}", quote(word));
-                check.faults.error(Code::BadRetry, entry.node.span, message, hint);
-            }
-        }
-    }
-    let mut delay = |key: &str, into: &mut u64| {
-        let Some(entry) = table.get(key) else { return };
-        if let Some(ms) = duration(&entry.node, &format!("`{key}`"), check) {
-            *into = ms;
-        }
-    };
-    delay("initial", &mut policy.initial_ms);
-    delay("max", &mut policy.max_ms);
-    if policy.initial_ms > policy.max_ms
-        && let Some(entry) = table.get("initial").or_else(|| table.get("max"))
-    {
-        let message = "`initial` is longer than `max`, the longest delay between two tries";
-        let hint = format!("initial is {} ms, max is {} ms", policy.initial_ms, policy.max_ms);
-        check.faults.error(Code::BadRetry, entry.node.span, message, hint);
-    }
-    if let Some(entry) = table.get("jitter")
-        && let Some(share) = check.number(&entry.node, "`jitter`")
-    {
-        if (0.0..=1.0).contains(&share) {
-            policy.jitter = share;
-        } else {
-            let hint = "it is a share of the delay, from 0 to 1".to_owned();
-            check.faults.error(Code::BadRetry, entry.node.span, format!("`jitter` cannot be {share}"), hint);
-        }
-    }
-    if let Some(entry) = table.get("on")
-        && let Some(words) = check.strings(&entry.node, "`on`")
-    {
-        policy.on = classes(&words, &mut check.faults);
-    }
-}
-
-fn attempts(node: &Node, what: &str, check: &mut Check<'_>) -> Option<u32> {
-    let number = check.int(node, what)?;
-    if (1..=MOST_TRIES).contains(&number) {
-        return u32::try_from(number).ok();
-    }
-    let hint = format!("it counts the first try too: from 1 to {MOST_TRIES}");
-    check.faults.error(Code::BadRetry, node.span, format!("{what} cannot be {number}"), hint);
-    None
-}
-
-/// Gives the classes in the order of the wire, each once.
-fn classes(words: &[(&str, Span)], faults: &mut Faults) -> Vec<FailureClass> {
-    let names = || FailureClass::ALL.iter().map(|class| class.name());
-    for (word, span) in words {
-        if !names().any(|name| name == *word) {
-            let hint = faults.did_you_mean(word, names()).unwrap_or_else(|| format!("classes: {}", list(names())));
-            faults.error(Code::BadRetry, *span, format!("{} is not a class of failure", quote(word)), hint);
-        }
-    }
-    FailureClass::ALL.into_iter().filter(|class| words.iter().any(|(word, _)| *word == class.name())).collect()
-}
-
-fn resources(node: &Node, request: &mut ResourceRequest, check: &mut Check<'_>) {
-    let Some(table) = check.open_table(node, "`resources`") else { return };
+    let Some(table) = check.open_table(node, "`pools`") else { return };
     for entry in &table.entries {
-        let node = &entry.node;
-        match entry.key.as_str() {
-            "cpu" => {
-                let Some(cores) = check.number(node, "`cpu`") else { continue };
-                let milli = (cores * 1_000.0).round();
-                if milli >= 1.0 && cores <= MOST_CORES {
-                    request.amounts.cpu_milli = milli as u32;
-                } else {
-                    let hint = format!("cores, such as 0.5 or 2, at most {MOST_CORES}");
-                    impossible(node, format!("no worker can give {cores} cpu"), hint, check);
-                }
-            }
-            "memory" => {
-                if let Some(bytes) = memory(node, check) {
-                    request.amounts.memory_bytes = bytes;
-                }
-            }
-            "gpu" => gpu(node, request, check),
-            "labels" => labels(node, request, check),
-            name => {
-                if let Some(amount) = custom(name, entry.key_span, node, check) {
-                    request.amounts.custom.insert(name.to_owned(), amount);
-                }
-            }
+        let named = pool_name(&entry.key, entry.key_span, check);
+        let what = format!("the slots of {}", quote(&entry.key));
+        match check.within(&entry.node, &what, Code::BadLimit, 0, keys::MOST_SLOTS) {
+            Some(0) => drop(pools.remove(&entry.key)),
+            Some(slots) if named => drop(pools.insert(entry.key.clone(), slots as u32)),
+            _ => {}
         }
+    }
+    if pools.len() > MOST_POOLS {
+        let message = format!("a task holds slots of {} pools", pools.len());
+        check.faults.error(Code::BadLimit, node.span, message, format!("at most {MOST_POOLS}"));
+        pools.clear();
     }
 }
 
-fn impossible(node: &Node, message: String, hint: String, check: &mut Check<'_>) {
-    check.faults.error(Code::ImpossibleResource, node.span, message, hint);
-}
-
-fn memory(node: &Node, check: &mut Check<'_>) -> Option<u64> {
-    if matches!(node.value, Value::Int(_) | Value::Float(_)) {
-        let hint = Some("write \"512MiB\" or \"2GiB\"".to_owned());
-        check.wrong_type(node, "`memory`", "a size with its unit, in quotes", hint);
-        return None;
+fn pool_name(name: &str, span: Span, check: &mut Check<'_>) -> bool {
+    // Pools are named as ports are.
+    let good = name.parse::<PortName>().is_ok();
+    if !good {
+        let hint = "1 to 64 of a-z, 0-9, _ and -".to_owned();
+        check.faults.error(Code::BadName, span, format!("{} cannot name a pool", quote(name)), hint);
     }
-    let text = check.string(node, "`memory`")?;
-    match units::memory_bytes(text) {
-        Ok(bytes) if (1..=MOST_MEMORY).contains(&bytes) => Some(bytes),
-        Ok(_) => {
-            let hint = "more than 0 and at most 1024TiB".to_owned();
-            impossible(node, format!("no worker can give {} of memory", quote(text)), hint, check);
-            None
-        }
-        Err(why) => {
-            let hint = "write a number with a unit of KiB, MiB, GiB, TiB (or kB, MB, GB, TB), such as \"2GiB\"";
-            check.faults.error(
-                Code::BadMemory,
-                node.span,
-                format!("`memory` is {}, which {why}", quote(text)),
-                hint.to_owned(),
-            );
-            None
-        }
-    }
-}
-
-fn gpu(node: &Node, request: &mut ResourceRequest, check: &mut Check<'_>) {
-    match &node.value {
-        Value::Text(word) if word == "prefer" => {
-            request.gpu = GpuPreference::Prefer;
-            request.amounts.gpu_milli = 0;
-        }
-        Value::Text(word) => {
-            let hint = "a number of GPUs, or \"prefer\" for a GPU where there is one".to_owned();
-            impossible(node, format!("`gpu` cannot be {}", quote(word)), hint, check);
-        }
-        Value::Int(count) if (0..=MOST_GPUS).contains(count) => {
-            request.gpu = if *count == 0 { GpuPreference::None } else { GpuPreference::Require };
-            request.amounts.gpu_milli = *count as u32 * 1_000;
-        }
-        Value::Int(count) => {
-            let hint = format!("from 0 to {MOST_GPUS}");
-            impossible(node, format!("no worker can give {count} GPUs"), hint, check);
-        }
-        _ => check.wrong_type(node, "`gpu`", "a whole number or \"prefer\"", None),
-    }
-}
-
-fn labels(node: &Node, request: &mut ResourceRequest, check: &mut Check<'_>) {
-    let Some(table) = check.open_table(node, "`labels`") else { return };
-    for entry in &table.entries {
-        let what = format!("the label {}", quote(&entry.key));
-        if let Some(value) = check.string(&entry.node, &what) {
-            request.labels.insert(entry.key.clone(), value.to_owned());
-        }
-    }
-}
-
-/// Reads a resource that only this site knows. A name one letter away from a built-in one is a slip, not a resource.
-fn custom(name: &str, key: Span, node: &Node, check: &mut Check<'_>) -> Option<u64> {
-    let built_in = nearest(name, ["cpu", "memory", "gpu", "labels"]);
-    if built_in.is_some() || name.parse::<PortName>().is_err() {
-        let hint = built_in.map_or_else(
-            || "resources of your own are named with a-z, 0-9, _ and -".to_owned(),
-            |near| format!("did you mean {}?", quote(near)),
-        );
-        check.faults.error(Code::UnknownKey, key, format!("`resources` has no key {}", quote(name)), hint);
-        return None;
-    }
-    let what = format!("the amount of {}", quote(name));
-    let amount = check.int(node, &what)?;
-    if amount >= 1 {
-        return u64::try_from(amount).ok();
-    }
-    impossible(node, format!("{what} cannot be {amount}"), "at least 1".to_owned(), check);
-    None
+    good
 }
 
 fn env(node: &Node, variables: &mut BTreeMap<String, EnvEntry>, check: &mut Check<'_>) {
@@ -322,7 +226,7 @@ fn env(node: &Node, variables: &mut BTreeMap<String, EnvEntry>, check: &mut Chec
 fn env_value(name: &str, node: &Node, check: &mut Check<'_>) -> Option<EnvValue> {
     let what = quote(name);
     if let Value::Table(_) = node.value {
-        let table = check.table(node, &what, &["secret"])?;
+        let table = check.table(node, &what, &keys::SECRET)?;
         let Some(entry) = table.get("secret") else {
             // Any other key is reported already.
             if table.entries.is_empty() {

@@ -8,12 +8,14 @@ use serde_json::{Map, Value as Json};
 use super::{
     code::Code,
     diagnostic::quote,
+    fanout::DraftOver,
     faults::{Span, list},
     fields::Check,
     model::{EnvValue, OutputRef},
     params::{self, Params},
     policy::Policy,
     secrets,
+    strings::{Children, references},
     tasks::{Draft, DraftWork, Spanned},
     template::{self, Part},
     toml::{Entry, Value},
@@ -26,6 +28,8 @@ pub(super) struct Edges {
     pub inputs: BTreeMap<String, OutputRef>,
     /// Sorted, each once.
     pub after: Vec<usize>,
+    /// Where the items of a fan-out come from.
+    pub foreach: Option<OutputRef>,
     /// Every task that this one waits for, with the place that says so.
     pub needs: Vec<(usize, Span)>,
 }
@@ -52,6 +56,10 @@ impl Graph<'_, '_> {
             edges.needs.push((task, from.1));
             edges.inputs.insert(input.0.to_owned(), OutputRef { task, output: output.to_owned() });
             self.kinds(port, task, output, from.1, check);
+            self.joins(draft, port, task, from.1, check);
+        }
+        if let Some(DraftOver::Output(from)) = draft.flow.fan_out.as_ref().map(|fan| &fan.over) {
+            edges.foreach = self.items(at, *from, &mut edges.needs, check);
         }
         if let DraftWork::Operator(spec) = &draft.work {
             let connected = |name: &str| draft.inputs.iter().any(|((input, _), _)| *input == name);
@@ -152,6 +160,59 @@ impl Graph<'_, '_> {
         }
     }
 
+    /// Gives the output that a fan-out takes its items from: one JSON document.
+    fn items(
+        &self,
+        at: usize,
+        from: Spanned<'_>,
+        needs: &mut Vec<(usize, Span)>,
+        check: &mut Check<'_>,
+    ) -> Option<OutputRef> {
+        let (task, output) = self.output(at, from, check)?;
+        needs.push((task, from.1));
+        let other = &self.drafts[task];
+        if other.flow.fan_out.is_some() {
+            let message = format!("{} is a fan-out: it gives no single list of items", quote(other.name));
+            let hint = "join its outputs in a task that puts out one JSON array".to_owned();
+            check.faults.error(Code::BadFanOut, from.1, message, hint);
+            return None;
+        }
+        let ports = other.outputs().unwrap_or_default();
+        if let Some(port) = ports.iter().find(|port| port.name == output && port.kind != "json") {
+            let message = format!("items come out of a JSON array, but {} is {}", quote(from.0), article(&port.kind));
+            let json: Vec<&str> =
+                ports.iter().filter(|port| port.kind == "json").map(|port| port.name.as_str()).collect();
+            let hint = match json.is_empty() {
+                true => format!("let {} put out a JSON array of the items", quote(other.name)),
+                false => format!("outputs of that kind: {}", list(json)),
+            };
+            check.faults.error(Code::KindMismatch, from.1, message, hint);
+            return None;
+        }
+        Some(OutputRef { task, output: output.to_owned() })
+    }
+
+    /// Checks that the outputs of all children go where many are taken.
+    fn joins(&self, draft: &Draft<'_>, port: Option<&Port>, task: usize, span: Span, check: &mut Check<'_>) {
+        let (DraftWork::Operator(spec), Some(port)) = (&draft.work, port) else { return };
+        let other = &self.drafts[task];
+        if other.flow.fan_out.is_none() || port.many {
+            return;
+        }
+        let message = format!(
+            "{} is a fan-out, and `{}` of {} takes one output",
+            quote(other.name),
+            port.name,
+            quote(&spec.name)
+        );
+        let many: Vec<&str> = spec.inputs.iter().filter(|port| port.many).map(|port| port.name.as_str()).collect();
+        let hint = match many.is_empty() {
+            true => "join the outputs in a command, which gets them as a folder of files".to_owned(),
+            false => format!("its inputs that take many: {}", list(many)),
+        };
+        check.faults.error(Code::ManyIntoOne, span, message, hint);
+    }
+
     fn kinds(&self, port: Option<&Port>, task: usize, output: &str, span: Span, check: &mut Check<'_>) {
         let (Some(port), Some(ports)) = (port, self.drafts[task].outputs()) else { return };
         let Some(given) = ports.iter().find(|port| port.name == output) else { return };
@@ -181,13 +242,26 @@ fn article(kind: &str) -> String {
 
 /// Checks everything of a task that may hold parameters and gives its `with`.
 pub(super) fn with(draft: &Draft<'_>, params: &mut Params, check: &mut Check<'_>) -> Map<String, Json> {
-    if let DraftWork::Command(argv) = &draft.work {
-        for &(argument, span) in argv {
-            references(argument, span, params, check);
-            secrets::argument(argument, span, check);
+    let children = draft.flow.fan_out.as_ref().map_or(Children::None, |fan| Children::Of(fan.shape()));
+    match &draft.work {
+        DraftWork::Command(argv) => {
+            for &(argument, span) in argv {
+                references(argument, span, children, params, check);
+                secrets::argument(argument, span, check);
+            }
         }
+        DraftWork::Sensor(sensor) => {
+            if references(sensor.target.0, sensor.target.1, Children::Never, params, check) {
+                sensor.check(check);
+            }
+            return Map::new();
+        }
+        DraftWork::Operator(_) | DraftWork::Unknown => {}
     }
-    env(&draft.policy, params, check);
+    env(&draft.policy, children, params, check);
+    if let Some(((key, span), _)) = draft.flow.limit {
+        references(key, span, children, params, check);
+    }
     let mut with = Map::new();
     for entry in draft.with.map_or(&[][..], |table| &table.entries) {
         if secrets::table(entry, check) {
@@ -196,7 +270,7 @@ pub(super) fn with(draft: &Draft<'_>, params: &mut Params, check: &mut Check<'_>
         let Some(json) = params::literal(&entry.node, &format!("the parameter {}", quote(&entry.key)), check) else {
             continue;
         };
-        let good = strings(entry, &mut |text, span| references(text, span, params, check));
+        let good = strings(entry, &mut |text, span| references(text, span, children, params, check));
         if let Value::Text(text) = &entry.node.value {
             secrets::named(&entry.key, text, entry.node.span, check);
         }
@@ -210,7 +284,7 @@ pub(super) fn with(draft: &Draft<'_>, params: &mut Params, check: &mut Check<'_>
                 }
             },
             DraftWork::Command(_) => command_param(entry, json, check),
-            DraftWork::Unknown => None,
+            DraftWork::Sensor(_) | DraftWork::Unknown => None,
         };
         if let Some(json) = json {
             with.insert(entry.key.clone(), json);
@@ -235,10 +309,10 @@ pub(super) fn with(draft: &Draft<'_>, params: &mut Params, check: &mut Check<'_>
 }
 
 /// Checks the variables that a policy sets itself.
-pub(super) fn env(policy: &Policy, params: &mut Params, check: &mut Check<'_>) {
+pub(super) fn env(policy: &Policy, children: Children<'_>, params: &mut Params, check: &mut Check<'_>) {
     for (name, entry) in policy.env.iter().filter(|(_, entry)| !entry.inherited) {
         if let EnvValue::Text(text) = &entry.value {
-            references(text, entry.span, params, check);
+            references(text, entry.span, children, params, check);
             secrets::named(name, text, entry.span, check);
         }
     }
@@ -289,6 +363,10 @@ fn given(
         Json::String(text) => template::exact(text),
         _ => None,
     };
+    // What a child is given has its type only then.
+    if json.as_str().and_then(template::exact_child).is_some() {
+        return Some(json);
+    }
     let (value, origin) = if let Some(name) = name {
         // Its type is that of the parameter; its value can be checked now if it has a default.
         let decl = params.refer(name)??;
@@ -331,7 +409,7 @@ fn given(
 
 fn mentions(json: &Json) -> bool {
     let mention =
-        |text: &str| template::parts(text).is_ok_and(|parts| parts.iter().any(|part| matches!(part, Part::Param(_))));
+        |text: &str| template::parts(text).is_ok_and(|parts| parts.iter().any(|part| !matches!(part, Part::Text(_))));
     match json {
         Json::String(text) => mention(text),
         Json::Array(items) => items.iter().filter_map(Json::as_str).any(mention),
@@ -363,43 +441,4 @@ fn strings(entry: &Entry, visit: &mut dyn FnMut(&str, Span) -> bool) -> bool {
         }
         _ => true,
     }
-}
-
-/// Checks the references in a string and marks their parameters as used.
-fn references(text: &str, span: Span, params: &mut Params, check: &mut Check<'_>) -> bool {
-    let parts = match template::parts(text) {
-        Ok(parts) => parts,
-        Err(template::Malformed(what)) => {
-            // `${input}` was most likely meant to be `${params.input}`, and then it is used.
-            let word = what.trim_start_matches("${").trim_end_matches('}');
-            let word = word.rsplit('.').next().unwrap_or(word);
-            let hint = match check.faults.nearest(word, params.names()).map(str::to_owned) {
-                Some(near) => {
-                    params.refer(&near);
-                    format!("did you mean `${{params.{near}}}`? (a literal ${{ is written $${{)")
-                }
-                None => "write ${params.NAME}, or $${ for a literal ${".to_owned(),
-            };
-            let place = check.narrow(span, what);
-            check.faults.error(
-                Code::BadReference,
-                place,
-                format!("{} is not a reference to a parameter", quote(what)),
-                hint,
-            );
-            return false;
-        }
-    };
-    let mut good = true;
-    for part in parts {
-        let Part::Param(name) = part else { continue };
-        if params.refer(name).is_none() {
-            good = false;
-            let hint = check.faults.did_you_mean(name, params.names());
-            let hint = hint.unwrap_or_else(|| format!("declare it under [params]: {name} = {{ type = \"string\" }}"));
-            let place = check.narrow(span, &format!("${{params.{name}}}"));
-            check.faults.error(Code::UnknownParam, place, format!("there is no parameter {}", quote(name)), hint);
-        }
-    }
-    good
 }

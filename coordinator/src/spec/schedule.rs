@@ -26,6 +26,8 @@ const KEYS: [&str; 10] =
     ["cron", "every", "timezone", "start", "end", "catch_up", "catch_up_window", "overlap", "jitter", "params"];
 /// Shortest time between two fires.
 const SHORTEST_MS: u64 = 1_000;
+/// Longest jitter.
+const LONGEST_JITTER_MS: u64 = 86_400_000;
 /// How far back missed intervals are caught up unless told.
 const WINDOW_MS: u64 = 7 * 86_400_000;
 /// What texts with references are tried with: any interval does.
@@ -54,11 +56,15 @@ pub(super) fn read(entry: &Entry, params: &Params, check: &mut Check<'_>) -> Opt
     let overlap = word(table, "overlap", Overlap::ALL.map(Overlap::name), check);
     let window = span_of_time(table, "catch_up_window", check);
     let jitter = span_of_time(table, "jitter", check);
-    if let (Some(Trigger::Every(every)), Some(jitter), Some(entry)) = (&trigger, jitter, table.get("jitter"))
-        && jitter > *every
-    {
-        let hint = Some("a fire would come after the next one: at most as long as `every`".to_owned());
-        bad(&entry.node, "`jitter` is longer than `every`".to_owned(), hint, check);
+    if let (Some(jitter), Some(entry)) = (jitter, table.get("jitter")) {
+        if let Some(Trigger::Every(every)) = trigger
+            && jitter > every
+        {
+            let hint = Some("a fire would come after the next one: at most as long as `every`".to_owned());
+            bad(&entry.node, "`jitter` is longer than `every`".to_owned(), hint, check);
+        } else if jitter > LONGEST_JITTER_MS {
+            bad(&entry.node, "`jitter` is longer than a day".to_owned(), None, check);
+        }
     }
     let given = given(table, entry.key_span, params, check);
     let decl = ScheduleDecl {
@@ -88,7 +94,8 @@ fn timezone<'t>(table: &'t Table, check: &mut Check<'_>) -> Option<&'t str> {
         return Some(zone.name());
     }
     // People type the city alone, or another spelling of it.
-    let city = |zone: &&str| zone.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(name));
+    let wanted = name.replace(' ', "_");
+    let city = |zone: &&str| zone.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(&wanted));
     let hint = match zone::names().find(city) {
         Some(zone) => Some(format!("did you mean {}?", quote(zone))),
         None => check.faults.did_you_mean(name, zone::names()),
@@ -219,13 +226,10 @@ fn param(entry: &Entry, params: &Params, check: &mut Check<'_>) -> Option<Json> 
     if let Json::String(text) = &json {
         let sample = template::fill(text, SAMPLE, chrono_tz::Tz::UTC).map_err(|wrong| {
             let names = Fact::ALL.map(Fact::name);
-            let word = wrong.trim_start_matches("${").trim_end_matches('}');
-            let hint = check.faults.did_you_mean(word, names).unwrap_or_else(|| {
-                format!(
-                    "it may be {}; a literal ${{ is written $${{",
-                    names.map(|name| format!("${{{name}}}")).join(", ")
-                )
-            });
+            let hint = format!(
+                "it may be {}; a literal ${{ is written $${{",
+                names.map(|name| format!("${{{name}}}")).join(", ")
+            );
             let place = check.narrow(entry.node.span, wrong);
             let message = format!("{} names nothing that an interval has", quote(wrong));
             check.faults.error(Code::BadIntervalReference, place, message, hint);

@@ -10,25 +10,12 @@ use super::{
     diagnostic::quote,
     faults::{Span, list},
     fields::Check,
+    flow::{self, DraftFlow},
+    keys,
     policy::Policy,
+    sensors::{self, DraftSensor},
     toml::{Entry, Node, Table, Value},
 };
-
-const KEYS: [&str; 13] = [
-    "op",
-    "command",
-    "inputs",
-    "after",
-    "with",
-    "resources",
-    "timeout",
-    "retry",
-    "cache",
-    "priority",
-    "env",
-    "outputs",
-    "description",
-];
 
 /// A string and where it stands.
 pub(super) type Spanned<'t> = (&'t str, Span);
@@ -48,11 +35,13 @@ pub(super) struct Draft<'t> {
     /// Of a command.
     pub outputs: Vec<Port>,
     pub description: &'t str,
+    pub flow: DraftFlow<'t>,
 }
 
 pub(super) enum DraftWork<'t> {
     Operator(&'t OperatorSpec),
     Command(Vec<Spanned<'t>>),
+    Sensor(DraftSensor<'t>),
     /// At fault: nothing is known of its inputs, outputs and parameters.
     Unknown,
 }
@@ -63,6 +52,7 @@ impl Draft<'_> {
         match &self.work {
             DraftWork::Operator(spec) => Some(&spec.outputs),
             DraftWork::Command(_) => Some(&self.outputs),
+            DraftWork::Sensor(_) => Some(&[]),
             DraftWork::Unknown => None,
         }
     }
@@ -93,10 +83,15 @@ fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check
         check.faults.error(Code::BadName, entry.key_span, message, hint);
     }
     let what = format!("the task {}", quote(name));
-    let table = check.table(&entry.node, &what, &KEYS)?;
+    let table = check.open_table(&entry.node, &what)?;
+    known_keys(table, &what, check);
     let work = work(table, entry, catalogue, check);
     let mut policy = defaults.clone();
     policy.read(table, check);
+    if let (DraftWork::Operator(_), Some(entry)) = (&work, table.get("heartbeat_timeout")) {
+        let hint = "an operator tells that it is alive by itself: take it away".to_owned();
+        check.faults.error(Code::UnknownKey, entry.key_span, "`heartbeat_timeout` is for commands", hint);
+    }
     let mut draft = Draft {
         name,
         span: entry.key_span,
@@ -109,8 +104,19 @@ fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check
         priority: 0,
         outputs: Vec::new(),
         description: "",
+        flow: flow::read(table, name, check),
     };
-    if let Some(entry) = table.get("inputs") {
+    if let DraftWork::Sensor(_) = &draft.work {
+        sensors::needless(table, check);
+        // To wait is not to execute: what bounds attempts would end most waits.
+        if table.get("timeout").is_none() {
+            draft.policy.timeout_ms = None;
+        }
+        draft.flow.fan_out = None;
+        draft.flow.limit = None;
+    }
+    let sensor = matches!(draft.work, DraftWork::Sensor(_));
+    if let Some(entry) = table.get("inputs").filter(|_| !sensor) {
         draft.inputs = inputs(&entry.node, check);
     }
     if let Some(entry) = table.get("after") {
@@ -122,14 +128,8 @@ fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check
     if let Some(entry) = table.get("cache") {
         draft.cache = check.boolean(&entry.node, "`cache`");
     }
-    if let Some(entry) = table.get("priority")
-        && let Some(number) = check.int(&entry.node, "`priority`")
-    {
-        draft.priority = i32::try_from(number).unwrap_or_else(|_| {
-            let message = format!("`priority` cannot be {number}");
-            check.faults.error(Code::BadValue, entry.node.span, message, "from -2147483648 to 2147483647".to_owned());
-            0
-        });
+    if let Some(entry) = table.get("priority") {
+        draft.priority = priority(&entry.node, check);
     }
     if let Some(entry) = table.get("description") {
         draft.description = check.string(&entry.node, "`description`").unwrap_or_default();
@@ -145,25 +145,49 @@ fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check
                 let message = "`outputs` is for commands; an operator has its own";
                 check.faults.error(Code::UnknownKey, entry.key_span, message, hint);
             }
+            DraftWork::Sensor(_) => {}
             _ => draft.outputs = outputs(&entry.node, check),
         }
     }
     Some(draft)
 }
 
+/// Reads a priority; 0 where it is none.
+pub(super) fn priority(node: &Node, check: &mut Check<'_>) -> i32 {
+    let (least, most) = (i64::from(i32::MIN), i64::from(i32::MAX));
+    check.within(node, "`priority`", Code::BadValue, least, most).map_or(0, |number| number as i32)
+}
+
+/// Reports keys that mean nothing; one that only stands in the wrong place is told so.
+fn known_keys(table: &Table, what: &str, check: &mut Check<'_>) {
+    let known: Vec<&str> = keys::TASK.words().collect();
+    for entry in table.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+        if entry.key == "every" && table.get("sensor").is_some() {
+            sensors::misplaced(entry, check);
+        } else {
+            check.unknown_key(entry, what, &known);
+        }
+    }
+}
+
 fn work<'t>(table: &'t Table, entry: &Entry, catalogue: &'t Catalogue, check: &mut Check<'t>) -> DraftWork<'t> {
-    match (table.get("op"), table.get("command")) {
-        (Some(op), None) => operator(&op.node, catalogue, check),
-        (None, Some(command)) => argv(&command.node, check),
-        (Some(_), Some(command)) => {
-            let message = format!("the task {} has both `op` and `command`", quote(&entry.key));
+    let said: Vec<&Entry> = keys::TASK.one_of.iter().filter_map(|key| table.get(key)).collect();
+    match said.as_slice() {
+        [only] => match only.key.as_str() {
+            "op" => operator(&only.node, catalogue, check),
+            "command" => argv(&only.node, check),
+            _ => sensors::read(&only.node, check).map_or(DraftWork::Unknown, DraftWork::Sensor),
+        },
+        [first, second, ..] => {
+            let message =
+                format!("the task {} has both {} and {}", quote(&entry.key), quote(&first.key), quote(&second.key));
             let hint = "keep the one that it is to execute".to_owned();
-            check.faults.error(Code::BadWork, command.key_span, message, hint);
+            check.faults.error(Code::BadWork, second.key_span, message, hint);
             DraftWork::Unknown
         }
-        (None, None) => {
+        [] => {
             // A misspelt `op` is reported already, as an unknown key.
-            let misspelt = table.entries.iter().any(|entry| !KEYS.contains(&entry.key.as_str()));
+            let misspelt = table.entries.iter().any(|entry| !keys::TASK.words().any(|known| known == entry.key));
             let message = format!("the task {} has neither `op` nor `command`", quote(&entry.key));
             let hint = if misspelt {
                 "is its key misspelt?"

@@ -3,7 +3,7 @@
 use segue_proto::ids::Digest;
 use serde_json::{Map, Value, json};
 
-use super::model::{Pipeline, Task, Work};
+use super::model::{Flow, OutputRef, Over, Pipeline, Task, Work};
 
 impl Pipeline {
     /// Digests the normalised content. Comments, spelling and the order of keys, parameters and tasks do not enter, and
@@ -30,10 +30,38 @@ impl Pipeline {
         if let Some(schedule) = &self.schedule {
             whole["schedule"] = json!(schedule);
         }
+        // What says nothing does not enter, so that new keys leave the versions of files without them as they are.
+        if self.priority != 0 {
+            whole["priority"] = json!(self.priority);
+        }
+        if let Some(concurrency) = &self.concurrency {
+            whole["concurrency"] = json!(concurrency);
+        }
         sorted(whole).to_string()
     }
 
-    fn task(&self, task: &Task) -> Value {
+    /// Gives what differs from a task that runs once, after its needs have succeeded.
+    fn flow(&self, flow: &Flow) -> Value {
+        let name = |from: &OutputRef| {
+            let task = self.tasks.get(from.task).map_or("", |task| task.name.as_str());
+            json!([task, from.output])
+        };
+        let Value::Object(mut said) = json!(flow) else { return Value::Null };
+        let Value::Object(default) = json!(Flow::default()) else { return Value::Null };
+        said.retain(|key, value| default.get(key) != Some(value));
+        if let Some(fan_out) = &flow.fan_out {
+            match &fan_out.over {
+                Over::Output(from) => said["fan_out"]["over"] = json!({ "output": name(from) }),
+                // The order of the lists is that of the children.
+                Over::Matrix(lists) => said["fan_out"]["over"] = json!({ "matrix": lists }),
+                _ => {}
+            }
+        }
+        Value::Object(said)
+    }
+
+    /// Gives the normalised content of a task.
+    pub(super) fn task(&self, task: &Task) -> Value {
         let name = |at: usize| self.tasks.get(at).map_or("", |task| task.name.as_str());
         let work = match &task.work {
             Work::Operator { name, .. } => json!({ "op": name }),
@@ -46,7 +74,7 @@ impl Pipeline {
         after.sort_unstable();
         let mut outputs: Vec<_> = task.outputs.iter().collect();
         outputs.sort_by(|a, b| a.name.cmp(&b.name));
-        json!({
+        let mut whole = json!({
             "name": task.name,
             "description": task.description,
             "work": work,
@@ -60,7 +88,12 @@ impl Pipeline {
             "cache": task.cache,
             "priority": task.priority,
             "outputs": outputs,
-        })
+        });
+        match self.flow(&task.flow) {
+            Value::Object(flow) if !flow.is_empty() => whole["flow"] = Value::Object(flow),
+            _ => {}
+        }
+        whole
     }
 }
 

@@ -55,6 +55,11 @@ impl Batch {
         self.writes.push(Write::Delete(key.encode()));
     }
 
+    /// Deletes what is under a key as it is; a missing one is no error.
+    pub fn delete_raw(&mut self, key: Vec<u8>) {
+        self.writes.push(Write::Delete(key));
+    }
+
     /// Adds a precondition.
     pub fn require(&mut self, precondition: Precondition) {
         self.preconditions.push(precondition);

@@ -1,11 +1,11 @@
 //! Keys: one byte for the kind, then the components, so that the order of the bytes is the order of the components.
 //!
-//! A number is four bytes, big-endian. A text ends with `00 00`, and a NUL inside it is written `00 01`: no text is a
+//! A number is four bytes, a time eight, big-endian. A text ends with `00 00`, and a NUL inside it is written `00 01`: no text is a
 //! prefix of another one's bytes, and a shorter text sorts before its continuations.
 
 use std::fmt;
 
-use segue_proto::ids::{AliasName, Digest, ModelName, PoolName, PortName, RunId, WorkerName};
+use segue_proto::ids::{AliasName, BackfillId, Digest, ModelName, PipelineName, PoolName, PortName, RunId, WorkerName};
 
 /// Tags are part of the layout on disk: never renumbered, never used again.
 mod tag {
@@ -21,6 +21,13 @@ mod tag {
     pub(super) const IDEMPOTENCY: u8 = 0x23;
     pub(super) const MODEL_VERSION: u8 = 0x30;
     pub(super) const ALIAS: u8 = 0x31;
+    pub(super) const SCHEDULE: u8 = 0x40;
+    pub(super) const INTERVAL: u8 = 0x41;
+    pub(super) const BACKFILL: u8 = 0x42;
+    pub(super) const BACKFILL_INTERVAL: u8 = 0x43;
+    pub(super) const PIPELINE_VERSION: u8 = 0x50;
+    pub(super) const PIPELINE_RUN: u8 = 0x51;
+    pub(super) const DROPPED_RUN: u8 = 0x52;
     pub(super) const WORKER: u8 = 0x58;
     pub(super) const POOL: u8 = 0x59;
 }
@@ -55,6 +62,20 @@ pub enum Key {
     ModelVersion { name: ModelName, version: u32 },
     /// `v1.SetAliasRequest`: as it was last set
     Alias { name: ModelName, alias: AliasName },
+    /// `store.v1.ScheduleRecord`
+    Schedule(PipelineName),
+    /// `store.v1.IntervalRecord`: what became of an interval of a pipeline, in milliseconds since 1970
+    Interval { pipeline: PipelineName, start: u64, end: u64 },
+    /// `store.v1.BackfillRecord`
+    Backfill(BackfillId),
+    /// `store.v1.BackfillIntervalRecord`, in the order of execution
+    BackfillInterval { backfill: BackfillId, index: u32 },
+    /// `store.v1.PipelineVersionRecord`: the versions of a name
+    PipelineVersion { name: PipelineName, version: Digest },
+    /// `store.v1.PipelineRunRecord`: the runs of a name
+    PipelineRun { name: PipelineName, run: RunId },
+    /// `store.v1.DroppedRunRecord`
+    DroppedRun(RunId),
     /// `store.v1.WorkerRecord`: what people have set for a worker
     Worker(WorkerName),
     /// `store.v1.PoolRecord`
@@ -113,6 +134,19 @@ impl Key {
             Self::Idempotency(key) => Writer::of(tag::IDEMPOTENCY).text(key),
             Self::ModelVersion { name, version } => Writer::of(tag::MODEL_VERSION).text(name.as_str()).number(*version),
             Self::Alias { name, alias } => Writer::of(tag::ALIAS).text(name.as_str()).text(alias.as_str()),
+            Self::Schedule(name) => Writer::of(tag::SCHEDULE).text(name.as_str()),
+            Self::Interval { pipeline, start, end } => {
+                Writer::of(tag::INTERVAL).text(pipeline.as_str()).long(*start).long(*end)
+            }
+            Self::Backfill(id) => Writer::of(tag::BACKFILL).text(id.as_str()),
+            Self::BackfillInterval { backfill, index } => {
+                Writer::of(tag::BACKFILL_INTERVAL).text(backfill.as_str()).number(*index)
+            }
+            Self::PipelineVersion { name, version } => {
+                Writer::of(tag::PIPELINE_VERSION).text(name.as_str()).text(version.as_str())
+            }
+            Self::PipelineRun { name, run } => Writer::of(tag::PIPELINE_RUN).text(name.as_str()).text(&run.to_string()),
+            Self::DroppedRun(run) => Writer::of(tag::DROPPED_RUN).text(&run.to_string()),
             Self::Worker(name) => Writer::of(tag::WORKER).text(name.as_str()),
             Self::Pool(name) => Writer::of(tag::POOL).text(name.as_str()),
         }
@@ -149,6 +183,13 @@ impl Key {
             tag::IDEMPOTENCY => Self::Idempotency(from.text()?),
             tag::MODEL_VERSION => Self::ModelVersion { name: from.id()?, version: from.number()? },
             tag::ALIAS => Self::Alias { name: from.id()?, alias: from.id()? },
+            tag::SCHEDULE => Self::Schedule(from.id()?),
+            tag::INTERVAL => Self::Interval { pipeline: from.id()?, start: from.long()?, end: from.long()? },
+            tag::BACKFILL => Self::Backfill(from.id()?),
+            tag::BACKFILL_INTERVAL => Self::BackfillInterval { backfill: from.id()?, index: from.number()? },
+            tag::PIPELINE_VERSION => Self::PipelineVersion { name: from.id()?, version: from.id()? },
+            tag::PIPELINE_RUN => Self::PipelineRun { name: from.id()?, run: from.id()? },
+            tag::DROPPED_RUN => Self::DroppedRun(from.id()?),
             tag::WORKER => Self::Worker(from.id()?),
             tag::POOL => Self::Pool(from.id()?),
             other => return Err(format!("a key of the unknown kind {other:#04x}")),
@@ -171,6 +212,13 @@ impl fmt::Display for Key {
             Self::Idempotency(key) => write!(f, "idempotency/{}", key.escape_debug()),
             Self::ModelVersion { name, version } => write!(f, "model-version/{name}/{version}"),
             Self::Alias { name, alias } => write!(f, "alias/{name}/{alias}"),
+            Self::Schedule(name) => write!(f, "schedule/{name}"),
+            Self::Interval { pipeline, start, end } => write!(f, "interval/{pipeline}/{start}/{end}"),
+            Self::Backfill(id) => write!(f, "backfill/{id}"),
+            Self::BackfillInterval { backfill, index } => write!(f, "backfill-interval/{backfill}/{index}"),
+            Self::PipelineVersion { name, version } => write!(f, "pipeline-version/{name}/{version}"),
+            Self::PipelineRun { name, run } => write!(f, "pipeline-run/{name}/{run}"),
+            Self::DroppedRun(run) => write!(f, "dropped-run/{run}"),
             Self::Worker(name) => write!(f, "worker/{name}"),
             Self::Pool(name) => write!(f, "pool/{name}"),
         }
@@ -185,7 +233,7 @@ pub fn describe(bytes: &[u8]) -> String {
 
 /// Prefixes for [`super::Store::scan`].
 pub mod prefix {
-    use super::{ModelName, RunId, Writer, tag};
+    use super::{BackfillId, ModelName, PipelineName, RunId, Writer, tag};
 
     /// All runs, oldest first.
     #[must_use]
@@ -269,6 +317,44 @@ pub mod prefix {
         vec![tag::CACHE]
     }
 
+    /// Committed results whose key starts with some characters.
+    #[must_use]
+    pub fn cache_like(start: &str) -> Vec<u8> {
+        let mut bytes = vec![tag::CACHE];
+        bytes.extend_from_slice(start.as_bytes());
+        bytes
+    }
+
+    /// Versions of every pipeline, by name.
+    #[must_use]
+    pub fn all_pipeline_versions() -> Vec<u8> {
+        vec![tag::PIPELINE_VERSION]
+    }
+
+    /// Versions of a pipeline, in no order that means anything.
+    #[must_use]
+    pub fn pipeline_versions(name: &PipelineName) -> Vec<u8> {
+        Writer::of(tag::PIPELINE_VERSION).text(name.as_str()).0
+    }
+
+    /// Runs of every pipeline, by name.
+    #[must_use]
+    pub fn all_pipeline_runs() -> Vec<u8> {
+        vec![tag::PIPELINE_RUN]
+    }
+
+    /// Runs of a pipeline, oldest first.
+    #[must_use]
+    pub fn pipeline_runs(name: &PipelineName) -> Vec<u8> {
+        Writer::of(tag::PIPELINE_RUN).text(name.as_str()).0
+    }
+
+    /// Runs that are on their way out.
+    #[must_use]
+    pub fn dropped_runs() -> Vec<u8> {
+        vec![tag::DROPPED_RUN]
+    }
+
     /// Versions of every model, by name and number.
     #[must_use]
     pub fn all_model_versions() -> Vec<u8> {
@@ -303,6 +389,38 @@ pub mod prefix {
     #[must_use]
     pub fn aliases(name: &ModelName) -> Vec<u8> {
         Writer::of(tag::ALIAS).text(name.as_str()).0
+    }
+
+    /// All schedules, by name.
+    #[must_use]
+    pub fn schedules() -> Vec<u8> {
+        vec![tag::SCHEDULE]
+    }
+
+    /// What became of the intervals of a pipeline, by their start.
+    #[must_use]
+    pub fn intervals(pipeline: &PipelineName) -> Vec<u8> {
+        Writer::of(tag::INTERVAL).text(pipeline.as_str()).0
+    }
+
+    /// All backfills, oldest first.
+    #[must_use]
+    pub fn backfills() -> Vec<u8> {
+        vec![tag::BACKFILL]
+    }
+
+    /// Backfills whose id starts with some characters.
+    #[must_use]
+    pub fn backfills_like(start: &str) -> Vec<u8> {
+        let mut bytes = vec![tag::BACKFILL];
+        bytes.extend_from_slice(start.as_bytes());
+        bytes
+    }
+
+    /// The intervals of a backfill, in the order of execution.
+    #[must_use]
+    pub fn backfill_intervals(backfill: &BackfillId) -> Vec<u8> {
+        Writer::of(tag::BACKFILL_INTERVAL).text(backfill.as_str()).0
     }
 }
 
@@ -340,6 +458,11 @@ impl Writer {
         self
     }
 
+    fn long(mut self, number: u64) -> Self {
+        self.0.extend_from_slice(&number.to_be_bytes());
+        self
+    }
+
     fn text(mut self, text: &str) -> Self {
         for &byte in text.as_bytes() {
             self.0.push(byte);
@@ -359,6 +482,12 @@ impl Reader<'_> {
         let (bytes, rest) = self.0.split_first_chunk::<4>().ok_or("a key that ends within a number")?;
         self.0 = rest;
         Ok(u32::from_be_bytes(*bytes))
+    }
+
+    fn long(&mut self) -> Result<u64, String> {
+        let (bytes, rest) = self.0.split_first_chunk::<8>().ok_or("a key that ends within a number")?;
+        self.0 = rest;
+        Ok(u64::from_be_bytes(*bytes))
     }
 
     fn text(&mut self) -> Result<String, String> {
@@ -396,7 +525,7 @@ mod tests {
     use super::*;
 
     prop_compose! {
-        fn run_id()(rest in "[0-9a-z]{26}") -> RunId { format!("run_{rest}").parse().unwrap() }
+        fn run_id()(rest in "[0-7][0-9a-hjkmnp-tv-z]{25}") -> RunId { format!("run_{rest}").parse().unwrap() }
     }
     prop_compose! {
         fn digest()(hex in "[0-9a-f]{64}") -> Digest { hex.parse().unwrap() }
@@ -421,6 +550,19 @@ mod tests {
                 .prop_map(|(name, version)| Key::ModelVersion { name: name.parse().unwrap(), version }),
             ("[a-z0-9_-]{1,9}", "[a-z_-]{1,9}")
                 .prop_map(|(name, alias)| Key::Alias { name: name.parse().unwrap(), alias: alias.parse().unwrap() }),
+            "[a-z0-9_-]{1,9}".prop_map(|name| Key::Schedule(name.parse().unwrap())),
+            ("[a-z0-9_-]{1,9}", any::<u64>(), any::<u64>()).prop_map(|(name, start, end)| Key::Interval {
+                pipeline: name.parse().unwrap(),
+                start,
+                end
+            }),
+            "bf_[0-9a-z]{26}".prop_map(|id| Key::Backfill(id.parse().unwrap())),
+            ("bf_[0-9a-z]{26}", any::<u32>())
+                .prop_map(|(id, index)| Key::BackfillInterval { backfill: id.parse().unwrap(), index }),
+            ("[a-z0-9_-]{1,9}", digest())
+                .prop_map(|(name, version)| Key::PipelineVersion { name: name.parse().unwrap(), version }),
+            ("[a-z0-9_-]{1,9}", run_id()).prop_map(|(name, run)| Key::PipelineRun { name: name.parse().unwrap(), run }),
+            run_id().prop_map(Key::DroppedRun),
             "[a-zA-Z0-9_.-]{1,9}".prop_map(|name| Key::Worker(name.parse().unwrap())),
             "[a-z0-9_-]{1,9}".prop_map(|name| Key::Pool(name.parse().unwrap())),
         ]

@@ -14,7 +14,7 @@ pub mod keys;
 pub mod memory;
 pub mod meta;
 mod pieces;
-mod references;
+pub(crate) mod references;
 pub mod sled_store;
 pub mod state_dir;
 pub mod verify;

@@ -31,8 +31,9 @@ use super::{
     pieces::{self, Kept},
 };
 
-/// Pages that sled keeps in memory. The state of thousands of runs is far smaller; sled's own default is a gigabyte.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Pages that sled keeps in memory. What is active is in the core, so that the store is written far more than it is read;
+/// sled's own default is a gigabyte.
+const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// How long to wait for sled's own lock. We hold ours by then, so only threads of a store that this very process has
 /// just closed can still have it.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use segue_proto::ids::{Digest, RunId};
+use segue_proto::ids::{BackfillId, Digest, RunId};
 
 use super::{
     SledStore, StateDir, Store,
@@ -90,8 +90,13 @@ struct Findings {
     seen: BTreeSet<Digest>,
     /// Runs with their number of tasks, where the record says it.
     runs: BTreeMap<RunId, Option<u32>>,
+    /// Runs that a collection is taking away: what is left of them is no fault, and needs nothing.
+    dropped: BTreeSet<RunId>,
+    pipelines: BTreeSet<Digest>,
     artifacts: BTreeSet<Digest>,
     versions: BTreeSet<(String, u32)>,
+    /// Backfills with their number of intervals.
+    backfills: BTreeMap<BackfillId, u32>,
 }
 
 /// Names kept of those who need a blob: enough to know what to run again.
@@ -156,11 +161,20 @@ impl Findings {
             (Key::Run(run), Value::Run(record)) => {
                 self.runs.insert(*run, task_count(&record.spec));
             }
+            (Key::DroppedRun(run), _) => {
+                self.dropped.insert(run.clone());
+            }
+            (Key::Pipeline(version), _) => {
+                self.pipelines.insert(version.clone());
+            }
             (Key::Artifact(digest), _) => {
                 self.artifacts.insert(digest.clone());
             }
             (Key::ModelVersion { name, version }, _) => {
                 self.versions.insert((name.as_str().to_owned(), *version));
+            }
+            (Key::Backfill(id), Value::Backfill(record)) => {
+                self.backfills.insert(id.clone(), record.intervals);
             }
             _ => {}
         }
@@ -168,6 +182,11 @@ impl Findings {
 
     fn check(&mut self, key: &Key, value: &Value) {
         self.check_own_name(key, value);
+        if let references::Holder::Run(run) = references::holder(key)
+            && self.dropped.contains(run)
+        {
+            return;
+        }
         match (key, value) {
             (
                 Key::Task { run, task }
@@ -205,6 +224,17 @@ impl Findings {
             {
                 self.problem(format!("the record `{key}` names a run that does not exist"));
             }
+            (Key::BackfillInterval { backfill, index }, _)
+                if self.backfills.get(backfill).is_none_or(|intervals| index >= intervals) =>
+            {
+                self.problem(format!("the record `{key}` belongs to no backfill that is so long"));
+            }
+            (Key::PipelineRun { run, .. }, _) if !self.runs.contains_key(run) => {
+                self.problem(format!("the record `{key}` names a run that does not exist"));
+            }
+            (Key::PipelineVersion { version, .. }, _) if !self.pipelines.contains(version) => {
+                self.problem(format!("the record `{key}` names a version that does not exist"));
+            }
             _ => {}
         }
         match references::of(key, value) {
@@ -225,6 +255,8 @@ impl Findings {
                 record.artifact.as_ref().is_some_and(|artifact| artifact.digest == digest.as_str())
             }
             (Key::ModelVersion { version, .. }, Value::ModelVersion(record)) => record.version == *version,
+            (Key::Schedule(name), Value::Schedule(record)) => record.name == name.as_str(),
+            (Key::Backfill(id), Value::Backfill(record)) => record.id == id.as_str(),
             (Key::Worker(name), Value::Worker(record)) => record.name == name.as_str(),
             (Key::Pool(name), Value::Pool(record)) => record.name == name.as_str(),
             _ => true,

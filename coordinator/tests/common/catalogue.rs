@@ -101,6 +101,10 @@ pub fn catalogue() -> Catalogue {
             .impure(),
         report(),
         OperatorSpec::new("core.noop", "1", "does nothing"),
+        OperatorSpec::new("test.join", "1", "joins")
+            .joined_input("parts", "table", "")
+            .optional_input("extra", "json", "")
+            .output("whole", "table", ""),
         OperatorSpec::new("core.sleep", "1", "waits")
             .param(ParamSpec::required("seconds", Float, "how long").range(0.0, 86_400.0))
             .impure(),

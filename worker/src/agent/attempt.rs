@@ -19,7 +19,9 @@ use super::{
     blobs::Blobs,
     cache::{Cache, Pinned},
     feed::{Feed, FeedSink},
-    files, inputs,
+    files,
+    inline::Inline,
+    inputs::{self, Inputs},
     redact::Redactor,
     scratch::Scratch,
     secrets::{self, Environment},
@@ -97,7 +99,7 @@ struct Prepared {
 
 /// The work with its inputs at hand.
 enum Job {
-    Operator { call: v1::OperatorCall, params: Map<String, Value>, inputs: BTreeMap<String, PathBuf> },
+    Operator { call: v1::OperatorCall, params: Map<String, Value>, inputs: Inputs },
     Command { argv: Vec<String>, working_dir: PathBuf, env: BTreeMap<String, String> },
 }
 
@@ -127,25 +129,28 @@ impl Attempt {
 
     async fn work(&mut self, deadline: Option<Instant>, cost: &mut JobUsage) -> Result<v1::Success, Halt> {
         let mut stop = self.stop.clone();
-        let mut prepared = interruptible(self.prepare(), &mut stop, deadline).await?;
+        let work = self.assign.work.take();
+        let mut prepared = interruptible(self.prepare(work), &mut stop, deadline).await?;
         let produced = self.run(&mut prepared, deadline, cost).await?;
-        let outputs = interruptible(self.store(&prepared, produced.schemas), &mut stop, deadline).await?;
+        let mut inline = Inline::wanted(&self.assign.inline, &prepared.ports)?;
+        let stored = self.store(&prepared, produced.schemas, &mut inline);
+        let outputs = interruptible(stored, &mut stop, deadline).await?;
         let metrics_json =
             if produced.metrics.is_empty() { String::new() } else { Value::Object(produced.metrics).to_string() };
         Ok(v1::Success {
             outputs,
             models: produced.models.into_iter().map(Into::into).collect(),
             metrics_json,
-            inline_json: Default::default(),
+            inline_json: inline.bytes(),
         })
     }
 
-    async fn prepare(&self) -> Result<Prepared, Failure> {
+    async fn prepare(&self, work: Option<Work>) -> Result<Prepared, Failure> {
         let environment = secrets::resolve(&self.assign.env)?;
-        let scratch = Scratch::create(&self.shared.scratch, &self.token)?;
+        let mut scratch = Scratch::of(&self.shared.scratch, &self.token);
         let mut pins = Vec::new();
         let inputs = inputs::artifacts(&self.shared, &self.assign.inputs, &mut pins).await?;
-        let (job, ports) = match self.assign.work.clone() {
+        let (job, ports) = match work {
             Some(Work::Operator(call)) => {
                 let Some(spec) = self.shared.catalogue.get(&call.name) else {
                     return Err(Failure::new(
@@ -154,15 +159,21 @@ impl Attempt {
                     ));
                 };
                 let params = inputs::params(&self.shared, &call.params_json, Some(spec), &mut pins).await?;
-                let ports = spec.outputs.iter().cloned().map(Into::into).collect();
+                let ports: Vec<v1::Port> = spec.outputs.iter().cloned().map(Into::into).collect();
+                if !ports.is_empty() {
+                    scratch.make()?;
+                }
                 (Job::Operator { call, params, inputs }, ports)
             }
             Some(Work::Command(call)) => {
                 let params = inputs::params(&self.shared, &call.params_json, None, &mut pins).await?;
+                scratch.make()?;
                 let given = PathBuf::from(&call.working_dir);
                 let working_dir =
                     if !call.working_dir.is_empty() && given.is_dir() { given } else { scratch.directory().to_owned() };
-                let mut env = inputs::variables(&self.token, &inputs, &params, &scratch.outputs());
+                let mut places = inputs.lay_out(&scratch.inputs())?;
+                places.extend(inputs.single);
+                let mut env = inputs::variables(&self.assign, &places, &params, &scratch.outputs());
                 env.extend(environment.variables.clone());
                 (Job::Command { argv: call.argv, working_dir, env }, call.outputs)
             }
@@ -188,7 +199,8 @@ impl Attempt {
                     name: call.name.clone(),
                     version: call.version.clone(),
                     params: std::mem::take(params),
-                    inputs: std::mem::take(inputs),
+                    inputs: std::mem::take(&mut inputs.single),
+                    joined: std::mem::take(&mut inputs.joined),
                     output_dir: prepared.scratch.outputs(),
                     run_facts,
                     gpus: self.assign.resources.as_ref().map_or(0, |reserved| reserved.gpu_milli.div_ceil(1_000)),
@@ -239,6 +251,7 @@ impl Attempt {
         &self,
         prepared: &Prepared,
         mut schemas: BTreeMap<String, Value>,
+        inline: &mut Inline,
     ) -> Result<Vec<v1::NamedArtifact>, Failure> {
         let directory = prepared.scratch.outputs();
         let mut stored = Vec::with_capacity(prepared.ports.len());
@@ -251,6 +264,8 @@ impl Attempt {
                 return Err(Failure::new(FailureClass::User, message)
                     .hint(format!("write it to a file named `{}` in $SEGUE_OUTPUT_DIR", port.name)));
             };
+            // Before it is stored, which may take the file away.
+            inline.read(&port.name, &file)?;
             let (digest, size_bytes) = self.store_file(&port.name, file).await?;
             let schema = schemas.remove(&port.name).map(|schema| schema.to_string()).unwrap_or_default();
             let artifact = v1::Artifact { digest: digest.into(), size_bytes, kind: port.kind.clone(), schema };

@@ -4,13 +4,13 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::StreamExt as _;
-use object_store::{ObjectStore, ObjectStoreExt as _, path::Path as ObjectPath};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, path::Path as ObjectPath};
 use segue_proto::{
-    CHUNK_BYTES, blob_key,
+    CHUNK_BYTES, FRESH_BLOB, blob_key,
     failure::{Failure, FailureClass},
     ids::Digest,
     v1::{self, blob_service_client::BlobServiceClient},
@@ -160,7 +160,7 @@ impl Blobs {
             }
             Way::Bucket(store, prefix) => {
                 let key = under(&prefix, digest)?;
-                if store.head(&key).await.is_ok_and(|there| there.size == size) {
+                if store.head(&key).await.is_ok_and(|there| there.size == size && is_fresh(&there)) {
                     return Ok(());
                 }
                 let mut source = tokio::fs::File::open(file).await?;
@@ -272,6 +272,14 @@ fn store_options() -> impl Iterator<Item = (String, String)> {
         let name = name.into_string().ok()?.to_ascii_lowercase();
         Some((name, value.into_string().ok()?)).filter(|(name, _)| name.starts_with("aws_"))
     })
+}
+
+/// Says whether an object was stored so short a while ago that no collection takes it away before the coordinator hears
+/// of it. An older one is sent again.
+fn is_fresh(object: &ObjectMeta) -> bool {
+    let stored = u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(stored)) < FRESH_BLOB
 }
 
 fn under(prefix: &ObjectPath, digest: &Digest) -> Result<ObjectPath, TransferError> {

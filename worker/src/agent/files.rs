@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
 };
 
 use segue_proto::{
@@ -23,13 +24,14 @@ pub fn temporary_name() -> String {
 }
 
 /// Puts a file at `root`/`key` durably: synced, then renamed. It is moved if it can be, copied otherwise. A file of that
-/// size that is there already stays: its name is its digest.
+/// size that is there already stays: its name is its digest. It then counts as stored now, or a collection might take it
+/// away before the coordinator hears of it.
 ///
 /// # Errors
 /// Those of the disk.
 pub fn place(file: &Path, root: &Path, key: &str, size: u64) -> io::Result<()> {
     let target = root.join(key);
-    if fs::metadata(&target).is_ok_and(|there| there.is_file() && there.len() == size) {
+    if touch(&target) && fs::metadata(&target).is_ok_and(|there| there.is_file() && there.len() == size) {
         return Ok(());
     }
     let directory = target.parent().ok_or_else(|| io::Error::other("a blob has no directory"))?;
@@ -48,16 +50,24 @@ pub fn place(file: &Path, root: &Path, key: &str, size: u64) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Makes a file count as stored now, and says whether that was possible. Whether it is there is looked at afterwards: a
+/// collection takes a file aside before it looks at it for the last time.
+fn touch(file: &Path) -> bool {
+    File::open(file).and_then(|file| file.set_modified(SystemTime::now())).is_ok()
+}
+
 /// Says whether a file has no other name. A link, or a file with a second name, can be changed from elsewhere: only its
 /// bytes may be kept.
 pub fn is_own(file: &Path) -> bool {
     fs::symlink_metadata(file).is_ok_and(|info| info.is_file() && info.nlink() == 1)
 }
 
-/// Makes a file durable and read-only.
+/// Makes a file durable and read-only, and stored now: a command may have kept an old time of change, as `cp -p` does.
 fn seal(file: &Path) -> io::Result<()> {
     fs::set_permissions(file, Permissions::from_mode(0o444))?;
-    File::open(file)?.sync_all()
+    let file = File::open(file)?;
+    file.set_modified(SystemTime::now())?;
+    file.sync_all()
 }
 
 /// Finds the file of an output: named like the port, or like the port with one extension.
@@ -111,6 +121,24 @@ mod tests {
         assert_eq!(fs::read(&stored).unwrap(), b"bytes");
         assert_eq!(fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o444);
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_blob_that_is_there_already_counts_as_stored_now() {
+        let root = tempfile::tempdir().unwrap();
+        let stored = root.path().join("blobs/ab/abc");
+        let long_ago = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000);
+        let put = || {
+            let file = root.path().join("out");
+            fs::write(&file, b"bytes").unwrap();
+            File::open(&file).unwrap().set_modified(long_ago).unwrap();
+            place(&file, root.path(), "blobs/ab/abc", 5).unwrap();
+            fs::metadata(&stored).unwrap().modified().unwrap()
+        };
+        assert!(put() > long_ago, "whatever time the output had");
+        File::open(&stored).unwrap().set_modified(long_ago).unwrap();
+        assert!(put() > long_ago);
+        assert_eq!(fs::read(&stored).unwrap(), b"bytes");
     }
 
     #[test]

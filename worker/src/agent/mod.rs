@@ -14,6 +14,7 @@ mod detect;
 mod feed;
 mod files;
 mod held;
+mod inline;
 mod inputs;
 mod lease;
 mod link;

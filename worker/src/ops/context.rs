@@ -90,6 +90,8 @@ pub type ProgressSink = Box<dyn FnMut(u64, u64, &str) + Send>;
 /// One attempt, as an operator sees it.
 pub struct Context {
     inputs: BTreeMap<String, PathBuf>,
+    /// By key of the child that made each.
+    joined: BTreeMap<String, BTreeMap<String, PathBuf>>,
     output_dir: PathBuf,
     /// Parameters with every default filled in.
     pub params: Params,
@@ -118,6 +120,7 @@ impl Context {
     pub fn new(inputs: BTreeMap<String, PathBuf>, output_dir: PathBuf, params: Map<String, Value>) -> Self {
         Self {
             inputs,
+            joined: BTreeMap::new(),
             output_dir,
             params: Params(params),
             run_facts: Value::Null,
@@ -128,6 +131,13 @@ impl Context {
             progress: Box::new(|_, _, _| {}),
             cancelled: Arc::default(),
         }
+    }
+
+    /// Adds inputs that join the children of a task, by key.
+    #[must_use]
+    pub fn with_joined(mut self, joined: BTreeMap<String, BTreeMap<String, PathBuf>>) -> Self {
+        self.joined = joined;
+        self
     }
 
     /// Sends progress to `sink`.
@@ -147,9 +157,26 @@ impl Context {
     /// Gives the file of an input.
     ///
     /// # Errors
-    /// Class `user` if the input is not connected.
+    /// Class `user` if the input is not connected, or joins the children of a task.
     pub fn input(&self, name: &str) -> Result<&Path, OpError> {
-        self.optional_input(name).ok_or_else(|| OpError::user(format!("input `{name}` is not connected")))
+        self.optional_input(name).ok_or_else(|| match self.joined.get(name) {
+            None => OpError::user(format!("input `{name}` is not connected")),
+            Some(files) => OpError::user(format!(
+                "input `{name}` takes one file and is connected to a fan-out that made {}",
+                files.len()
+            ))
+            .hint("bring its children together first, for example with core.collect"),
+        })
+    }
+
+    /// Gives the files of an input that joins the children of a task, by key: none where there was no child. A single
+    /// output has the name of the input for a key.
+    #[must_use]
+    pub fn many(&self, name: &str) -> BTreeMap<&str, &Path> {
+        let joined = self.joined.get(name).into_iter().flatten();
+        let files = joined.map(|(key, file)| (key.as_str(), file.as_path()));
+        let single = self.inputs.get_key_value(name).map(|(name, file)| (name.as_str(), file.as_path()));
+        files.chain(single).collect()
     }
 
     /// Gives the file of an input that may be left out.
@@ -199,5 +226,32 @@ impl Context {
     #[must_use]
     pub fn cancel_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.cancelled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn context() -> Context {
+        let parts = BTreeMap::from([("eu".to_owned(), PathBuf::from("/1")), ("us".to_owned(), PathBuf::from("/2"))]);
+        Context::new(BTreeMap::from([("one".to_owned(), PathBuf::from("/0"))]), PathBuf::new(), Map::new())
+            .with_joined(BTreeMap::from([("parts".to_owned(), parts)]))
+    }
+
+    #[test]
+    fn a_joined_input_is_given_by_key_and_a_single_one_under_its_own_name() {
+        let context = context();
+        assert_eq!(context.many("parts"), BTreeMap::from([("eu", Path::new("/1")), ("us", Path::new("/2"))]));
+        assert_eq!(context.many("one"), BTreeMap::from([("one", Path::new("/0"))]));
+        assert!(context.many("absent").is_empty(), "a fan-out without children leaves nothing");
+    }
+
+    #[test]
+    fn an_operator_that_takes_one_file_says_so_when_it_is_given_many() {
+        let error = context().input("parts").unwrap_err();
+        assert_eq!(error.0.class, FailureClass::User);
+        assert!(error.0.message.contains("parts") && error.0.hint.contains("core.collect"), "{error}");
     }
 }

@@ -33,6 +33,9 @@ pub struct OperatorJob {
     pub version: String,
     pub params: Map<String, Value>,
     pub inputs: BTreeMap<String, PathBuf>,
+    /// Inputs that join the children of a task, by key.
+    #[serde(default)]
+    pub joined: BTreeMap<String, BTreeMap<String, PathBuf>>,
     pub output_dir: PathBuf,
     pub run_facts: Value,
     /// GPUs that the attempt holds.

@@ -39,6 +39,7 @@ pub fn run(
         return (JobResult::Failed(failure), meter.stop());
     };
     let mut context = Context::new(job.inputs, job.output_dir, job.params)
+        .with_joined(job.joined)
         .with_progress(progress_sink(Arc::clone(replies)))
         .with_cancel(stopper.flag());
     context.run_facts = job.run_facts;
@@ -113,6 +114,7 @@ mod tests {
             version: version.into(),
             params: Map::from_iter([("do".to_owned(), Value::from(what))]),
             inputs: BTreeMap::new(),
+            joined: BTreeMap::new(),
             output_dir: directory.to_owned(),
             run_facts: Value::Null,
             gpus: 0,

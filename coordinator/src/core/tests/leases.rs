@@ -146,6 +146,7 @@ fn after_a_restart_a_running_attempt_is_adopted_and_its_result_counts() {
 
     let mut after = Bench::with_epoch(2);
     after.now = bench.now + 5;
+    after.store = std::sync::Arc::clone(&bench.store);
     after.core.restore(bench.core.run(&run).unwrap().clone(), after.now);
     after.pass(LEASE / 2);
     after.hello("w", "a", 1, 0, vec![Held { token: token.clone(), started: true }]);
@@ -164,6 +165,7 @@ fn after_a_restart_an_attempt_whose_worker_stays_away_is_lost_after_one_lease() 
     bench.start(&run, 0);
     let mut after = Bench::with_epoch(2);
     after.now = bench.now + 60_000;
+    after.store = std::sync::Arc::clone(&bench.store);
     after.core.restore(bench.core.run(&run).unwrap().clone(), after.now);
     after.worker("other", 1);
     after.pass(LEASE - 1);

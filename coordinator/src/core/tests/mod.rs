@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod audit;
+mod finally;
 mod fleet;
+mod flow;
+mod keep;
 mod leases;
 mod life;
 mod model;
@@ -10,3 +14,4 @@ mod placement;
 mod rerun;
 mod scale_in;
 mod support;
+mod waits;

@@ -78,6 +78,7 @@ proptest! {
                         .collect();
                     let mut after = Bench::with_epoch(epoch);
                     after.now = bench.now + 1;
+                    after.store = std::sync::Arc::clone(&bench.store);
                     after.core.restore(bench.core.run(&id).unwrap().clone(), after.now);
                     bench = after;
                     bench.hello("w", &format!("i{incarnation}"), 2, 0, held);

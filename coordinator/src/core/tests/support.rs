@@ -1,6 +1,9 @@
 //! A small cluster to test with.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use segue_proto::{
     artifact::{Artifact, NamedArtifact, Usage},
@@ -10,12 +13,15 @@ use segue_proto::{
     resources::{GpuPreference, Resources},
 };
 
+use serde_json::Value;
+
 use crate::{
     core::{
-        CachedResult, Command, Config, Core, Dirty, Effect, Event, Held, Outcome, Refused, Run, TaskState, Verdict,
-        Worker, WorkerKey,
+        CachedResult, Command, Config, Core, Dirty, Effect, Event, Held, Outcome, Refused, Run, RunState, TaskState,
+        Verdict, Worker, WorkerKey, explain,
     },
-    spec::{BoundTask, OutputRef, ResourceRequest, RetryPolicy, RunSpec, Work},
+    spec::{BoundTask, FanOut, OutputRef, Over, ResourceRequest, RetryPolicy, RunIf, RunSpec, Work},
+    store::MemoryStore,
 };
 
 pub type Cache = BTreeMap<String, CachedResult>;
@@ -34,6 +40,13 @@ pub struct Bench {
     pub now: u64,
     pub sent: Vec<(WorkerKey, Command)>,
     pub last: Dirty,
+    pub store: Arc<MemoryStore>,
+    /// Runs that were submitted here, and so must be in the store.
+    pub submitted: BTreeSet<RunId>,
+    /// Each event is followed by a look at the reasons of every task, and at the store.
+    pub looks_closely: bool,
+    /// A test has taken slots away from a pool.
+    pub pools_may_be_over: bool,
     links: u64,
     /// What attempts say they took: a minute, so that nothing is given ahead unless a test wants it.
     pub took_ms: u64,
@@ -71,6 +84,50 @@ pub fn task(name: &str, needs: &[usize]) -> BoundTask {
         flow: crate::spec::Flow::default(),
         inline: Vec::new(),
     }
+}
+
+/// Makes a task that waits for others and takes nothing from them.
+pub fn after(name: &str, needs: &[usize], rule: RunIf) -> BoundTask {
+    let mut made = task(name, &[]);
+    made.after = needs.to_vec();
+    made.flow.run_if = rule;
+    made
+}
+
+/// Gives a task a condition.
+pub fn when(mut task: BoundTask, text: &str) -> BoundTask {
+    task.flow.when = Some(text.to_owned());
+    task
+}
+
+/// Has a task run at the end.
+pub fn finally(mut task: BoundTask) -> BoundTask {
+    task.flow.finally = true;
+    task
+}
+
+/// Has a task put out JSON that conditions and fan-outs read.
+pub fn inline(mut task: BoundTask) -> BoundTask {
+    task.inline = vec!["out".into()];
+    task
+}
+
+/// Makes a task into a fan-out.
+pub fn fan_out(mut task: BoundTask, over: Over) -> BoundTask {
+    task.flow.fan_out = Some(FanOut { over, key: None, max_parallel: None, tolerate: 0, fail_fast: false });
+    task
+}
+
+/// Makes a fan-out over texts.
+pub fn each(name: &str, needs: &[usize], items: &[&str]) -> BoundTask {
+    fan_out(task(name, needs), Over::Items(items.iter().map(|item| Value::from(*item)).collect()))
+}
+
+/// Changes how a fan-out goes on.
+pub fn paced(mut task: BoundTask, max_parallel: Option<u32>, tolerate: u32, fail_fast: bool) -> BoundTask {
+    let fan_out = task.flow.fan_out.as_mut().expect("a fan-out");
+    (fan_out.max_parallel, fan_out.tolerate, fan_out.fail_fast) = (max_parallel, tolerate, fail_fast);
+    task
 }
 
 pub fn spec(tasks: Vec<BoundTask>) -> Arc<RunSpec> {
@@ -113,6 +170,20 @@ pub fn success(content: &str) -> Outcome {
     }
 }
 
+/// A success whose output is JSON that comes along.
+pub fn says(value: Value) -> Outcome {
+    Outcome::Success {
+        outputs: vec![output(&value.to_string())],
+        models: Vec::new(),
+        metrics_json: String::new(),
+        inline: BTreeMap::from([("out".to_owned(), value)]),
+    }
+}
+
+pub fn exit(class: FailureClass, code: i32) -> Outcome {
+    Outcome::Failure(Failure { exit_code: Some(code), ..Failure::new(class, "as told") })
+}
+
 pub fn failure(class: FailureClass) -> Outcome {
     Outcome::Failure(Failure::new(class, "as told"))
 }
@@ -129,6 +200,10 @@ impl Bench {
             now: 10_000,
             sent: Vec::new(),
             last: Dirty::default(),
+            store: Arc::new(MemoryStore::new()),
+            submitted: BTreeSet::new(),
+            looks_closely: true,
+            pools_may_be_over: false,
             links: 0,
             took_ms: 60_000,
         }
@@ -136,44 +211,27 @@ impl Bench {
 
     /// Decides an event, places, and collects what goes out. Ended runs stay in memory, to be looked at.
     pub fn tell(&mut self, event: Event) -> Result<Verdict, Refused> {
+        if let Event::Submit(run) = &event {
+            self.submitted.insert(run.id);
+        }
         let verdict = self.core.decide(event, self.now, &self.cache);
+        self.turn();
+        verdict
+    }
+
+    /// Places, persists and collects, as the server does after each group of events.
+    pub fn turn(&mut self) {
         self.core.place(self.now);
         self.last = self.core.take();
+        self.persist(&self.last);
         for effect in &self.last.effects {
             if let Effect::Send { worker, command, .. } = effect {
                 self.sent.push((worker.clone(), command.clone()));
             }
         }
         self.check();
-        verdict
-    }
-
-    /// Invariants that hold after each event.
-    fn check(&self) {
-        for worker in self.core.workers() {
-            if worker.link.is_some() {
-                assert!(worker.capacity.fits(&worker.in_use()), "worker {} is over its capacity", worker.key);
-            }
-            for (run, task) in worker.leased.keys().chain(&worker.ahead) {
-                let run = self.core.run(run).expect("a lease belongs to a run in memory");
-                let state = &run.task(*task).expect("a task of the run").state;
-                let TaskState::Live(live) = state else { panic!("a lease without a live attempt: {state:?}") };
-                assert_eq!(live.worker, worker.key);
-                assert_eq!(live.ahead, worker.ahead.contains(&(run.id, *task)));
-            }
-            let mut devices: BTreeMap<u32, u32> = BTreeMap::new();
-            for reserved in worker.leased.values() {
-                for device in &reserved.devices {
-                    *devices.entry(*device).or_default() += reserved.gpu_milli.min(1_000);
-                }
-            }
-            assert!(devices.values().all(|milli| *milli <= 1_000), "a GPU of {} is given out twice", worker.key);
-        }
-        for run in self.core.runs() {
-            if run.state.is_terminal() {
-                let open = |task: &crate::core::Task| !task.state.is_terminal();
-                assert!(!run.tasks.iter().chain(&run.children).any(open), "an ended run has an open task");
-            }
+        if self.looks_closely {
+            self.check_store();
         }
     }
 
@@ -242,6 +300,81 @@ impl Bench {
     pub fn pass(&mut self, ms: u64) {
         self.now += ms;
         self.tell(Event::Tick).unwrap();
+    }
+
+    /// Gives the index of a task, or of a child by `task[key]`.
+    pub fn at(&self, run: &RunId, name: &str) -> u32 {
+        self.core.run(run).unwrap().find(name).unwrap_or_else(|| panic!("there is no `{name}`"))
+    }
+
+    /// Names the state of a task or child.
+    pub fn word(&self, run: &RunId, name: &str) -> &'static str {
+        self.state(run, self.at(run, name)).word()
+    }
+
+    /// Names the states of all tasks of the spec, or of all children of one.
+    pub fn words(&self, run: &RunId, of: Option<&str>) -> Vec<&'static str> {
+        let state = self.core.run(run).unwrap();
+        match of {
+            None => state.tasks.iter().map(|task| task.state.word()).collect(),
+            Some(name) => {
+                let members = &state.groups[&self.at(run, name)].members;
+                members.iter().map(|&member| self.state(run, member).word()).collect()
+            }
+        }
+    }
+
+    /// Gives the code of the reason why a task is not going.
+    pub fn why(&self, run: &RunId, name: &str) -> &'static str {
+        let state = self.core.run(run).unwrap();
+        explain::explain(&self.core, state, self.at(run, name)).map_or("", |reason| reason.code)
+    }
+
+    pub fn run_state(&self, run: &RunId) -> RunState {
+        self.core.run(run).unwrap().state
+    }
+
+    pub fn end(&mut self, run: &RunId, name: &str, outcome: Outcome) {
+        self.finish(run, self.at(run, name), outcome);
+    }
+
+    pub fn cancel(&mut self, run: &RunId) {
+        self.tell(Event::CancelRun { run: *run }).unwrap();
+    }
+
+    pub fn cancel_task(&mut self, run: &RunId, name: &str) {
+        let task = self.at(run, name);
+        self.tell(Event::CancelTask { run: *run, task }).unwrap();
+    }
+
+    /// Gives the live tasks and children of a run.
+    pub fn live(&self, run: &RunId) -> Vec<u32> {
+        let Some(run) = self.core.run(run) else { return Vec::new() };
+        run.indices().filter(|index| run.task(*index).is_some_and(|task| task.state.live().is_some())).collect()
+    }
+
+    /// Lets everything that is live, and what follows from it, succeed.
+    pub fn finish_all(&mut self, run: &RunId) {
+        while let Some(live) = self.live(run).first().copied() {
+            let cancelling = self.state(run, live).is_cancelling();
+            self.finish(run, live, if cancelling { Outcome::Cancelled } else { says(Value::from(live)) });
+        }
+    }
+
+    /// Submits a run of a spec.
+    pub fn submit_spec(&mut self, n: u32, spec: RunSpec) -> RunId {
+        let id = run_id(n);
+        self.tell(Event::Submit(Box::new(Run::new(id, Arc::new(spec), String::new(), self.now)))).unwrap();
+        id
+    }
+
+    /// Gives the looks that the last decision asked for.
+    pub fn looks(&self) -> Vec<(u32, u64)> {
+        let look = |effect: &Effect| match effect {
+            Effect::Probe { task, since, .. } => Some((*task, *since)),
+            _ => None,
+        };
+        self.last.effects.iter().filter_map(look).collect()
     }
 
     pub fn assigned(&self) -> Vec<String> {

@@ -53,6 +53,8 @@ impl AdminService for Admin {
                 "the directory of a backup must be an absolute path on the coordinator",
             ));
         }
+        // A collection must not take away what is being copied.
+        let _turn = self.0.gc.turn.lock().await;
         let report =
             store::backup(store::Source::Running(self.0.committer.clone()), &self.0.blobs, &self.0.logs, &directory)
                 .await
@@ -65,6 +67,7 @@ impl AdminService for Admin {
     }
 
     async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {
+        let _turn = self.0.gc.turn.lock().await;
         let report = store::verify(std::sync::Arc::clone(&self.0.store), &self.0.blobs).await.map_err(Error::from)?;
         Ok(Response::new(v1::VerifyResponse {
             problems: report.problems,

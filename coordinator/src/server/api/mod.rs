@@ -5,8 +5,10 @@ pub mod blobs;
 pub mod fleet;
 pub mod keda;
 pub mod logs;
+pub mod maintenance;
 pub mod registry;
 pub mod runs;
+pub mod schedules;
 pub mod worker;
 
 use std::sync::{Arc, RwLock};
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::actor::{Clock, Handle};
 use crate::{
     blobs::BlobStore,
+    gc::Gc,
     logs::Logs,
     store::{Committer, StateDir, Store},
 };
@@ -32,6 +35,8 @@ pub struct Shared {
     pub state_dir: StateDir,
     /// Operators that workers have advertised since this start.
     pub catalogue: Arc<RwLock<Catalogue>>,
+    /// Settings of collections, and whose turn it is.
+    pub gc: Arc<Gc>,
     pub clock: Clock,
     pub epoch: u64,
     pub started_ms: u64,
@@ -47,7 +52,7 @@ impl Shared {
     }
 
     /// Runs a blocking read of the store off the runtime.
-    pub(super) async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, super::error::Error> + Send + 'static,
     ) -> Result<T, super::error::Error> {

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use crate::{
     core::{Core, Event, Run, rerun},
-    server::{actor::resolve, error::Error, external, plan, records, views},
+    server::{actor::resolve, error::Error, external, pipelines, plan, records, views},
     spec::{self, Pipeline, RunSpec},
     store::{self, Key, keys::prefix},
 };
@@ -23,6 +23,12 @@ use crate::{
 /// Implements the service.
 #[derive(Debug, Clone)]
 pub struct Runs(pub Shared);
+
+/// Children of a run from which on its watchers look less often.
+const MANY: u32 = 5_000;
+/// The shortest time between two looks of a watcher.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+const LOOK_AT_LARGE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Most rows of one answer.
 const MOST_ROWS: u32 = 1_000;
@@ -47,7 +53,8 @@ impl Runs {
         }
     }
 
-    async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+    /// Submits a run, whoever asks for it.
+    pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
         let compiled = match self.compile(&request)? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),
@@ -55,6 +62,7 @@ impl Runs {
         let Compiled { pipeline, spec, warnings } = compiled;
         let now = self.0.clock.now();
         let spec = Arc::new(spec);
+        external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
         let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
@@ -68,6 +76,7 @@ impl Runs {
             text: request.text,
             path: request.path,
             created_ms: now,
+            operators: pipelines::operators(&pipeline, &self.0.operators()),
         };
         let (id, existing) = self.0.handle.submit(run, record).await?;
         Ok(v1::SubmitResponse {
@@ -315,7 +324,8 @@ impl RunService for Runs {
                             && (request.pipeline.is_empty() || request.pipeline == record.pipeline)
                             && found.len() < limit
                         {
-                            found.push(id);
+                            // The bound pipeline of each run is large, and no part of the list.
+                            found.push((id, RunRecord { spec: bytes::Bytes::new(), ..record }));
                         }
                     }
                 }
@@ -323,8 +333,11 @@ impl RunService for Runs {
             })
             .await?;
         let mut runs = Vec::with_capacity(ids.len());
-        for id in ids {
-            runs.push(self.view(id, false).await?);
+        for (id, record) in ids {
+            let active =
+                self.0.handle.read(move |core| core.run(&id).map(|run| views::run_view(run, Some(core), false)));
+            // What is not active is shown from its record alone, however many tasks it has.
+            runs.push(active.await?.unwrap_or_else(|| views::record_view(record)));
         }
         Ok(Response::new(v1::ListRunsResponse { runs }))
     }
@@ -342,6 +355,7 @@ impl RunService for Runs {
             let mut view = first;
             loop {
                 let ended = is_terminal(view.state);
+                let children: u32 = view.tasks.iter().flat_map(|task| &task.children).map(|count| count.count).sum();
                 if sender.send(Ok(view)).await.is_err() || ended {
                     return;
                 }
@@ -360,6 +374,8 @@ impl RunService for Runs {
                         }
                     }
                 }
+                // A large run changes thousands of times a second: looking at each change would slow it down.
+                tokio::time::sleep(if children > MANY { LOOK_AT_LARGE } else { LOOK }).await;
                 view = match runs.view(id, true).await {
                     Ok(view) => view,
                     Err(e) => {
@@ -420,11 +436,16 @@ impl RunService for Runs {
             .handle
             .read(move |core| {
                 core.run(&wanted).map(|run| {
-                    (views::explanations(run, core, &task), records::run_state(run.state), run.find(&task).is_some())
+                    (
+                        views::explanations(run, core, &task),
+                        views::run_explanation(run, core),
+                        records::run_state(run.state),
+                        run.find(&task).is_some(),
+                    )
                 })
             })
             .await?;
-        let (explanations, state, known) = match active {
+        let (explanations, whole, state, known) = match active {
             Some(found) => found,
             None => {
                 let run = self.load(id).await?;
@@ -433,7 +454,12 @@ impl RunService for Runs {
                     .handle
                     .read(move |core| {
                         let known = run.find(&task).is_some();
-                        (views::explanations(&run, core, &task), records::run_state(run.state), known)
+                        (
+                            views::explanations(&run, core, &task),
+                            views::run_explanation(&run, core),
+                            records::run_state(run.state),
+                            known,
+                        )
                     })
                     .await?
             }
@@ -441,7 +467,7 @@ impl RunService for Runs {
         if !request.task.is_empty() && !known {
             return Err(Error::NotFound(format!("run `{id}` has no task `{}`", request.task)).into());
         }
-        Ok(Response::new(v1::ExplainResponse { explanations, state: state.into() }))
+        Ok(Response::new(v1::ExplainResponse { explanations, state: state.into(), run: whole }))
     }
 
     async fn list_artifacts(

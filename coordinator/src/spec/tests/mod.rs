@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bind;
+mod diff;
+mod flow;
 mod hostile;
 mod properties;
 mod schedule;

@@ -50,12 +50,11 @@ impl Worker {
                 }
             }
             Command::Retract(retract) => {
-                for token in retract.tokens.into_iter().filter_map(|taken| token(Some(taken))) {
-                    // What has started stays; its report tells the coordinator.
-                    if self.queue.remove(&token) {
-                        self.held.remove(&token);
-                        self.outbox.push_back(hand_back(token, false));
-                    }
+                let taken: Vec<Token> = retract.tokens.into_iter().filter_map(|taken| token(Some(taken))).collect();
+                // What has started stays; its report tells the coordinator.
+                for token in self.queue.remove_all(&taken) {
+                    self.held.remove(&token);
+                    self.outbox.push_back(hand_back(token, false));
                 }
             }
             Command::Drain(drain) => {
@@ -120,7 +119,7 @@ impl Worker {
             self.finish(token, finished::Outcome::Failure(failure.into()), v1::Usage::default());
             return;
         }
-        self.queue.push(token.clone(), needs);
+        self.queue.push(token.clone(), needs, assign.ahead);
         self.held.insert(token, Held { feed, state: State::Waiting(Box::new(assign)) });
     }
 

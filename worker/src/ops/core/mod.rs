@@ -1,5 +1,6 @@
-//! Operators for probes, examples and benches.
+//! Operators that know nothing of any trade: probes, waiting, the end of a fan-out.
 
+pub mod collect;
 pub mod noop;
 pub mod sleep;
 
@@ -8,5 +9,5 @@ use super::Operator;
 /// Gives the operators of this family.
 #[must_use]
 pub fn operators() -> Vec<Box<dyn Operator>> {
-    vec![Box::new(noop::Noop), Box::new(sleep::Sleep)]
+    vec![Box::new(collect::Collect), Box::new(noop::Noop), Box::new(sleep::Sleep)]
 }

@@ -1,0 +1,96 @@
+//! What a collection is planned from: plain data, read at one moment.
+
+use segue_proto::ids::{Digest, RunId};
+
+use crate::core::{RunState, UnixMillis};
+
+/// Index into [`Facts::blobs`].
+pub type BlobIndex = u32;
+
+/// A snapshot of everything that retention is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Oldest first.
+    pub runs: Vec<RunFact>,
+    pub cache: Vec<CacheFact>,
+    pub models: Vec<ModelFact>,
+    /// Needed by records that are never collected.
+    pub always: Vec<BlobIndex>,
+    pub blobs: Vec<BlobFact>,
+    /// Runs with logs, whether or not the run exists.
+    pub logs: Vec<LogFact>,
+    /// Other records that go by age.
+    pub dated: Vec<DatedFact>,
+    /// Runs that an earlier collection has dropped without coming to its end.
+    pub leftovers: Vec<RunId>,
+    /// Start of the oldest attempt that is under way: it may have stored outputs that no record names yet.
+    pub uploading_since: Option<UnixMillis>,
+}
+
+/// A run with everything that is recorded of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFact {
+    pub run: RunId,
+    pub pipeline: String,
+    /// None while it is active.
+    pub end: Option<End>,
+    pub needs: Vec<BlobIndex>,
+}
+
+/// How and when a run has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    pub at: UnixMillis,
+    pub state: RunState,
+}
+
+/// A committed result that later tasks may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheFact {
+    pub key: String,
+    /// Of the run that made it; empty where that is not known any more.
+    pub pipeline: String,
+    pub operator: String,
+    pub task: String,
+    pub created_at: UnixMillis,
+    pub needs: Vec<BlobIndex>,
+}
+
+/// A version of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFact {
+    pub name: String,
+    pub version: u32,
+    pub needs: Vec<BlobIndex>,
+}
+
+/// A blob that is stored, or that a record is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobFact {
+    pub digest: Digest,
+    pub stored: Option<StoredBlob>,
+    /// Whether there is a record about it: an attempt has committed it as an output.
+    pub recorded: bool,
+}
+
+/// Bytes in the blob store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredBlob {
+    pub size_bytes: u64,
+    /// When they were stored, or said to be needed again.
+    pub written_at: UnixMillis,
+}
+
+/// Logs of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFact {
+    pub run: RunId,
+    pub bytes: u64,
+}
+
+/// A record that goes by its age alone, whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatedFact {
+    pub key: Vec<u8>,
+    pub at: UnixMillis,
+}
