@@ -168,13 +168,7 @@ impl Reading {
                     .ok_or_else(|| StoreError::corrupt(&key, "unknown state of a run"))?;
                 let end = state.is_terminal().then_some(End { at: record.ended_ms, state });
                 self.runs.insert(*run, self.facts.runs.len());
-                self.facts.runs.push(RunFact {
-                    run: *run,
-                    pipeline: record.pipeline,
-                    end,
-                    awaited: false,
-                    needs,
-                });
+                self.facts.runs.push(RunFact { run: *run, pipeline: record.pipeline, end, awaited: false, needs });
             }
             (Holder::Run(run), _) => match self.runs.get(run) {
                 Some(&at) => self.facts.runs[at].needs.extend(needs),
