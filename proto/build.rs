@@ -4,7 +4,7 @@ use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     "segue/v1/common.proto",
     "segue/v1/worker.proto",
     "segue/v1/runs.proto",
@@ -14,6 +14,8 @@ const FILES: [&str; 9] = [
     "segue/store/schedules.proto",
     "segue/v1/retention.proto",
     "segue/store/retention.proto",
+    "segue/v1/events.proto",
+    "segue/store/events.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Reasons that only a change of the cluster or of the pipeline removes.
-const STUCK: [&str; 4] = ["no_workers", "no_operator", "no_labels", "no_worker_fits"];
+const STUCK: [&str; 5] = ["no_workers", "no_operator", "no_labels", "no_worker_fits", "no_pool"];
 
 /// Shows a run while it goes.
 #[derive(Debug)]

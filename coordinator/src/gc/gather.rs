@@ -167,9 +167,9 @@ impl Reading {
                 let state = records::run_state_from(record.state)
                     .ok_or_else(|| StoreError::corrupt(&key, "unknown state of a run"))?;
                 let end = state.is_terminal().then_some(End { at: record.ended_ms, state });
-                self.runs.insert(run.clone(), self.facts.runs.len());
+                self.runs.insert(*run, self.facts.runs.len());
                 self.facts.runs.push(RunFact {
-                    run: run.clone(),
+                    run: *run,
                     pipeline: record.pipeline,
                     end,
                     awaited: false,
@@ -195,7 +195,8 @@ impl Reading {
                 match value {
                     Value::Pipeline(record) => self.text(record),
                     Value::Schedule(record) => {
-                        self.awaited.extend(record.active.iter().filter_map(|active| active.run_id.parse().ok()));
+                        self.awaited
+                            .extend(record.active.iter().filter_map(|active| active.run_id.parse::<RunId>().ok()));
                     }
                     Value::BackfillInterval(record) if record.state() == v1::BackfillIntervalState::Running => {
                         self.awaited.extend(record.run_id.parse::<RunId>().ok());

@@ -63,6 +63,8 @@ async fn metrics(State(shared): State<Shared>) -> (StatusCode, String) {
     ready.get_or_create(&ClassLabel { class: "cpu" }).set(counted.ready_cpu);
     ready.get_or_create(&ClassLabel { class: "gpu" }).set(counted.ready_gpu);
     registry.register("tasks_ready", "Tasks that wait for a worker, by resource class", ready);
+    let last_event = shared.feed.flushed.borrow().saturating_sub(1);
+    gauge(&mut registry, "events", "Offset of the last event of the feed", last_event);
     let stats = shared.committer.stats();
     gauge(&mut registry, "store_flushes", "Flushes of the store since the start", stats.flushes);
     gauge(&mut registry, "store_batches", "Batches committed since the start", stats.batches);

@@ -102,6 +102,8 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         | Value::Schedule(_)
         | Value::Interval(_)
         | Value::BackfillInterval(_) => {}
+        // What has happened stays true when its bytes are gone.
+        Value::Events(_) | Value::Cursor(_) | Value::Delivery(_) | Value::Sla(_) => {}
     }
     Ok(needed)
 }
