@@ -7,9 +7,10 @@ use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
         self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
-        event_service_client::EventServiceClient, log_service_client::LogServiceClient,
-        maintenance_service_client::MaintenanceServiceClient, registry_service_client::RegistryServiceClient,
-        run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient,
+        event_service_client::EventServiceClient, fleet_service_client::FleetServiceClient,
+        log_service_client::LogServiceClient, maintenance_service_client::MaintenanceServiceClient,
+        registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
+        schedule_service_client::ScheduleServiceClient,
     },
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -47,6 +48,7 @@ impl Client {
     service!(schedules, ScheduleServiceClient);
     service!(maintenance, MaintenanceServiceClient);
     service!(events, EventServiceClient);
+    service!(fleet, FleetServiceClient);
 
     /// Connects to a URL.
     pub async fn to(url: &str) -> Result<Self, Error> {

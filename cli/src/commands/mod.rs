@@ -15,6 +15,7 @@ pub mod logs;
 pub mod models;
 pub mod pipelines;
 pub mod plan;
+pub mod pools;
 pub mod predict;
 pub mod rerun;
 pub mod run;
@@ -96,6 +97,7 @@ async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Re
         Command::Similar(args) => similar::run(args, client, out).await,
         Command::Predict(args) => predict::run(args, client, out).await,
         Command::Workers(command) => workers::run(command, client, out).await,
+        Command::Pools(command) => pools::run(command, client, out).await,
         _ => Err(Error::internal("this command needs no coordinator")),
     }
 }

@@ -20,6 +20,7 @@ use tracing::{error, warn};
 use super::{
     error::Error,
     feed::Feed,
+    metrics::Timings,
     probes::{Look, Probes},
     records,
     wire::{self, WelcomeFacts},
@@ -55,6 +56,7 @@ enum Message {
 pub struct Handle {
     inbox: mpsc::Sender<Message>,
     changes: broadcast::Sender<RunId>,
+    timings: Timings,
 }
 
 impl std::fmt::Debug for Message {
@@ -174,6 +176,12 @@ impl Handle {
         self.changes.subscribe()
     }
 
+    /// Gives the times that the actor takes.
+    #[must_use]
+    pub const fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.post(message(reply))?;
@@ -250,6 +258,7 @@ pub struct Actor {
     probes: Probes,
     /// Messages put off to the next turn.
     backlog: Vec<Message>,
+    timings: Timings,
     stop: CancellationToken,
 }
 
@@ -272,7 +281,8 @@ impl Actor {
     ) -> (Self, Handle) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let (changes, _) = broadcast::channel(GROUP);
-        let handle = Handle { inbox: sender, changes: changes.clone() };
+        let timings = Timings::default();
+        let handle = Handle { inbox: sender, changes: changes.clone(), timings: timings.clone() };
         (
             Self {
                 core,
@@ -286,6 +296,7 @@ impl Actor {
                 links: HashMap::new(),
                 probes,
                 backlog: Vec::new(),
+                timings,
                 stop,
             },
             handle,
@@ -390,7 +401,7 @@ impl Actor {
         if self.core.next_wakeup().is_some_and(|at| at <= now) {
             let _ = self.core.decide(Event::Tick, now, &self.past);
         }
-        self.core.place(now);
+        Timings::measure(&self.timings.placement, || self.core.place(now));
         let mut dirty = self.core.take();
         let effects = std::mem::take(&mut dirty.effects);
         let committed = self.persist(dirty, batch, now).await;
@@ -554,7 +565,10 @@ impl Actor {
         if batch.is_empty() {
             return Ok(());
         }
-        self.committer.commit(batch).await?;
+        let begun = Instant::now();
+        let committed = self.committer.commit(batch).await;
+        self.timings.commit.observe(begun.elapsed().as_secs_f64());
+        committed?;
         self.feed.flushed();
         Ok(())
     }

@@ -42,10 +42,17 @@ impl From<Error> for Status {
             Error::NoSuchRun(_) | Error::NotFound(_) => Code::NotFound,
             Error::AmbiguousRun(_) | Error::BadMessage(_) | Error::BadRequest(_) => Code::InvalidArgument,
             Error::Refused(refused) => match refused {
-                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) | Refused::NoSuchTask { .. } => Code::NotFound,
-                Refused::RunEnded(_) | Refused::TaskEnded { .. } | Refused::RunGoing(_) | Refused::NothingToDo(_) => {
-                    Code::FailedPrecondition
-                }
+                Refused::NoSuchRun(_)
+                | Refused::NoSuchWorker(_)
+                | Refused::NoSuchTask { .. }
+                | Refused::NoSuchPool(_) => Code::NotFound,
+                Refused::RunEnded(_)
+                | Refused::TaskEnded { .. }
+                | Refused::RunGoing(_)
+                | Refused::NothingToDo(_)
+                | Refused::TooManyLabels(_)
+                | Refused::PoolInUse { .. } => Code::FailedPrecondition,
+                Refused::FleetChanged => Code::Aborted,
                 Refused::UnknownWorker(_) | Refused::NotYours { .. } => Code::PermissionDenied,
             },
             Error::EventsGone { .. } => Code::OutOfRange,

@@ -6,8 +6,13 @@ mod deliver;
 mod error;
 mod external;
 pub mod feed;
+mod fleet;
+#[cfg(test)]
+mod fleet_tests;
 pub mod http;
+mod keda;
 mod lineage;
+mod metrics;
 pub mod openlineage;
 mod pipelines;
 mod plan;
@@ -27,7 +32,10 @@ use std::{
 };
 
 pub use error::Error;
-use segue_proto::{DESCRIPTORS, MAX_MESSAGE_BYTES, operator::Catalogue, store::v1::RunRecord, v1};
+use segue_proto::{
+    DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
+    store::v1::RunRecord, v1,
+};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -230,6 +238,7 @@ async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Ope
 /// Brings every run that has not ended back into memory.
 fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, Error> {
     let mut core = Core::new(config);
+    fleet::load(store, &mut core)?;
     let mut active = Vec::new();
     store::visit(store, &prefix::runs(), |key, value| {
         let (key, record) = store::codec::decode_row::<RunRecord>(&key, &value)?;
@@ -294,6 +303,8 @@ fn serve_grpc(
         ))))
         .add_service(limited!(v1::event_service_server::EventServiceServer::new(api::events::Events(shared.clone()))))
         .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))))
+        .add_service(limited!(v1::fleet_service_server::FleetServiceServer::new(api::fleet::Fleet(shared.clone()))))
+        .add_service(limited!(ExternalScalerServer::new(api::keda::Scaler(shared.clone()))))
         .add_service(limited!(v1::maintenance_service_server::MaintenanceServiceServer::new(
             api::maintenance::Maintenance(shared.clone())
         )));

@@ -71,6 +71,8 @@ pub enum Value {
     Cursor(stored::CursorRecord),
     Delivery(Box<stored::DeliveryRecord>),
     Sla(stored::SlaRecord),
+    Worker(stored::WorkerRecord),
+    Pool(stored::PoolRecord),
 }
 
 /// Reads the value of a key as the message that belongs to it.
@@ -110,6 +112,8 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::Cursor(_) => Value::Cursor(decode(key, bytes)?),
         Key::Delivery(_) => Value::Delivery(Box::new(decode(key, bytes)?)),
         Key::Sla(_) => Value::Sla(decode(key, bytes)?),
+        Key::Worker(_) => Value::Worker(decode(key, bytes)?),
+        Key::Pool(_) => Value::Pool(decode(key, bytes)?),
     })
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use segue_proto::ids::{AliasName, BackfillId, Digest, ModelName, PipelineName, PortName, RunId};
+use segue_proto::ids::{AliasName, BackfillId, Digest, ModelName, PipelineName, PoolName, PortName, RunId, WorkerName};
 
 /// Tags are part of the layout on disk: never renumbered, never used again.
 mod tag {
@@ -33,6 +33,8 @@ mod tag {
     pub(super) const CURSOR: u8 = 0x49;
     pub(super) const DELIVERY: u8 = 0x4A;
     pub(super) const SLA: u8 = 0x4B;
+    pub(super) const WORKER: u8 = 0x58;
+    pub(super) const POOL: u8 = 0x59;
 }
 
 /// The first byte that no key begins with; a store may use what is above for itself.
@@ -87,6 +89,10 @@ pub enum Key {
     Delivery(DeliveryKey),
     /// `store.v1.SlaRecord`
     Sla(RunId),
+    /// `store.v1.WorkerRecord`: what people have set for a worker
+    Worker(WorkerName),
+    /// `store.v1.PoolRecord`
+    Pool(PoolName),
 }
 
 /// The place of a delivery: those to one receiver lie together, the most urgent first.
@@ -170,6 +176,8 @@ impl Key {
                 Writer::of(tag::DELIVERY).long(*lane).long(*due_ms).long(*offset).number(*hook)
             }
             Self::Sla(run) => Writer::of(tag::SLA).text(&run.to_string()),
+            Self::Worker(name) => Writer::of(tag::WORKER).text(name.as_str()),
+            Self::Pool(name) => Writer::of(tag::POOL).text(name.as_str()),
         }
         .0
     }
@@ -220,6 +228,8 @@ impl Key {
                 hook: from.number()?,
             }),
             tag::SLA => Self::Sla(from.id()?),
+            tag::WORKER => Self::Worker(from.id()?),
+            tag::POOL => Self::Pool(from.id()?),
             other => return Err(format!("a key of the unknown kind {other:#04x}")),
         })
     }
@@ -253,6 +263,8 @@ impl fmt::Display for Key {
                 write!(f, "delivery/{lane:016x}/{due_ms}/{offset}/{hook}")
             }
             Self::Sla(run) => write!(f, "sla/{run}"),
+            Self::Worker(name) => write!(f, "worker/{name}"),
+            Self::Pool(name) => write!(f, "pool/{name}"),
         }
     }
 }
@@ -403,6 +415,18 @@ pub mod prefix {
     #[must_use]
     pub fn all_aliases() -> Vec<u8> {
         vec![tag::ALIAS]
+    }
+
+    /// What is set for workers, by name.
+    #[must_use]
+    pub fn workers() -> Vec<u8> {
+        vec![tag::WORKER]
+    }
+
+    /// All pools.
+    #[must_use]
+    pub fn pools() -> Vec<u8> {
+        vec![tag::POOL]
     }
 
     /// Aliases of a model.
@@ -612,6 +636,8 @@ mod tests {
             (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>())
                 .prop_map(|(lane, due_ms, offset, hook)| Key::Delivery(DeliveryKey { lane, due_ms, offset, hook })),
             run_id().prop_map(Key::Sla),
+            "[a-zA-Z0-9_.-]{1,9}".prop_map(|name| Key::Worker(name.parse().unwrap())),
+            "[a-z0-9_-]{1,9}".prop_map(|name| Key::Pool(name.parse().unwrap())),
         ]
     }
 

@@ -274,6 +274,8 @@ impl Findings {
             (Key::ModelVersion { version, .. }, Value::ModelVersion(record)) => record.version == *version,
             (Key::Schedule(name), Value::Schedule(record)) => record.name == name.as_str(),
             (Key::Backfill(id), Value::Backfill(record)) => record.id == id.as_str(),
+            (Key::Worker(name), Value::Worker(record)) => record.name == name.as_str(),
+            (Key::Pool(name), Value::Pool(record)) => record.name == name.as_str(),
             _ => true,
         };
         if !same {

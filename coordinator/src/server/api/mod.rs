@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod blobs;
 pub mod events;
+pub mod fleet;
+pub mod keda;
 pub mod logs;
 pub mod maintenance;
 pub mod registry;
