@@ -195,7 +195,8 @@ impl Reading {
                 match value {
                     Value::Pipeline(record) => self.text(record),
                     Value::Schedule(record) => {
-                        self.awaited.extend(record.active.iter().filter_map(|active| active.run_id.parse().ok()));
+                        self.awaited
+                            .extend(record.active.iter().filter_map(|active| active.run_id.parse::<RunId>().ok()));
                     }
                     Value::BackfillInterval(record) if record.state() == v1::BackfillIntervalState::Running => {
                         self.awaited.extend(record.run_id.parse::<RunId>().ok());
