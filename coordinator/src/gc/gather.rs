@@ -167,14 +167,8 @@ impl Reading {
                 let state = records::run_state_from(record.state)
                     .ok_or_else(|| StoreError::corrupt(&key, "unknown state of a run"))?;
                 let end = state.is_terminal().then_some(End { at: record.ended_ms, state });
-                self.runs.insert(run.clone(), self.facts.runs.len());
-                self.facts.runs.push(RunFact {
-                    run: run.clone(),
-                    pipeline: record.pipeline,
-                    end,
-                    awaited: false,
-                    needs,
-                });
+                self.runs.insert(*run, self.facts.runs.len());
+                self.facts.runs.push(RunFact { run: *run, pipeline: record.pipeline, end, awaited: false, needs });
             }
             (Holder::Run(run), _) => match self.runs.get(run) {
                 Some(&at) => self.facts.runs[at].needs.extend(needs),

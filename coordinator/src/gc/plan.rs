@@ -278,7 +278,7 @@ fn with_logs(
             None if leftovers.contains(&log.run) => continue,
             None => (None, Why::NoRun),
         };
-        drops.push(LogDrop { run: log.run.clone(), end, bytes: log.bytes, why });
+        drops.push(LogDrop { run: log.run, end, bytes: log.bytes, why });
     }
     let runs = facts
         .runs
@@ -286,7 +286,7 @@ fn with_logs(
         .zip(verdicts)
         .filter_map(|(fact, why)| {
             Some(RunDrop {
-                run: fact.run.clone(),
+                run: fact.run,
                 pipeline: fact.pipeline.clone(),
                 end: fact.end?,
                 log_bytes: of_dropped.get(&fact.run).copied().unwrap_or(0),

@@ -463,7 +463,7 @@ pub static SENSOR: Table = Table {
             "artifact",
             Form::Text,
             "",
-            "succeeds when another pipeline has made this output since the run began",
+            "succeeds when this output of another pipeline has other content than when the wait began",
             "\"customer-segmentation/clean.orders\"",
         ),
         key!("status", Form::Int(100, 599), "`200`", "of `http`", "204"),

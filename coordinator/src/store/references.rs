@@ -101,7 +101,11 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         | Value::DroppedRun(_)
         | Value::Schedule(_)
         | Value::Interval(_)
-        | Value::BackfillInterval(_) => {}
+        | Value::BackfillInterval(_)
+        | Value::Worker(_)
+        | Value::Pool(_) => {}
+        // What has happened stays true when its bytes are gone.
+        Value::Events(_) | Value::Cursor(_) | Value::Delivery(_) | Value::Sla(_) => {}
     }
     Ok(needed)
 }

@@ -47,7 +47,7 @@ async fn old_runs_go_with_all_that_is_theirs_and_what_is_shared_stays() {
     assert_eq!(place.keep(2, true).await.0, dry, "a dry run changes nothing");
     let (planned, done) = place.keep(2, false).await;
     assert_eq!((&planned, &done), (&dry, &dry), "what was planned is what was done");
-    assert_eq!(done.runs.iter().map(|drop| drop.run.clone()).collect::<Vec<_>>(), [run(1), run(2)]);
+    assert_eq!(done.runs.iter().map(|drop| drop.run).collect::<Vec<_>>(), [run(1), run(2)]);
     assert_eq!((done.blobs.len(), done.log_bytes()), (3, 12));
     for n in 1..=2 {
         assert!(everything_of(n).iter().all(|key| !place.has(key)), "run {n}");
@@ -214,7 +214,7 @@ async fn the_newest_text_of_a_pipeline_says_what_is_kept_of_all_its_runs() {
         place.put(&Key::Pipeline(version), &record).await;
     }
     let (_, done) = collect(&place.shared, &Ask::default()).await.unwrap();
-    assert_eq!(done.runs.iter().map(|drop| drop.run.clone()).collect::<Vec<_>>(), [run(1), run(2)]);
+    assert_eq!(done.runs.iter().map(|drop| drop.run).collect::<Vec<_>>(), [run(1), run(2)]);
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn a_run_stays_until_the_schedule_or_the_backfill_that_started_it_has_note
     let backfill: segue_proto::ids::BackfillId = "bf_01j8zk5m8w0000000000000000".parse().unwrap();
     let of_interval = Key::BackfillInterval { backfill, index: 0 };
     place.put(&of_interval, &interval).await;
-    let going = |plan: &super::super::GcPlan| plan.runs.iter().map(|drop| drop.run.clone()).collect::<Vec<_>>();
+    let going = |plan: &super::super::GcPlan| plan.runs.iter().map(|drop| drop.run).collect::<Vec<_>>();
     assert_eq!(going(&place.keep(1, false).await.1), [run(3)]);
 
     place.put(&of_schedule, &stored::ScheduleRecord { active: Vec::new(), ..schedule }).await;

@@ -184,9 +184,9 @@ proptest! {
     #[test]
     fn exactly_the_runs_and_results_go_that_no_rule_keeps(facts in facts(), policies in policies()) {
         let plan = plan(&facts, &policies, NOW);
-        let going: Vec<_> = plan.runs.iter().map(|drop| drop.run.clone()).collect();
+        let going: Vec<_> = plan.runs.iter().map(|drop| drop.run).collect();
         let expected: Vec<_> =
-            (0..facts.runs.len()).filter(|&at| !stays(&facts, &policies, at)).map(|at| facts.runs[at].run.clone()).collect();
+            (0..facts.runs.len()).filter(|&at| !stays(&facts, &policies, at)).map(|at| facts.runs[at].run).collect();
         prop_assert_eq!(going, expected);
         let going: Vec<_> = plan.cache.iter().map(|drop| drop.key.clone()).collect();
         let expected: Vec<_> = (0..facts.cache.len())

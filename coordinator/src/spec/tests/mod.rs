@@ -5,6 +5,7 @@
 mod bind;
 mod diff;
 mod flow;
+mod hooks;
 mod hostile;
 mod properties;
 mod schedule;
