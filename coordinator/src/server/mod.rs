@@ -4,6 +4,7 @@ pub mod actor;
 pub mod api;
 mod error;
 mod external;
+pub mod globs;
 pub mod http;
 mod lineage;
 mod pipelines;

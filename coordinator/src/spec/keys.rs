@@ -166,7 +166,7 @@ pub static SCHEDULE: Table = table(
             Form::Map(&Form::Value),
             "`{}`",
             "parameters of each run; may hold `${interval.start_date}` and the like",
-            ""
+            "{ day = \"${interval.start_date}\" }"
         ),
     ],
 );
@@ -390,8 +390,8 @@ pub static TASK: Table = Table {
             "key",
             Form::Text,
             "the item's text",
-            "names the children of a fan-out: each must come out with another key. A table of `foreach` is named by \
-             its number, a combination of `matrix` by its values with `+` between them",
+            "names the children of a fan-out: each must come out with another key. A path is named by its last \
+             part, a table of `foreach` by its number, a combination of `matrix` by its values with `+` between them",
             "\"${item.id}\"",
         ),
         key!(
@@ -488,10 +488,16 @@ pub static FOREACH: Table = Table {
             "glob",
             Form::Text,
             "",
-            "files by a pattern with `*`, `?`, `[…]` and `**`, sorted; looked up at submission",
+            "files by a pattern with `*`, `?`, `[…]` and `**`, sorted; looked up at submission, on the machine of the coordinator",
             "\"data/*.csv\"",
         ),
-        key!("output", Form::Output, "", "a JSON array that a task puts out, which is then a need", "\"list.items\""),
+        key!(
+            "output",
+            Form::Output,
+            "",
+            "a JSON array that a task puts out, or an object whose names are the keys; the task is then a need",
+            "\"list.items\""
+        ),
     ],
 };
 
