@@ -3,13 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod audit;
+mod fanout;
+mod fanout_rerun;
 mod finally;
 mod flow;
+mod items;
 mod keep;
 mod leases;
 mod life;
 mod model;
 mod placement;
 mod rerun;
+mod sim;
 mod support;
 mod waits;
