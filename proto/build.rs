@@ -14,6 +14,8 @@ const FILES: &[&str] = &[
     "segue/store/schedules.proto",
     "segue/v1/retention.proto",
     "segue/store/retention.proto",
+    "segue/v1/events.proto",
+    "segue/store/events.proto",
     "segue/v1/fleet.proto",
     "segue/store/fleet.proto",
     "externalscaler.proto",

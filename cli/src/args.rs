@@ -88,6 +88,8 @@ pub enum Command {
     Logs(commands::logs::LogsArgs),
     /// Say why tasks are not running
     Explain(commands::explain::ExplainArgs),
+    /// Print or follow what happens: runs, tasks, workers, models
+    Events(commands::events::EventsArgs),
     /// List, fetch and trace artifacts
     #[command(subcommand)]
     Artifacts(commands::artifacts::ArtifactsCommand),

@@ -53,6 +53,7 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
         wait_for_worker(&mut client).await?;
     }
     let done = execute(&args, &mut client, out).await;
+    client.finish_hooks(out).await;
     let closed = client.close().await;
     done.and_then(|status| closed.map(|()| status))
 }

@@ -42,8 +42,15 @@ impl Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stop = CancellationToken::new();
-        let config =
-            Config { state_dir: state_dir.to_owned(), blob_url: None, lease: Duration::from_secs(60), tls: None };
+        let config = Config {
+            state_dir: state_dir.to_owned(),
+            blob_url: None,
+            lease: Duration::from_secs(60),
+            tls: None,
+            fires_schedules: false,
+            gc: crate::gc::GcConfig { every: None, ..crate::gc::GcConfig::default() },
+            openlineage: None,
+        };
         let coordinator = Coordinator::start(config, listener, Some(http), stop.clone()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{}", coordinator.address)).unwrap().connect_lazy();
         let http = coordinator.http_address.unwrap();

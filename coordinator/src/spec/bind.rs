@@ -74,6 +74,7 @@ pub fn bind(
         priority: pipeline.priority,
         concurrency,
         tasks,
+        hooks: pipeline.hooks.clone(),
     })
 }
 

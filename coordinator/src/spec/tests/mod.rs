@@ -5,6 +5,7 @@
 mod bind;
 mod diff;
 mod flow;
+mod hooks;
 mod hostile;
 mod properties;
 mod schedule;
@@ -13,7 +14,7 @@ mod toml;
 mod version;
 
 #[path = "../../../tests/common/catalogue.rs"]
-mod fixture;
+pub(crate) mod fixture;
 
 use fixture::catalogue;
 
