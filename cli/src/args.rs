@@ -67,6 +67,8 @@ pub enum Command {
     Plan(commands::plan::PlanArgs),
     /// Draw the DAG of a pipeline file
     Graph(commands::graph::GraphArgs),
+    /// Print the format of pipeline files, as JSON Schema for editors or as a reference page
+    Schema(commands::schema::SchemaArgs),
     /// List runs, newest first
     Runs(commands::runs::RunsArgs),
     /// Show a run with its tasks

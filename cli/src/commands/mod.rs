@@ -22,6 +22,7 @@ pub mod run;
 pub mod runs;
 pub mod sample_data;
 pub mod schedules;
+pub mod schema;
 pub mod show;
 pub mod similar;
 pub mod store;
@@ -50,6 +51,7 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
         Command::Validate(args) => validate::run(args, &global, out).await,
         Command::Plan(args) => plan::run(args, &global, out).await,
         Command::Graph(args) => graph::run(args, out),
+        Command::Schema(args) => schema::run(args, out),
         Command::SampleData(args) => sample_data::run(args, out),
         Command::Completions(args) => completions::run(args, out),
         Command::Store(command) => store::run(command, &global, out).await,

@@ -47,8 +47,8 @@ impl Cluster {
             blob_url: None,
             lease: Duration::from_secs(60),
             tls: None,
-            fires_schedules: false,
-            gc: crate::gc::GcConfig { every: None, ..crate::gc::GcConfig::default() },
+            fires_schedules: true,
+            gc: crate::gc::GcConfig::default(),
             openlineage: None,
         };
         let coordinator = Coordinator::start(config, listener, Some(http), stop.clone()).await.unwrap();

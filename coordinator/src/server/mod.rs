@@ -9,6 +9,7 @@ pub mod feed;
 mod fleet;
 #[cfg(test)]
 mod fleet_tests;
+pub mod globs;
 pub mod http;
 mod keda;
 mod lineage;

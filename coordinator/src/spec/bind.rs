@@ -24,6 +24,9 @@ use crate::expr::{Expr, Part};
 /// Most bytes that filling in parameters may make: a long parameter can be named many times.
 const MOST_FILLED: usize = 64 * 1024 * 1024;
 
+/// Children whose keys one binding looks at: tasks of a million each are written in one line.
+const MOST_LOOKED_AT: u64 = 2_000_000;
+
 /// Binds a pipeline to the parameters of a run.
 ///
 /// `params` are values as typed. Relative paths, of parameters and in the file, are resolved against `working_dir`
@@ -45,7 +48,7 @@ pub fn bind(
     if !faults.is_empty() {
         return Err(faults);
     }
-    let binder = Binder { values, base, filled: Cell::new(0), no_cache };
+    let binder = Binder { values, base, filled: Cell::new(0), children: Cell::new(MOST_LOOKED_AT), no_cache };
     let mut tasks = Vec::with_capacity(pipeline.tasks.len());
     for task in &pipeline.tasks {
         match binder.task(task, catalogue) {
@@ -205,6 +208,8 @@ struct Binder<'p> {
     base: Option<&'p Path>,
     /// Bytes made so far by filling in.
     filled: Cell<usize>,
+    /// Children that may still be looked at.
+    children: Cell<u64>,
     no_cache: bool,
 }
 
@@ -277,14 +282,9 @@ impl Binder<'_> {
         if let Some(key) = &mut fan_out.key {
             *key = self.text(key, Filling::ForChildren);
         }
-        let list = |name: &str| match self.values.get(name).map(|bound| &bound.value) {
-            Some(Value::Array(items)) => items.clone(),
-            Some(other) => vec![other.clone()],
-            None => Vec::new(),
-        };
         fan_out.over = match std::mem::replace(&mut fan_out.over, Over::Items(Vec::new())) {
             Over::Items(items) => Over::Items(self.list(&items)),
-            Over::Param(name) => Over::Items(list(&name)),
+            Over::Param(name) => Over::Items(self.list(&[Value::from(format!("${{params.{name}}}"))])),
             Over::Glob(pattern) => Over::Glob(self.pattern(&pattern)),
             Over::Matrix(lists) => {
                 Over::Matrix(lists.into_iter().map(|(name, values)| (name, self.list(&values))).collect())
@@ -294,6 +294,9 @@ impl Binder<'_> {
         let count = items::items_of(&fan_out.over).map_or(0, |items| items.len());
         let fault = if self.filled.get() > MOST_FILLED {
             return flow;
+        } else if count <= items::MOST && !self.may_look_at(count) {
+            // What is too much to look at now is looked at when the run gets there.
+            None
         } else if count > items::MOST {
             Some((format!("has {count} items"), format!("at most {}", items::MOST)))
         } else {
@@ -461,6 +464,8 @@ impl Binder<'_> {
     fn value(&self, given: &Value, filling: Filling) -> Value {
         match given {
             Value::String(text) => match template::exact(text).and_then(|name| self.values.get(name)) {
+                // Past the limit the result is thrown away, so nothing more is made.
+                Some(_) if self.filled.get() > MOST_FILLED => Value::Null,
                 Some(bound) => {
                     self.grew(value::text_of(&bound.value).len());
                     filling.done(bound.value.clone())
@@ -506,6 +511,13 @@ impl Binder<'_> {
             }
         }
         self.text(text, Filling::of(task))
+    }
+
+    /// Says whether so many children may still be looked at, and counts them.
+    fn may_look_at(&self, children: u64) -> bool {
+        let left = self.children.get().checked_sub(children);
+        self.children.set(left.unwrap_or(self.children.get()));
+        left.is_some()
     }
 
     fn grew(&self, bytes: usize) {

@@ -22,7 +22,9 @@ pub(super) const ENDS: [&str; 6] = ["succeeded", "failed", "upstream_failed", "s
 /// Checks the conditions of every task.
 pub(super) fn check(drafts: &[Draft<'_>], edges: &[Edges], params: &mut Params, check: &mut Check<'_>) {
     let names: HashMap<&str, usize> = drafts.iter().enumerate().map(|(at, draft)| (draft.name, at)).collect();
-    let all = All { drafts, edges, names };
+    let mut sorted: Vec<&str> = names.keys().copied().collect();
+    sorted.sort_unstable();
+    let all = All { drafts, edges, names, sorted };
     for (at, draft) in drafts.iter().enumerate() {
         if let Some(when) = &draft.flow.when {
             all.when(at, when, params, check);
@@ -36,6 +38,7 @@ struct All<'d, 't> {
     drafts: &'d [Draft<'t>],
     edges: &'d [Edges],
     names: HashMap<&'t str, usize>,
+    sorted: Vec<&'t str>,
 }
 
 impl All<'_, '_> {
@@ -110,11 +113,9 @@ impl All<'_, '_> {
         let name = one.task.as_str();
         let Some(&task) = self.names.get(name) else {
             // `tasks.my-task.state` is read as a difference.
-            let longer = self
-                .drafts
-                .iter()
-                .map(|draft| draft.name)
-                .find(|long| long.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')));
+            let long = format!("{name}-");
+            let longer = self.sorted.get(self.sorted.partition_point(|known| *known < long.as_str()));
+            let longer = longer.filter(|known| known.starts_with(&long));
             let hint = match longer {
                 Some(long) => Some(format!("a name with - is written tasks[\"{long}\"]")),
                 None => check.faults.did_you_mean(name, self.drafts.iter().map(|draft| draft.name)),
@@ -178,7 +179,7 @@ impl All<'_, '_> {
         }
         let Some(ports) = task.outputs() else { return };
         let json = || ports.iter().filter(|port| port.kind == "json").map(|port| port.name.as_str());
-        match ports.iter().find(|port| port.name == output) {
+        match task.port(output) {
             Some(port) if port.kind == "json" => {}
             Some(port) => {
                 let message = format!(

@@ -21,7 +21,10 @@ const ONLY_WITH: [&str; 4] = ["key", "max_parallel", "fail_fast", "tolerate"];
 /// Most lists of a matrix.
 const MOST_LISTS: usize = 16;
 /// Items that references to their fields are checked against.
-const LOOKED_AT: usize = 1_000;
+pub(super) const LOOKED_AT: usize = 1_000;
+/// Longest template of a key, and longest pattern of files.
+const LONGEST_KEY: usize = 512;
+const LONGEST_PATTERN: usize = 4_096;
 
 /// A fan-out as written.
 pub(super) struct DraftFan<'t> {
@@ -103,6 +106,11 @@ impl DraftFan<'_> {
     pub fn finish(self, output: Option<OutputRef>, params: &mut Params, check: &mut Check<'_>) -> Option<FanOut> {
         let before = check.faults.count();
         if let Some((key, span)) = self.key {
+            if key.len() > LONGEST_KEY {
+                let message = format!("`key` has {} bytes", key.len());
+                check.faults.error(Code::BadFanOut, span, message, format!("at most {LONGEST_KEY}"));
+                return None;
+            }
             strings::references(key, span, Children::Of(self.shape()), params, check);
             if !template::mentions_child(key) && template::parts(key).is_ok() {
                 let hint = "name what tells them apart: \"${item.id}\", \"${index}\"".to_owned();
@@ -353,7 +361,7 @@ fn param((text, span): Spanned<'_>, what: &str, params: &mut Params, check: &mut
 }
 
 fn glob(pattern: &str, span: Span, check: &mut Check<'_>) {
-    if pattern.is_empty() || pattern.contains('\0') {
+    if pattern.is_empty() || pattern.contains('\0') || pattern.len() > LONGEST_PATTERN {
         check.faults.error(Code::BadFanOut, span, "`glob` names no files", "\"data/*.csv\"".to_owned());
     } else if let Err(error) = glob::Pattern::new(pattern) {
         let place = check.inside(span, pattern, error.pos.min(pattern.len()), 1);
@@ -376,6 +384,11 @@ fn alike(fan_out: &FanOut, span: Span, check: &mut Check<'_>) {
         _ => false,
     };
     if !static_ || fan_out.key.as_ref().is_some_and(|key| key.contains("${params.")) {
+        return;
+    }
+    // What is too much to look at now is looked at when the run gets there.
+    let count = items::items_of(&fan_out.over).map_or(0, |items| items.len());
+    if !check.faults.may_look_at(count) {
         return;
     }
     if let Err(message) = items::check_keys(fan_out) {

@@ -9,6 +9,8 @@ use super::{
 const MOST: usize = 1_000;
 /// Comparisons of words that one check may spend on "did you mean": a file of 100,000 faults stays linear.
 const COMPARISONS: usize = 300_000;
+/// Children that one check may look at: tasks of a million each are written in one line.
+const CHILDREN: u64 = 2_000_000;
 
 /// A range of bytes of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,11 +35,12 @@ struct Fault {
 pub(super) struct Faults {
     faults: Vec<Fault>,
     comparisons: usize,
+    children: u64,
 }
 
 impl Faults {
     pub const fn new() -> Self {
-        Self { faults: Vec::new(), comparisons: COMPARISONS }
+        Self { faults: Vec::new(), comparisons: COMPARISONS, children: CHILDREN }
     }
 
     /// Adds an error.
@@ -58,6 +61,13 @@ impl Faults {
 
     pub fn has_errors(&self) -> bool {
         self.faults.iter().any(|fault| fault.diagnostic.is_error())
+    }
+
+    /// Says whether so many children may still be looked at, and counts them.
+    pub fn may_look_at(&mut self, children: u64) -> bool {
+        let left = self.children.checked_sub(children);
+        self.children = left.unwrap_or(self.children);
+        left.is_some()
     }
 
     /// Asks "did you mean", where one of the candidates is near.
@@ -167,9 +177,13 @@ pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
 /// Lists words for a hint: a few of them, then how many there are.
 pub(super) fn list<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     const SHOWN: usize = 16;
-    let words: Vec<&str> = words.into_iter().collect();
+    // Each of many faults may list as many words, and nobody needs the count.
+    const COUNTED: usize = 1_000;
+    let words: Vec<&str> = words.into_iter().take(COUNTED).collect();
     let mut out = words.iter().take(SHOWN).map(|word| quote(word)).collect::<Vec<_>>().join(", ");
-    if words.len() > SHOWN {
+    if words.len() == COUNTED {
+        out.push_str(" and many more");
+    } else if words.len() > SHOWN {
         out.push_str(&format!(" and {} more", words.len() - SHOWN));
     }
     out

@@ -97,8 +97,8 @@ pub(super) fn field<'v>(item: &'v Value, path: &str) -> Option<&'v Value> {
     })
 }
 
-/// Gives the key of a child: what its template says, else the text of its item, the values of its combination joined
-/// by `+`, or, for any other table or list, its number.
+/// Gives the key of a child: what its template says, else the text of its item (of a path, its last part), the values of
+/// its combination joined by `+`, or, for any other table or list, its number.
 ///
 /// # Errors
 /// What the template names and the item does not have.
@@ -114,7 +114,16 @@ pub fn child_key(fan_out: &FanOut, item: &Value, index: u32) -> Result<ItemKey, 
         (None, Value::Object(_) | Value::Array(_)) => index.to_string(),
         (None, plain) => text_of(plain),
     };
-    Ok(ItemKey::from_text(&text))
+    let key = ItemKey::from_text(&text);
+    // Of a path, people know the end. The digest of the whole keeps files of one name in two folders apart.
+    Ok(match text.rsplit_once('/') {
+        Some((_, name)) if !name.is_empty() && key.as_str() != text => {
+            let digest = &blake3::hash(text.as_bytes()).to_hex()[..8];
+            let name: String = name.chars().filter(char::is_ascii).take(48).collect();
+            ItemKey::from_text(&format!("{name}-{digest}"))
+        }
+        _ => key,
+    })
 }
 
 /// Checks that every child of a fan-out whose items are known has a key of its own.

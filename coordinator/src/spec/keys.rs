@@ -102,6 +102,7 @@ pub static FILE: Table = table(
         key!("params", Form::Map(&Form::Either(&[Form::Value, Form::Table(&PARAM)])), "`{}`", "what a run may set", ""),
         key!("defaults", Form::Table(&DEFAULTS), "`{}`", "what every task starts from", ""),
         key!("schedule", Form::Table(&SCHEDULE), "none", "when it runs by itself", ""),
+        key!("hooks", Form::List(&Form::Table(&HOOK)), "`[]`", "whom to tell, and of what: `[[hooks]]`", ""),
         key!("retention", Form::Table(&RETENTION), "`{}`", "what is kept of the runs, and for how long", ""),
         key!("tasks", Form::Map(&Form::Table(&TASK)), "required", "one table for each task, `[tasks.NAME]`", ""),
     ],
@@ -127,8 +128,71 @@ pub static PIPELINE: Table = table(
             "how many runs may go on at a time",
             "1",
         ),
+        key!(
+            "sla",
+            Form::Duration,
+            "none",
+            "a run that still goes after this time is late: one `sla.missed` event, and the hooks that wait for it",
+            "\"2h\""
+        ),
     ],
 );
+
+pub static HOOK: Table = Table {
+    name: "[[hooks]]",
+    intro: "A hook has a `webhook` or a `command`. It takes no parameters of the pipeline, and `[defaults]` do not reach it.",
+    others: None,
+    one_of: &["webhook", "command"],
+    keys: &[
+        key!("on", Form::List(&Form::Word(&ON)), "required", "what it waits for", "[\"failure\", \"sla_miss\"]"),
+        key!(
+            "webhook",
+            Form::Either(&[Form::Text, Form::Table(&HOOK_SECRET)]),
+            "",
+            "an address that gets a signed POST",
+            "\"https://alerts.example.com/segue\"",
+        ),
+        key!(
+            "secret",
+            Form::Table(&HOOK_SECRET),
+            "unsigned",
+            "key of the signature, from the environment of the coordinator",
+            "{ secret = \"env:SEGUE_HOOK_KEY\" }",
+        ),
+        key!(
+            "headers",
+            Form::Map(&Form::Either(&[Form::Text, Form::Table(&HOOK_SECRET)])),
+            "`{}`",
+            "further headers",
+            "{ Authorization = { secret = \"env:SEGUE_HOOK_TOKEN\" } }",
+        ),
+        key!(
+            "command",
+            Form::List(&Form::Text),
+            "",
+            "a program that a worker executes",
+            "[\"python3\", \"notify.py\"]"
+        ),
+        key!("timeout", Form::Duration, "webhook `\"10s\"`; command none", "of one try", "\"20s\""),
+        key!("retry", Form::Any, "webhook: for a day; command: as in a task", "as in a task", ""),
+        key!("resources", Form::Any, "as in a task", "of a command", ""),
+        key!("env", Form::Any, "`{}`", "of a command", ""),
+    ],
+};
+
+pub static HOOK_SECRET: Table = table(
+    "secret of a hook",
+    "",
+    &[key!(
+        "secret",
+        Form::Text,
+        "required",
+        "a variable of the coordinator that begins with SEGUE_HOOK_",
+        "\"env:SEGUE_HOOK_KEY\""
+    )],
+);
+
+const ON: [&str; 4] = ["success", "failure", "cancelled", "sla_miss"];
 
 pub static SCHEDULE: Table = table(
     "[schedule]",
@@ -166,7 +230,7 @@ pub static SCHEDULE: Table = table(
             Form::Map(&Form::Value),
             "`{}`",
             "parameters of each run; may hold `${interval.start_date}` and the like",
-            ""
+            "{ day = \"${interval.start_date}\" }"
         ),
     ],
 );
@@ -390,8 +454,8 @@ pub static TASK: Table = Table {
             "key",
             Form::Text,
             "the item's text",
-            "names the children of a fan-out: each must come out with another key. A table of `foreach` is named by \
-             its number, a combination of `matrix` by its values with `+` between them",
+            "names the children of a fan-out: each must come out with another key. A path is named by its last \
+             part, a table of `foreach` by its number, a combination of `matrix` by its values with `+` between them",
             "\"${item.id}\"",
         ),
         key!(
@@ -463,7 +527,7 @@ pub static SENSOR: Table = Table {
             "artifact",
             Form::Text,
             "",
-            "succeeds when another pipeline has made this output since the run began",
+            "succeeds when this output of another pipeline has other content than when the wait began",
             "\"customer-segmentation/clean.orders\"",
         ),
         key!("status", Form::Int(100, 599), "`200`", "of `http`", "204"),
@@ -488,10 +552,16 @@ pub static FOREACH: Table = Table {
             "glob",
             Form::Text,
             "",
-            "files by a pattern with `*`, `?`, `[…]` and `**`, sorted; looked up at submission",
+            "files by a pattern with `*`, `?`, `[…]` and `**`, sorted; looked up at submission, on the machine of the coordinator",
             "\"data/*.csv\"",
         ),
-        key!("output", Form::Output, "", "a JSON array that a task puts out, which is then a need", "\"list.items\""),
+        key!(
+            "output",
+            Form::Output,
+            "",
+            "a JSON array that a task puts out, or an object whose names are the keys; the task is then a need",
+            "\"list.items\""
+        ),
     ],
 };
 

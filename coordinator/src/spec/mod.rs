@@ -12,6 +12,7 @@ pub mod graph;
 pub mod keys;
 pub mod model;
 pub mod retention;
+pub mod schema;
 
 mod bind;
 mod check;

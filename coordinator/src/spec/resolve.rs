@@ -114,7 +114,7 @@ impl Graph<'_, '_> {
         };
         let task = self.task(at, name, (from, span), "takes an output of", check)?;
         let Some(ports) = self.drafts[task].outputs() else { return Some((task, output)) };
-        if ports.iter().any(|port| port.name == output) {
+        if self.drafts[task].port(output).is_some() {
             return Some((task, output));
         }
         let names = || ports.iter().map(|port| port.name.as_str());
@@ -178,7 +178,7 @@ impl Graph<'_, '_> {
             return None;
         }
         let ports = other.outputs().unwrap_or_default();
-        if let Some(port) = ports.iter().find(|port| port.name == output && port.kind != "json") {
+        if let Some(port) = other.port(output).filter(|port| port.kind != "json") {
             let message = format!("items come out of a JSON array, but {} is {}", quote(from.0), article(&port.kind));
             let json: Vec<&str> =
                 ports.iter().filter(|port| port.kind == "json").map(|port| port.name.as_str()).collect();
@@ -215,7 +215,7 @@ impl Graph<'_, '_> {
 
     fn kinds(&self, port: Option<&Port>, task: usize, output: &str, span: Span, check: &mut Check<'_>) {
         let (Some(port), Some(ports)) = (port, self.drafts[task].outputs()) else { return };
-        let Some(given) = ports.iter().find(|port| port.name == output) else { return };
+        let Some(given) = self.drafts[task].port(output) else { return };
         if port.kind == "file" || given.kind == port.kind {
             return;
         }

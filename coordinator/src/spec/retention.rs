@@ -10,12 +10,10 @@ use super::{
     diagnostic::quote,
     faults::Faults,
     fields::Check,
+    keys,
     toml::{self, Node, Table, Value},
     units,
 };
-
-/// Keys of the table.
-const KEYS: [&str; 5] = ["keep_runs", "keep_for", "keep_failed_for", "logs_for", "cache_for"];
 
 /// Most runs that a rule may count.
 pub const MOST_RUNS: u32 = 1_000_000;
@@ -66,7 +64,7 @@ impl Retention {
 
 /// Reads the table, and reports what is wrong with it.
 pub(super) fn read(node: &Node, check: &mut Check<'_>) -> Retention {
-    let Some(table) = check.table(node, "`retention`", &KEYS) else { return Retention::default() };
+    let Some(table) = check.table(node, "`retention`", &keys::RETENTION) else { return Retention::default() };
     let keep_runs = table.get("keep_runs").and_then(|entry| {
         let number = check.int(&entry.node, "`keep_runs`")?;
         let runs = u32::try_from(number).ok().filter(|runs| (1..=MOST_RUNS).contains(runs));

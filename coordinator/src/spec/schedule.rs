@@ -10,6 +10,7 @@ use super::{
     diagnostic::quote,
     faults::{Span, list},
     fields::Check,
+    keys,
     params::{self, Params},
     toml::{Entry, Node, Table, Value},
     units,
@@ -22,8 +23,6 @@ use crate::schedule::{
     zone,
 };
 
-const KEYS: [&str; 10] =
-    ["cron", "every", "timezone", "start", "end", "catch_up", "catch_up_window", "overlap", "jitter", "params"];
 /// Shortest time between two fires.
 const SHORTEST_MS: u64 = 1_000;
 /// Longest jitter.
@@ -36,7 +35,7 @@ const SAMPLE: Interval = Interval { start: 1_767_225_600_000, end: 1_767_312_000
 /// Reads `[schedule]`. Gives nothing where it has a fault.
 pub(super) fn read(entry: &Entry, params: &Params, check: &mut Check<'_>) -> Option<ScheduleDecl> {
     let before = check.faults.count();
-    let table = check.table(&entry.node, "`schedule`", &KEYS)?;
+    let table = check.table(&entry.node, "`schedule`", &keys::SCHEDULE)?;
     let timezone = timezone(table, check);
     let zone = timezone.and_then(zone::find).unwrap_or(chrono_tz::Tz::UTC);
     let trigger = trigger(table, entry.key_span, check);

@@ -3,7 +3,7 @@
 use super::{
     code::Code,
     diagnostic::quote,
-    fanout::Shape,
+    fanout::{LOOKED_AT, Shape},
     faults::{Span, list},
     fields::Check,
     params::Params,
@@ -84,18 +84,20 @@ fn child(child: Child<'_>, whole: &str, span: Span, children: Children<'_>, chec
             "give the task `foreach` or `matrix`, or write $${ for a literal ${".to_owned(),
         ),
         Children::Of(shape) => match child {
-            Child::Item(path) if !path.is_empty() => match shape.lacks(path) {
-                None => return true,
-                Some((message, fields)) => {
-                    let field = path.split('.').next().unwrap_or(path);
-                    let hint = match check.faults.nearest(field, fields.iter().copied()) {
-                        Some(near) => format!("did you mean `${{item.{near}}}`?"),
-                        None if fields.is_empty() => "write `${item}`".to_owned(),
-                        None => format!("it has {}", list(fields.iter().copied())),
-                    };
-                    (message, hint)
+            Child::Item(path) if !path.is_empty() && check.faults.may_look_at(LOOKED_AT as u64) => {
+                match shape.lacks(path) {
+                    None => return true,
+                    Some((message, fields)) => {
+                        let field = path.split('.').next().unwrap_or(path);
+                        let hint = match check.faults.nearest(field, fields.iter().copied()) {
+                            Some(near) => format!("did you mean `${{item.{near}}}`?"),
+                            None if fields.is_empty() => "write `${item}`".to_owned(),
+                            None => format!("it has {}", list(fields.iter().copied())),
+                        };
+                        (message, hint)
+                    }
                 }
-            },
+            }
             _ => return true,
         },
     };

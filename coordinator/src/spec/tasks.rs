@@ -1,5 +1,7 @@
 //! `[tasks.NAME]`: reads each table by itself. What one task says of another is checked in [`super::resolve`].
 
+use std::collections::HashMap;
+
 use segue_proto::{
     ids::{PortName, TaskName},
     operator::{Catalogue, KINDS, OperatorSpec, Port},
@@ -34,6 +36,8 @@ pub(super) struct Draft<'t> {
     pub priority: i32,
     /// Of a command.
     pub outputs: Vec<Port>,
+    /// Where each of them is: there may be many.
+    at: HashMap<String, usize>,
     pub description: &'t str,
     pub flow: DraftFlow<'t>,
 }
@@ -47,6 +51,15 @@ pub(super) enum DraftWork<'t> {
 }
 
 impl Draft<'_> {
+    /// Gives the output of a name.
+    pub fn port(&self, name: &str) -> Option<&Port> {
+        match &self.work {
+            DraftWork::Operator(spec) => spec.outputs.iter().find(|port| port.name == name),
+            DraftWork::Command(_) => self.at.get(name).and_then(|&at| self.outputs.get(at)),
+            DraftWork::Sensor(_) | DraftWork::Unknown => None,
+        }
+    }
+
     /// Gives the outputs, or nothing where they are not known.
     pub fn outputs(&self) -> Option<&[Port]> {
         match &self.work {
@@ -103,6 +116,7 @@ fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check
         cache: None,
         priority: 0,
         outputs: Vec::new(),
+        at: HashMap::new(),
         description: "",
         flow: flow::read(table, name, check),
     };
@@ -146,7 +160,10 @@ fn task<'t>(entry: &'t Entry, defaults: &Policy, catalogue: &'t Catalogue, check
                 check.faults.error(Code::UnknownKey, entry.key_span, message, hint);
             }
             DraftWork::Sensor(_) => {}
-            _ => draft.outputs = outputs(&entry.node, check),
+            _ => {
+                draft.outputs = outputs(&entry.node, check);
+                draft.at = draft.outputs.iter().enumerate().map(|(at, port)| (port.name.clone(), at)).collect();
+            }
         }
     }
     Some(draft)

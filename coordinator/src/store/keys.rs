@@ -81,10 +81,6 @@ pub enum Key {
     PipelineRun { name: PipelineName, run: RunId },
     /// `store.v1.DroppedRunRecord`
     DroppedRun(RunId),
-    /// `store.v1.WorkerRecord`: what people have set for a worker
-    Worker(WorkerName),
-    /// `store.v1.PoolRecord`
-    Pool(PoolName),
     /// `store.v1.EventsRecord`, by the offset of its first event
     Events(u64),
     /// `store.v1.CursorRecord`, by the name of the reader
@@ -93,6 +89,10 @@ pub enum Key {
     Delivery(DeliveryKey),
     /// `store.v1.SlaRecord`
     Sla(RunId),
+    /// `store.v1.WorkerRecord`: what people have set for a worker
+    Worker(WorkerName),
+    /// `store.v1.PoolRecord`
+    Pool(PoolName),
 }
 
 /// The place of a delivery: those to one receiver lie together, the most urgent first.

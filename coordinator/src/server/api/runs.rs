@@ -16,8 +16,8 @@ use super::Shared;
 use crate::{
     core::{Core, Event, Run, rerun},
     server::{
-        actor::resolve, deliver::command::KEY_PREFIX as HOOK_KEYS, error::Error, external, pipelines, plan, records,
-        views,
+        actor::resolve, deliver::command::KEY_PREFIX as HOOK_KEYS, error::Error, external, globs, pipelines, plan,
+        records, views,
     },
     spec::{self, Pipeline, RunSpec},
     store::{self, Key, keys::prefix},
@@ -37,8 +37,21 @@ const LOOK_AT_LARGE: std::time::Duration = std::time::Duration::from_millis(500)
 const MOST_ROWS: u32 = 1_000;
 
 impl Runs {
-    /// Checks a text and binds it to parameters; diagnostics are for the client, in file order.
-    fn compile(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
+    /// Checks a text, binds it to parameters and looks up its files; diagnostics are for the client, in file order.
+    async fn compile(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
+        let compiled = match self.bind(request)? {
+            Ok(compiled) if globs::any(&compiled.spec) => compiled,
+            done => return Ok(done),
+        };
+        let Compiled { pipeline, mut spec, warnings } = compiled;
+        let found = tokio::task::spawn_blocking(move || globs::expand_globs(&mut spec).map(|()| spec)).await;
+        match found.map_err(|e| Error::Internal(e.to_string()))? {
+            Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
+            Err(diagnostic) => Ok(Err(vec![diagnostic.to_wire(&request.path, &request.text)])),
+        }
+    }
+
+    fn bind(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
         let catalogue = self.0.operators();
         let checked = spec::check(&request.text, &request.path, &catalogue);
         let wire = |diagnostics: &[spec::Diagnostic]| -> Vec<v1::Diagnostic> {
@@ -58,7 +71,7 @@ impl Runs {
 
     /// Submits a run, whoever asks for it.
     pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
-        let compiled = match self.compile(&request)? {
+        let compiled = match self.compile(&request).await? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),
         };
@@ -144,7 +157,7 @@ impl Runs {
                 no_cache: run.no_cache,
                 ..v1::SubmitRequest::default()
             };
-            match self.compile(&submit)? {
+            match self.compile(&submit).await? {
                 Ok(compiled) => Some(compiled.spec),
                 Err(diagnostics) => {
                     return Ok(v1::RerunResponse { run_id: id.into(), diagnostics, ..v1::RerunResponse::default() });
@@ -287,7 +300,7 @@ impl RunService for Runs {
 
     async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         let request = request.into_inner();
-        let response = match self.compile(&request)? {
+        let response = match self.compile(&request).await? {
             Err(diagnostics) => v1::PlanResponse { diagnostics, ..v1::PlanResponse::default() },
             Ok(compiled) => {
                 let spec = Arc::new(compiled.spec);

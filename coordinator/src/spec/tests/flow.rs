@@ -11,7 +11,7 @@ use super::{
         Backoff, BoundTask, Code, EnvValue, OnFull, OutputRef, Over, Pipeline, RunIf, RunSpec, Task, Work, bind,
         child_key, items_of, resolve_child,
     },
-    catalogue, check, codes, good,
+    EVERYTHING, catalogue, check, codes, good,
 };
 
 const HEAD: &str = "[pipeline]\nname = \"demo\"\n[params]\nregions = { type = \"list\", default = [\"eu\", \"us\"] }\n\
@@ -70,6 +70,18 @@ fn items_come_from_lists_parameters_ranges_files_and_outputs() {
     let spec = bound(text, &[]);
     assert_eq!(of(&spec, "a").needs(), [0], "the list is a need");
     assert_eq!(of(&spec, "list").inline, ["items"], "its content decides what runs");
+}
+
+#[test]
+fn a_file_that_uses_every_key_is_good_and_binds() {
+    assert!(check(EVERYTHING).diagnostics.is_empty(), "{}", check(EVERYTHING).render("e", EVERYTHING, false));
+    let bound =
+        |params: &BTreeMap<String, String>| bind(&good(EVERYTHING), &catalogue(), params, "/data", false).unwrap();
+    let first = bound(&BTreeMap::new());
+    assert_eq!(first.tasks.len(), 9);
+    assert_eq!(bound(&first.params), first, "binding again gives the same run");
+    let json = serde_json::to_string(&first).unwrap();
+    assert_eq!(serde_json::from_str::<RunSpec>(&json).unwrap(), first, "a run is stored as JSON");
 }
 
 #[test]
@@ -155,7 +167,8 @@ fn children_are_named_by_what_tells_them_apart() {
     assert_eq!(key("foreach = [{ a = 1 }]", json!({ "a": 1 }), 4), "4");
     assert_eq!(key("foreach = [\"x\"]\nkey = \"${index}\"", json!("eu"), 4), "4");
     assert_eq!(key("matrix = { r = [\"eu\"], m = [\"s\"] }", json!({ "r": "eu", "m": "s" }), 0), "eu+s");
-    assert!(key("foreach = [\"a/b\"]", json!("a/b"), 0).starts_with("a_b-"));
+    assert!(key("foreach = [\"a/b\"]", json!("a/b"), 0).starts_with("b-"));
+    assert_ne!(key("foreach = [\"x\"]", json!("a/x"), 0), key("foreach = [\"x\"]", json!("b/x"), 0));
 }
 
 #[test]

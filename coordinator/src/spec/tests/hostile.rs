@@ -99,3 +99,67 @@ fn nesting_of_any_kind_is_refused_and_not_followed() {
 fn a_byte_order_mark_is_no_fault() {
     good("\u{feff}[pipeline]\nname = \"x\"\n[tasks.a]\nop = \"core.noop\"\n");
 }
+
+#[test]
+fn a_condition_of_a_hundred_thousand_brackets_is_refused() {
+    for when in ["(".repeat(100_000), "!".repeat(100_000), "a.".repeat(100_000), "x.all(y, ".repeat(50_000)] {
+        let text = format!("[pipeline]\nname = \"x\"\n[tasks.a]\nop = \"core.noop\"\nwhen = \"{when}\"\n");
+        assert_eq!(codes(&text), [Code::BadCondition]);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_fan_outs_of_a_million_children_are_checked_in_one_pass() {
+    let text = tasks(100_000, |_, text| {
+        text.push_str("op = \"core.noop\"\nforeach = { range = 1000000 }\nkey = \"n${item}\"\n");
+    });
+    let pipeline = good(&text);
+    let bound = super::super::bind(&pipeline, &super::catalogue(), &Default::default(), "/", false).unwrap();
+    assert_eq!(bound.tasks.len(), 100_000);
+}
+
+#[test]
+fn conditions_that_read_what_is_not_there_cost_no_more_than_their_text() {
+    let when: String = (0..300).map(|n| format!("tasks.u{n}.state == 'x'")).collect::<Vec<_>>().join(" || ");
+    let when = &when[..when.rfind(" || ").unwrap().min(4_000)];
+    let when = &when[..when.rfind(" || ").unwrap()];
+    let text = tasks(3_000, |_, text| {
+        let _ = writeln!(text, "op = \"core.noop\"\nwhen = \"{when}\"");
+    });
+    assert_eq!(check(&text).diagnostics.len(), 1_001);
+}
+
+#[test]
+fn many_outputs_and_many_inputs_are_matched_without_trying_all_pairs() {
+    let names: Vec<String> = (0..50_000).map(|n| format!("o{n}")).collect();
+    let mut text = tasks(1, |_, text| {
+        let _ = writeln!(text, "command = [\"x\"]\noutputs = {names:?}");
+    });
+    text.push_str("[tasks.last]\ncommand = [\"x\"]\n[tasks.last.inputs]\n");
+    for name in &names {
+        let _ = writeln!(text, "{name} = \"t0.{name}\"\nx{name} = \"t0.x{name}\"");
+    }
+    assert_eq!(check(&text).diagnostics.len(), 1_001);
+}
+
+#[test]
+fn fields_of_many_items_are_looked_at_a_bounded_number_of_times() {
+    let items = "{ a = 1 }, ".repeat(100_000);
+    let arguments = "\"${item.a}\", ".repeat(100_000);
+    let text = format!(
+        "[pipeline]\nname = \"x\"\n[tasks.a]\ncommand = [\"x\", {arguments}]\nforeach = [{items}]\nkey = \"${{index}}\"\n"
+    );
+    good(&text);
+}
+
+#[test]
+fn a_list_that_is_named_many_times_cannot_blow_up_a_run() {
+    let mut text = String::from("[pipeline]\nname = \"x\"\n[params]\nl = { type = \"list\", default = [1] }\n");
+    for n in 0..20_000 {
+        let _ = writeln!(text, "[tasks.t{n}]\nop = \"core.noop\"\nforeach = \"${{params.l}}\"");
+    }
+    let list = (0..100_000).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let params = std::collections::BTreeMap::from([("l".to_owned(), list)]);
+    let faults = super::super::bind(&good(&text), &super::catalogue(), &params, "/", false).unwrap_err();
+    assert_eq!(faults[0].code, Code::TooLarge);
+}

@@ -9,6 +9,7 @@ mod hooks;
 mod hostile;
 mod properties;
 mod schedule;
+mod schema;
 mod shipped;
 mod toml;
 mod version;
@@ -22,6 +23,9 @@ use super::{Checked, Code, Pipeline};
 
 const RECOMMENDED: &str = include_str!("../../../../pipelines/customer-segmentation.toml");
 const NOTEBOOK: &str = include_str!("../../../../pipelines/customer-segmentation-notebook.toml");
+
+/// Uses every key of tasks.
+const EVERYTHING: &str = include_str!("everything.toml");
 
 fn check(text: &str) -> Checked {
     super::check(text, "pipeline.toml", &catalogue())

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    super::{bind, check},
-    NOTEBOOK, RECOMMENDED, catalogue,
+    super::{bind, check, child_key, items_of, resolve_child},
+    EVERYTHING, NOTEBOOK, RECOMMENDED, catalogue,
 };
 
 /// One change of some bytes.
@@ -45,6 +45,19 @@ fn edit() -> impl Strategy<Value = Edit> {
         "\r\n",
         "#",
         "[[tasks]]\n",
+        "when = \"tasks.clean.state == 'failed'\"\n",
+        "foreach = [1, { a = 2 }]\n",
+        "foreach = { range = 3 }\n",
+        "foreach = { output = \"eda.stats\" }\n",
+        "matrix = { a = [1, 2], b = \"${params.x}\" }\n",
+        "run_if = \"all_done\"\n",
+        "finally = true\n",
+        "sensor = { file = \"x\" }\n",
+        "pools = { db = 2 }\n",
+        "${item.id}",
+        "${key}",
+        "any_of = [{ gpu = 1 }, { cpu = 8 }], ",
+        "rules = [{ exit_codes = [75] }], ",
         "[schedule]\ncron = \"*/5 2-4 L * mon#2\"\nparams = { input = \"${interval.start}\" }\n",
         "[schedule]\nevery = \"15m\"\ntimezone = \"Europe/Berlin\"\nstart = \"2026-01-01\"\n",
     ]);
@@ -91,11 +104,11 @@ proptest! {
 
     #[test]
     fn a_mutated_pipeline_is_explained_without_panic_and_inside_its_text(
-        notebook: bool,
+        which in 0..3_usize,
         edits in prop::collection::vec(edit(), 1..6),
     ) {
         let catalogue = catalogue();
-        let text = apply(if notebook { NOTEBOOK } else { RECOMMENDED }, &edits);
+        let text = apply([RECOMMENDED, NOTEBOOK, EVERYTHING][which], &edits);
         let checked = check(&text, "mutated.toml", &catalogue);
         let lines: Vec<&str> = text.split('\n').collect();
         let mut last = 0;
@@ -120,7 +133,15 @@ proptest! {
         if let Some(pipeline) = &checked.pipeline {
             prop_assert_eq!(again.pipeline.unwrap().version(), pipeline.version());
             let params = BTreeMap::from([("input".to_owned(), "x.csv".to_owned())]);
-            let _ = bind(pipeline, &catalogue, &params, "/data", false);
+            let params = if which == 2 { BTreeMap::new() } else { params };
+            let bound = bind(pipeline, &catalogue, &params, "/data", false);
+            prop_assert_eq!(&bound, &bind(pipeline, &catalogue, &params, "/data", false));
+            for task in bound.iter().flat_map(|spec| &spec.tasks) {
+                let Some(fan_out) = &task.flow.fan_out else { continue };
+                let item = items_of(&fan_out.over).and_then(|items| items.get(0)).unwrap_or_default();
+                let key = child_key(fan_out, &item, 0).map_or("none".to_owned(), String::from);
+                let _ = resolve_child(task, "/data", &item, &key, 0);
+            }
         }
     }
 
