@@ -6,7 +6,6 @@ fn figures(core: CoreFigures) -> Figures {
     Figures {
         core,
         epoch: 3,
-        last_event: 11,
         now: 20_000,
         started: 10_000,
         commits: CommitStats { flushes: 7, batches: 9, ..CommitStats::default() },
