@@ -4,7 +4,7 @@ use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: &[&str] = &[
     "segue/v1/common.proto",
     "segue/v1/worker.proto",
     "segue/v1/runs.proto",
@@ -14,10 +14,16 @@ const FILES: [&str; 9] = [
     "segue/store/schedules.proto",
     "segue/v1/retention.proto",
     "segue/store/retention.proto",
+    "segue/v1/events.proto",
+    "segue/store/events.proto",
+    "segue/v1/fleet.proto",
+    "segue/store/fleet.proto",
+    "externalscaler.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=segue");
+    println!("cargo::rerun-if-changed=externalscaler.proto");
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     std::fs::write(out.join("segue.descriptor.bin"), descriptors.encode_to_vec())?;

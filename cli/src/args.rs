@@ -90,6 +90,8 @@ pub enum Command {
     Logs(commands::logs::LogsArgs),
     /// Say why tasks are not running
     Explain(commands::explain::ExplainArgs),
+    /// Print or follow what happens: runs, tasks, workers, models
+    Events(commands::events::EventsArgs),
     /// List, fetch and trace artifacts
     #[command(subcommand)]
     Artifacts(commands::artifacts::ArtifactsCommand),
@@ -106,9 +108,12 @@ pub enum Command {
     Similar(commands::similar::SimilarArgs),
     /// Score new customers with registered models
     Predict(commands::predict::PredictArgs),
-    /// List and drain workers
+    /// List, cordon, label and drain workers, or have fewer of them
     #[command(subcommand)]
     Workers(commands::workers::WorkersCommand),
+    /// List and set pools: slots that tasks share, wherever they run
+    #[command(subcommand)]
+    Pools(commands::pools::PoolsCommand),
     /// Back up, restore and verify the store
     #[command(subcommand)]
     Store(commands::store::StoreCommand),

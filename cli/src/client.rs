@@ -7,6 +7,7 @@ use segue_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
         self, admin_service_client::AdminServiceClient, blob_service_client::BlobServiceClient,
+        event_service_client::EventServiceClient, fleet_service_client::FleetServiceClient,
         log_service_client::LogServiceClient, maintenance_service_client::MaintenanceServiceClient,
         registry_service_client::RegistryServiceClient, run_service_client::RunServiceClient,
         schedule_service_client::ScheduleServiceClient,
@@ -14,7 +15,7 @@ use segue_proto::{
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use crate::{args::Global, embedded::Embedded, error::Error};
+use crate::{args::Global, embedded::Embedded, error::Error, printer::Printer};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ impl Client {
     service!(admin, AdminServiceClient);
     service!(schedules, ScheduleServiceClient);
     service!(maintenance, MaintenanceServiceClient);
+    service!(events, EventServiceClient);
+    service!(fleet, FleetServiceClient);
 
     /// Connects to a URL.
     pub async fn to(url: &str) -> Result<Self, Error> {
@@ -127,6 +130,16 @@ impl Client {
     /// Says whether the coordinator ends with this command.
     pub const fn is_embedded(&self) -> bool {
         self.embedded.is_some()
+    }
+
+    /// Lets the hooks of an embedded coordinator tell what this command did, before both end. One that fails is tried again
+    /// by the next command on the same state directory.
+    pub async fn finish_hooks(&mut self, out: &Printer) {
+        if let Some(embedded) = &mut self.embedded
+            && !embedded.finish_hooks().await
+        {
+            out.note("some hooks have not ended; the next command on this state directory goes on with them");
+        }
     }
 
     /// Ends the embedded coordinator in order, so that everything is flushed.

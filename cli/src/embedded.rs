@@ -3,6 +3,7 @@
 use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    pin::Pin,
     time::Duration,
 };
 
@@ -28,7 +29,21 @@ pub struct Embedded {
     coordinator: JoinHandle<Result<(), segue_coordinator::server::Error>>,
     stop_coordinator: CancellationToken,
     worker: Option<(JoinHandle<Result<(), agent::Error>>, CancellationToken)>,
+    /// Waits for the hooks; taken by the one who waits.
+    hooks: Option<HooksSettled>,
 }
+
+/// Ends when the hooks are done with what is due.
+struct HooksSettled(Pin<Box<dyn Future<Output = Result<(), segue_coordinator::server::Error>> + Send>>);
+
+impl std::fmt::Debug for HooksSettled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HooksSettled")
+    }
+}
+
+/// How long a command waits for hooks once its run has ended.
+const HOOKS_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Embedded {
     /// Starts a coordinator on a free loopback port.
@@ -46,10 +61,13 @@ impl Embedded {
             tls: None,
             fires_schedules: false,
             gc,
+            openlineage: None,
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);
-        Ok(Self { url, state_dir, coordinator: tokio::spawn(coordinator.wait()), stop_coordinator: stop, worker: None })
+        let hooks = Some(HooksSettled(Box::pin(coordinator.hooks_settled())));
+        let coordinator = tokio::spawn(coordinator.wait());
+        Ok(Self { url, state_dir, coordinator, stop_coordinator: stop, worker: None, hooks })
     }
 
     /// Adds a worker with what this machine has, or with `capacity`.
@@ -69,6 +87,18 @@ impl Embedded {
         let stop = CancellationToken::new();
         self.worker = Some((tokio::spawn(agent::run(config, stop.clone())), stop));
         Ok(())
+    }
+
+    /// Waits for a while until the hooks are done with what is due; says whether they are. Without a worker nothing was
+    /// executed, and there is nothing to wait for.
+    pub async fn finish_hooks(&mut self) -> bool {
+        if self.worker.is_none() {
+            return true;
+        }
+        match self.hooks.take() {
+            Some(HooksSettled(settled)) => tokio::time::timeout(HOOKS_PATIENCE, settled).await.is_ok(),
+            None => true,
+        }
     }
 
     /// Ends worker and coordinator, in this order.

@@ -232,6 +232,11 @@ impl ItemKey {
     }
 }
 
+id!(
+    /// Names a pool: slots that tasks share, wherever they run.
+    PoolName, "pool name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
+);
+
 /// Keeps a hostile value from filling a message.
 fn clip(mut value: String) -> String {
     const LONGEST: usize = 80;

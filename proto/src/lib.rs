@@ -25,6 +25,12 @@ pub mod store {
     }
 }
 
+/// The service that KEDA asks how much work there is, generated from `externalscaler.proto`.
+#[allow(missing_debug_implementations, clippy::all, clippy::unwrap_used)]
+pub mod externalscaler {
+    tonic::include_proto!("externalscaler");
+}
+
 /// Descriptors of every file, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/segue.descriptor.bin"));
 

@@ -73,6 +73,8 @@ impl WorkerPlan {
 #[derive(Debug)]
 pub struct TestCluster {
     lease: Duration,
+    coordinator_args: Vec<String>,
+    coordinator_env: Vec<(String, String)>,
     grpc: SocketAddr,
     http: SocketAddr,
     rpc: Rpc,
@@ -91,10 +93,22 @@ impl TestCluster {
     #[must_use]
     #[track_caller]
     pub fn start(lease: Duration) -> Self {
+        Self::start_with(lease, &[], &[])
+    }
+
+    /// Starts a coordinator with further arguments and variables of its environment.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with(lease: Duration, args: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let (grpc, http) = (free_address(), free_address());
         let mut cluster = Self {
             lease,
+            coordinator_args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            coordinator_env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             grpc,
             http,
             rpc: Rpc::new(grpc),
@@ -114,9 +128,13 @@ impl TestCluster {
     #[track_caller]
     pub fn start_coordinator(&mut self) {
         assert!(self.coordinator.is_none(), "one coordinator at a time");
-        let cli = Cli::state_dir(&self.state_dir(), self.dir());
+        let mut cli = Cli::state_dir(&self.state_dir(), self.dir());
+        for (name, value) in &self.coordinator_env {
+            cli = cli.env(name, value);
+        }
         let (grpc, http, lease) = (self.grpc.to_string(), self.http.to_string(), self.lease.as_secs_f64().to_string());
-        let args = ["coordinator", "-v", "--listen", &grpc, "--http", &http, "--lease", &lease];
+        let mut args = vec!["coordinator", "-v", "--listen", &grpc, "--http", &http, "--lease", &lease];
+        args.extend(self.coordinator_args.iter().map(String::as_str));
         let log = self.dir().join("coordinator.log");
         let mut process = Process::start("coordinator", &mut cli.command(args), &log);
         until("the coordinator answers", || {

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod data;
 pub mod process;
 pub mod program;
+pub mod receiver;
 pub mod relay;
 pub mod rpc;
 pub mod tables;

@@ -58,7 +58,9 @@ fn health_reflection_and_http_answer() {
             other => panic!("{other:?}"),
         }
     });
-    for service in ["RunService", "WorkerService", "BlobService", "LogService", "RegistryService", "AdminService"] {
+    let ours =
+        ["RunService", "WorkerService", "BlobService", "LogService", "RegistryService", "AdminService", "EventService"];
+    for service in ours {
         assert!(services.contains(&format!("segue.v1.{service}")), "{service} is not in {services:?}");
     }
     assert!(services.contains(&"grpc.health.v1.Health".to_owned()));

@@ -3,7 +3,13 @@
 
 mod fake;
 
-use std::{collections::BTreeMap, fs, io::Write as _, path::Path, process::Stdio};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write as _,
+    path::Path,
+    process::Stdio,
+};
 
 use fake::{DEADLINE, Fake, Settings, finished};
 use nix::{errno::Errno, sys::signal::killpg, unistd::Pid};
@@ -541,6 +547,58 @@ async fn an_unknown_operator_is_refused_and_a_known_one_runs_warm() {
 }
 
 #[tokio::test]
+async fn what_a_command_leaves_behind_is_gone_before_the_next_one_begins() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let left = r#"(sleep 600; echo late) & setsid sh -c 'sleep 600; echo later' & echo "escaped $!""#;
+    fake.send(Command::Assign(script("careless", left))).await;
+    let group = fake.started(&token("careless")).await;
+    let escaped = escaped_pid(&fake, "careless").await;
+    success(&fake.finished(&token("careless")).await);
+    assert!(group_is_gone(group), "the end was reported before the group was gone");
+    assert!(process_is_gone(escaped));
+    fake.send(Command::Assign(script("next", "echo next"))).await;
+    success(&fake.finished(&token("next")).await);
+    assert_eq!(fake.log(&token("next")), "next\n");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn each_command_is_told_its_own_cost() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let mut peaks = Vec::new();
+    // The shell holds what it reads in memory.
+    for (task, text) in [("large", r#"x=$(head -c 100000000 /dev/zero | tr "\0" x); [ -n "$x" ]"#), ("small", "true")] {
+        fake.send(Command::Assign(script(task, text))).await;
+        let end = fake.finished(&token(task)).await;
+        success(&end);
+        peaks.push(end.usage.unwrap().peak_memory_bytes);
+    }
+    assert!(peaks[0] >= 100_000_000, "{peaks:?}");
+    assert!(peaks[1] > 0 && peaks[1] < peaks[0] / 2, "{peaks:?}");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn many_short_attempts_share_a_few_runners() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let tasks: Vec<String> = (0..200).map(|number| format!("task-{number}")).collect();
+    for task in &tasks {
+        let resources = Some(v1::Resources { cpu_milli: 1000, ..Default::default() });
+        fake.send(Command::Assign(v1::Assign { resources, ahead: true, ..operator(task, "core.noop", "{}") })).await;
+    }
+    let mut runners = BTreeSet::new();
+    for task in &tasks {
+        success(&fake.finished(&token(task)).await);
+        runners.insert(fake.started(&token(task)).await);
+    }
+    assert!((1..=2).contains(&runners.len()), "two cores, two runners: {runners:?}");
+    worker.drain().await;
+}
+
+#[tokio::test]
 async fn a_worker_whose_name_was_taken_over_stops_and_kills() {
     let fake = Fake::start(Settings::default()).await;
     let worker = fake.worker(fake.config()).await;
@@ -574,7 +632,6 @@ fn a_command_dies_with_the_worker_even_if_the_worker_is_killed() {
         argv: ["sh", "-c", STUBBORN].map(str::to_owned).to_vec(),
         working_dir: directory.path().to_owned(),
         env: BTreeMap::new(),
-        end_mark: "end".into(),
     };
     let mut stdin = runner.stdin.take().unwrap();
     stdin.write_all(&frame::encode(&frame::Request::Command(job)).unwrap()).unwrap();

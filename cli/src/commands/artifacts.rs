@@ -80,7 +80,7 @@ async fn get(
     client: &Client,
     out: &mut Printer,
 ) -> Result<ExitStatus, Error> {
-    let Some((task, port)) = output.split_once('.') else {
+    let Some((task, port)) = output.rsplit_once('.') else {
         return Err(Error::usage(format!("`{output}` is not TASK.OUTPUT")).hint("for example report.page"));
     };
     let artifacts = of_run(run, client).await?;

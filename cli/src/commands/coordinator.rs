@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator},
+    server::{Config, Coordinator, openlineage::send::Target},
 };
 use tokio::net::TcpListener;
 
@@ -45,6 +45,12 @@ pub struct CoordinatorArgs {
     /// PEM key for TLS
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Send OpenLineage run events to this catalogue; its API key comes from OPENLINEAGE_API_KEY
+    #[arg(long, env = "SEGUE_OPENLINEAGE_URL", value_name = "URL")]
+    pub openlineage: Option<String>,
+    /// Namespace of jobs and artifacts in OpenLineage
+    #[arg(long, env = "SEGUE_OPENLINEAGE_NAMESPACE", default_value = LINEAGE_NAMESPACE, value_name = "NAME")]
+    pub openlineage_namespace: String,
     /// Listen on a non-loopback address without TLS
     #[arg(long)]
     pub insecure: bool,
@@ -58,9 +64,13 @@ pub struct CoordinatorArgs {
     pub gc_grace: u64,
 }
 
+/// Namespace of jobs and artifacts in OpenLineage unless told otherwise.
+pub const LINEAGE_NAMESPACE: &str = "segue";
+
 /// Runs the command.
 pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, Error> {
     let lease = lease(args.lease)?;
+    let openlineage = lineage_target(&args)?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
         _ => None,
@@ -89,9 +99,20 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         tls,
         fires_schedules: true,
         gc,
+        openlineage,
     };
     Coordinator::start(config, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
+}
+
+/// Reads where lineage is sent. An empty variable of the environment asks for nothing.
+fn lineage_target(args: &CoordinatorArgs) -> Result<Option<Target>, Error> {
+    let Some(url) = args.openlineage.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
+    let key = std::env::var("OPENLINEAGE_API_KEY").ok().filter(|key| !key.is_empty());
+    Target::new(url, &args.openlineage_namespace, key).map(Some).map_err(|e| {
+        Error::usage(format!("`--openlineage` is not usable: {e}"))
+            .hint("give the address of a catalogue, such as http://marquez:5000")
+    })
 }
 
 /// Binds an address; one that others can reach needs TLS or a word that it does not.

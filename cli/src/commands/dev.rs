@@ -46,6 +46,7 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
         tls: None,
         fires_schedules: true,
         gc,
+        openlineage: None,
     };
     let coordinator = Coordinator::start(config, listener, Some(http), stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);

@@ -59,7 +59,10 @@ pub async fn run(args: LogsArgs, client: &Client, out: &mut Printer) -> Result<E
         out.bytes(&piece.data)?;
     }
     if seen.is_empty() && last.is_none() && !out.is_json() {
-        out.note("nothing was logged; `segue show` and `segue explain` say how the tasks ended");
+        out.note(
+            "no log is there: nothing was logged, or `logs_for` has taken it away; `segue show` and `segue explain` say how the \
+             tasks ended",
+        );
     }
     Ok(ExitStatus::Done)
 }

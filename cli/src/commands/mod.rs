@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod completions;
 pub mod coordinator;
 pub mod dev;
+pub mod events;
 pub mod explain;
 pub mod gc;
 pub mod graph;
@@ -14,6 +15,7 @@ pub mod logs;
 pub mod models;
 pub mod pipelines;
 pub mod plan;
+pub mod pools;
 pub mod predict;
 pub mod rerun;
 pub mod run;
@@ -65,11 +67,12 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
         command => {
             let mut client = Client::connect(&global).await?;
             if let Command::Rerun(args) = &command
-                && !args.dry_run
+                && args.needs_worker()
             {
                 rerun::with_worker(&mut client).await?;
             }
             let done = with_client(command, &client, out).await;
+            client.finish_hooks(out).await;
             let closed = client.close().await;
             // What the command says comes first: a fault at closing must not hide it.
             done.and_then(|status| closed.map(|()| status))
@@ -87,6 +90,7 @@ async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Re
         Command::Rerun(args) => rerun::run(args, client, out).await,
         Command::Logs(args) => logs::run(args, client, out).await,
         Command::Explain(args) => explain::run(args, client, out).await,
+        Command::Events(args) => events::run(args, client, out).await,
         Command::Artifacts(command) => artifacts::run(command, client, out).await,
         Command::Models(command) => models::run(command, client, out).await,
         Command::Pipelines(command) => pipelines::run(command, client, out).await,
@@ -95,6 +99,7 @@ async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Re
         Command::Similar(args) => similar::run(args, client, out).await,
         Command::Predict(args) => predict::run(args, client, out).await,
         Command::Workers(command) => workers::run(command, client, out).await,
+        Command::Pools(command) => pools::run(command, client, out).await,
         _ => Err(Error::internal("this command needs no coordinator")),
     }
 }

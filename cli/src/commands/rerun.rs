@@ -58,6 +58,13 @@ pub enum Version {
     Stored,
 }
 
+impl RerunArgs {
+    /// Says whether a worker is needed: to execute, or to say which operators another version may use.
+    pub fn needs_worker(&self) -> bool {
+        !self.dry_run || self.version != Version::Pinned
+    }
+}
+
 /// Runs the command.
 pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
     let latest_text = latest_text(&args, client, out).await?;

@@ -53,6 +53,7 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
         wait_for_worker(&mut client).await?;
     }
     let done = execute(&args, &mut client, out).await;
+    client.finish_hooks(out).await;
     let closed = client.close().await;
     done.and_then(|status| closed.map(|()| status))
 }
@@ -145,20 +146,23 @@ async fn hopeless(client: &Client, run_id: &str, alone: bool) {
             continue;
         }
         let Ok(answer) = client.runs().get_run(v1::GetRunRequest { run_id: run_id.to_owned() }).await else { continue };
-        let tasks = answer.into_inner().tasks;
-        let state = |task: &v1::TaskView| v1::TaskState::try_from(task.state).unwrap_or_default();
-        let stuck = |task: &v1::TaskView| {
-            state(task) == v1::TaskState::Ready
-                && matches!(task.reason_code.as_str(), "no_worker_fits" | "no_labels" | "no_operator")
-        };
-        let moving = |task: &v1::TaskView| {
-            matches!(state(task), v1::TaskState::Assigned | v1::TaskState::Running | v1::TaskState::Backoff)
-                || (state(task) == v1::TaskState::Ready && !stuck(task))
-        };
-        if tasks.iter().any(stuck) && !tasks.iter().any(moving) {
+        let request = v1::ExplainRequest { run_id: run_id.to_owned(), task: String::new() };
+        let Ok(reasons) = client.runs().explain(request).await else { continue };
+        if is_hopeless(&answer.into_inner().tasks, &reasons.into_inner().explanations) {
             return;
         }
     }
+}
+
+/// Says whether some task waits for what this machine will never have, and nothing else goes on that it could wait for.
+fn is_hopeless(tasks: &[v1::TaskView], reasons: &[v1::Explanation]) -> bool {
+    use v1::TaskState::{Assigned, Backoff, Cancelling, Ready, Running, Sensing};
+    const NEVER: [&str; 4] = ["no_worker_fits", "no_labels", "no_operator", "no_pool"];
+    let moves = |state: i32| [Assigned, Running, Backoff, Sensing, Cancelling].map(i32::from).contains(&state);
+    let moving = tasks.iter().any(|task| moves(task.state) || task.children.iter().any(|count| moves(count.state)));
+    let ready = || reasons.iter().filter(|reason| reason.state == i32::from(Ready));
+    let stuck = |reason: &v1::Explanation| NEVER.contains(&reason.code.as_str());
+    !moving && ready().any(stuck) && ready().all(stuck)
 }
 
 /// Follows a run until it ends, over restarts of the coordinator too, and gives its last state.

@@ -127,7 +127,8 @@ fn host_name() -> String {
     if name.is_empty() { "worker".to_owned() } else { name }
 }
 
-fn pairs(option: &str, given: &[String]) -> Result<Vec<(String, String)>, Error> {
+/// Reads what was given as NAME=VALUE under an option.
+pub fn pairs(option: &str, given: &[String]) -> Result<Vec<(String, String)>, Error> {
     given
         .iter()
         .map(|pair| match pair.split_once('=') {

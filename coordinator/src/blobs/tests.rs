@@ -252,3 +252,26 @@ async fn what_a_dead_collection_had_taken_aside_is_back_after_the_next_start() {
     let again = BlobStore::open(dir.path().to_str().unwrap()).await.unwrap();
     assert_eq!(again.get_bytes(&digest).await.unwrap(), Bytes::from_static(b"aside"));
 }
+
+/// Whoever is told that a blob is there may rely on it, whatever a collection does in the same moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_never_takes_a_blob_that_somebody_was_just_told_is_there() {
+    let (dir, store) = store().await;
+    let (mut collected, mut told) = (0, 0);
+    for _ in 0..400 {
+        let digest = store.put_bytes("contended".into()).await.unwrap().digest;
+        age(&dir, &digest);
+        let (one, other) = (store.clone(), store.clone());
+        let (wanted, unwanted) = (digest.clone(), digest.clone());
+        let needing = tokio::spawn(async move { one.fresh(&wanted).await.unwrap() });
+        let collecting = tokio::spawn(async move { other.collect(&unwanted, 10_001).await.unwrap() });
+        let (needed, freed) = (needing.await.unwrap(), collecting.await.unwrap());
+        let there = store.exists(&digest).await.unwrap();
+        assert!(!(needed.is_some() && freed.is_some()), "told that it is there, and collected");
+        assert_eq!(there, freed.is_none());
+        collected += usize::from(freed.is_some());
+        told += usize::from(needed.is_some());
+    }
+    assert_eq!(files_under(&dir.path().join("staging")), Vec::<String>::new());
+    assert!(collected + told > 0);
+}

@@ -124,6 +124,7 @@ impl Core {
                 if let Some(run) = self.runs.get_mut(&id) {
                     run.state = RunState::Skipped;
                     run.ended_at = now;
+                    self.upkeep.tally.run_ended(run.state);
                 }
                 self.admission.ended.push(id);
                 self.effects.push(Effect::RunEnded(id));

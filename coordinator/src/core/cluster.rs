@@ -46,6 +46,7 @@ pub struct Core {
     pub(super) admission: Admission,
     /// Slots of named pools.
     pub(super) pools: BTreeMap<String, u32>,
+    pub(super) upkeep: super::fleet::Upkeep,
     /// Runs by arrival.
     pub(super) order: BTreeMap<u64, RunId>,
     pub(super) arrival: BTreeMap<RunId, u64>,
@@ -88,6 +89,7 @@ impl Core {
             queue: Queue::default(),
             admission: Admission::default(),
             pools: BTreeMap::new(),
+            upkeep: super::fleet::Upkeep::default(),
             order: BTreeMap::new(),
             arrival: BTreeMap::new(),
             next_arrival: 0,
@@ -173,6 +175,10 @@ impl Core {
                 Ok(Verdict::Done)
             }
             Event::Drain { worker } => self.drain_worker(worker),
+            Event::Cordon { worker, on } => self.cordon(worker, on),
+            Event::Label { worker, set, remove } => self.label(worker, set, &remove),
+            Event::ScaleIn { count, labels, expected } => self.scale_in(count, &labels, &expected),
+            Event::SetPool { name, slots, description } => self.change_pool(name, slots, description),
             Event::Sensed { run, task, since, seen } => self.sensed(run, task, since, seen, now),
             Event::Tick => {
                 self.tick(now);

@@ -8,12 +8,12 @@ use std::{
 use segue_proto::{
     artifact::{ModelRegistration, NamedArtifact, Usage},
     failure::Failure,
-    ids::{RunId, Token, WorkerName},
+    ids::{PoolName, RunId, Token, WorkerName},
     resources::Resources,
 };
 use serde_json::Value;
 
-use super::{Run, UnixMillis, WorkerKey, rerun::Plan};
+use super::{Run, UnixMillis, WorkerKey, fleet::Settings, rerun::Plan};
 use crate::spec::RunSpec;
 
 /// Something that happened outside.
@@ -77,6 +77,30 @@ pub enum Event {
     /// A client asked a worker to take no more work.
     Drain {
         worker: WorkerName,
+    },
+    /// A client asked that a worker gets no new work, or work again.
+    Cordon {
+        worker: WorkerName,
+        on: bool,
+    },
+    /// A client changed labels of a worker.
+    Label {
+        worker: WorkerName,
+        set: BTreeMap<String, String>,
+        remove: BTreeSet<String>,
+    },
+    /// A client asked for fewer workers. `expected` is what it was shown: the choice is made again, and must be the same.
+    ScaleIn {
+        count: usize,
+        labels: BTreeMap<String, String>,
+        expected: Vec<WorkerKey>,
+    },
+    /// A client set the slots of a pool, or deleted it.
+    SetPool {
+        name: PoolName,
+        slots: Option<u32>,
+        /// Absent: as it was.
+        description: Option<String>,
     },
     /// A sensor of a task that senses since then looked.
     Sensed {
@@ -187,6 +211,10 @@ pub enum Record {
     Cached { key: String, run: RunId, task: u32, attempt: u32, result: CachedResult },
     /// Models that a committed attempt registers.
     Models { run: RunId, task: u32, attempt: u32, models: Vec<ModelRegistration>, inputs: Vec<NamedArtifact> },
+    /// What people have set for a worker; nothing is set any more where it is empty.
+    Worker { name: WorkerName, settings: Settings },
+    /// A pool; deleted without slots.
+    Pool { name: PoolName, slots: Option<u32>, description: String },
 }
 
 /// Says what became of an event.
@@ -214,6 +242,16 @@ pub enum Refused {
     TaskEnded { run: RunId, task: String },
     #[error("there is no worker `{0}`")]
     NoSuchWorker(WorkerName),
+    #[error("worker `{0}` would have more than {most} labels of its own", most = super::fleet::MOST_LABELS)]
+    TooManyLabels(WorkerName),
+    #[error("the workers changed while some were being chosen: try again")]
+    FleetChanged,
+    #[error("there is no pool `{0}`")]
+    NoSuchPool(PoolName),
+    #[error(
+        "pool `{pool}` is in use by {tasks} task(s): `segue pools set {pool} 0` lets nothing new in; delete it when it is free"
+    )]
+    PoolInUse { pool: PoolName, tasks: usize },
     #[error("worker `{0}` is not connected under this incarnation")]
     UnknownWorker(WorkerKey),
     #[error("worker `{worker}` reported `{token}`, which is not its own")]

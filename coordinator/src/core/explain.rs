@@ -1,6 +1,6 @@
 //! Why a run or a task is not going, by code.
 
-use super::{Core, Run, RunState, Shut, TaskState, place, placement, run::FIRST_CHILD};
+use super::{Core, Run, RunState, Shut, TaskState, fleet, place, placement, run::FIRST_CHILD};
 use crate::spec::{RunIf, Work};
 
 /// Names that one sentence lists; more are counted.
@@ -146,7 +146,11 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
     if let Some(shut) = core.queue.class(entry.class).and_then(|class| core.queue.shut(class, &core.pools)) {
         return gate(core, &shut);
     }
-    match place::try_place(core, run, index) {
+    let placed = place::try_place(core, run, index);
+    if let Some(reason) = placed.as_ref().err().and_then(|why| fleet::held_back(core, bound, *why)) {
+        return reason;
+    }
+    match placed {
         Ok(worker) => Reason::new("ready", format!("about to be given to worker `{}`", worker.name)),
         Err(placement::Unplaced::NoWorkers) => Reason::new("no_workers", "no worker is connected that takes work")
             .hint("start one: segue worker --server URL"),

@@ -463,6 +463,7 @@ impl Core {
         }
         run.state = readiness::outcome(run, &run.tasks);
         run.ended_at = now;
+        self.upkeep.tally.run_ended(run.state);
         self.changed.runs.insert(id);
         self.watchers(id);
         self.effects.push(Effect::RunEnded(id));

@@ -311,6 +311,7 @@ impl Core {
         match next {
             Some(until) if going => {
                 task.state = TaskState::Backoff { until };
+                self.upkeep.tally.retries += 1;
                 self.timers.insert((until, id, index));
                 self.mark(id, index);
             }
@@ -324,6 +325,7 @@ impl Core {
             return;
         };
         let (cancelling, started, worker) = (live.cancelling, live.started, live.worker.clone());
+        self.upkeep.tally.leases_lost += 1;
         if cancelling {
             self.end_attempt(id, index, AttemptState::Cancelled, None, now);
             self.close(id, index, TaskState::Cancelled, now);
@@ -388,6 +390,7 @@ impl Core {
         let TaskState::Live(live) = &task.state else { return };
         let (number, timer, ahead, worker, class) =
             (live.attempt, live.timer, live.ahead, live.worker.clone(), task.class);
+        self.upkeep.tally.attempt_ended(outcome, failure.as_ref());
         if let Some(attempt) = task.attempt_mut(number) {
             attempt.state = outcome;
             attempt.ended_at = now;

@@ -25,6 +25,7 @@ impl Core {
             }
         }
         worker.name_devices();
+        self.upkeep.dress(&mut worker);
         if let Some(before) = self.workers.get(&key) {
             worker.leased = before.leased.clone();
             worker.ahead = before.ahead.clone();
@@ -67,6 +68,7 @@ impl Core {
                 self.send(&key, Command::Cancel { token });
             }
         }
+        self.repeat_drain(&key);
         Ok(Verdict::Done)
     }
 

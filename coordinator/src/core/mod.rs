@@ -8,6 +8,7 @@ pub mod cache;
 mod cluster;
 mod event;
 pub mod explain;
+pub mod fleet;
 mod flow;
 mod graph;
 mod group;

@@ -31,10 +31,15 @@ pub struct Worker {
     pub link: Option<u64>,
     pub capacity: Resources,
     pub gpus: Vec<Gpu>,
+    /// As placement sees them: its own ones under those that people have set.
     pub labels: BTreeMap<String, String>,
+    /// As its hello said.
+    pub own_labels: BTreeMap<String, String>,
     /// Name and version.
     pub operators: BTreeSet<(String, String)>,
     pub draining: bool,
+    /// People want it to take no new work; what it has goes on.
+    pub cordoned: bool,
     /// A newer incarnation of the same name has said hello.
     pub superseded: bool,
     pub hostname: String,
@@ -61,8 +66,10 @@ impl Worker {
             capacity: Resources::default(),
             gpus: Vec::new(),
             labels: BTreeMap::new(),
+            own_labels: BTreeMap::new(),
             operators: BTreeSet::new(),
             draining: false,
+            cordoned: false,
             superseded: false,
             hostname: String::new(),
             version: String::new(),
@@ -90,7 +97,18 @@ impl Worker {
     /// Says whether it may be given work.
     #[must_use]
     pub const fn takes_work(&self) -> bool {
-        self.link.is_some() && !self.draining && !self.superseded
+        self.link.is_some() && !self.draining && !self.cordoned && !self.superseded
+    }
+
+    /// Names its state, the strongest reason to take no work first.
+    #[must_use]
+    pub const fn state(&self) -> &'static str {
+        match (self.link, self.draining, self.cordoned) {
+            (None, ..) => "disconnected",
+            (Some(_), true, _) => "draining",
+            (Some(_), false, true) => "cordoned",
+            (Some(_), false, false) => "connected",
+        }
     }
 
     /// Adds up what its leases reserve.

@@ -25,6 +25,8 @@ use crate::{
 
 /// Records of one batch: few enough that decisions hardly wait for it.
 const BATCH: usize = 256;
+/// Runs of one batch: their records hold whole pipelines.
+const RUNS: usize = 16;
 
 /// Carries out a plan and gives what was done of it: without what had changed, or was needed again, in the meantime.
 ///
@@ -36,7 +38,7 @@ pub async fn execute(shared: &Shared, plan: &GcPlan) -> Result<GcPlan, Error> {
     for run in &plan.leftovers {
         erase(shared, run).await?;
     }
-    for group in plan.runs.chunks(BATCH) {
+    for group in plan.runs.chunks(RUNS) {
         let dropped = drop_runs(shared, group).await?;
         for drop in group.iter().filter(|drop| dropped.contains(&drop.run)) {
             erase(shared, &drop.run).await?;
@@ -73,7 +75,7 @@ pub(super) async fn drop_runs(shared: &Shared, group: &[RunDrop]) -> Result<BTre
             let mut batch = Batch::new();
             let mut dropped = BTreeSet::new();
             for drop in group {
-                let key = Key::Run(drop.run.clone());
+                let key = Key::Run(drop.run);
                 let raw = store.get(&key.encode())?;
                 let Some(record) = raw.as_deref().map(|raw| codec::decode::<RunRecord>(&key, raw)).transpose()? else {
                     continue;
@@ -84,11 +86,11 @@ pub(super) async fn drop_runs(shared: &Shared, group: &[RunDrop]) -> Result<BTre
                 batch.require_unchanged(&key, raw);
                 batch.delete(&key);
                 if let Ok(name) = record.pipeline.parse() {
-                    batch.delete(&Key::PipelineRun { name, run: drop.run.clone() });
+                    batch.delete(&Key::PipelineRun { name, run: drop.run });
                 }
                 forget_submission(store, &record, &mut batch)?;
                 let mark = DroppedRunRecord { pipeline: record.pipeline, dropped_ms: now };
-                batch.put(&Key::DroppedRun(drop.run.clone()), &mark);
+                batch.put(&Key::DroppedRun(drop.run), &mark);
                 dropped.insert(drop.run);
             }
             Ok((batch, dropped))
@@ -114,37 +116,46 @@ fn forget_submission(store: &dyn Store, record: &RunRecord, batch: &mut Batch) -
 
 /// Takes away everything that is left of a dropped run, its mark last. Nobody else writes there: the run does not exist.
 async fn erase(shared: &Shared, run: &RunId) -> Result<(), Error> {
-    for start in [prefix::tasks(run), prefix::attempts(run), prefix::produced(run)] {
-        loop {
-            let from = start.clone();
-            let rows = shared.blocking(move |shared| Ok(shared.store.scan(&from, None, BATCH)?)).await?;
-            if rows.is_empty() {
-                break;
-            }
-            let mut batch = Batch::new();
-            rows.into_iter().for_each(|(key, _)| batch.delete_raw(key));
-            shared.committer.commit(batch).await?;
+    let of = *run;
+    shared.blocking(move |shared| Ok(shared.logs.remove(&of, &shared.logs.list(&of)?)?)).await?;
+    loop {
+        let of = *run;
+        let keys = shared.blocking(move |shared| Ok(left_of(&*shared.store, &of)?)).await?;
+        let last = keys.len() < BATCH;
+        let mut batch = Batch::new();
+        keys.into_iter().for_each(|key| batch.delete_raw(key));
+        if last {
+            batch.delete(&Key::DroppedRun(*run));
+        }
+        shared.committer.commit(batch).await?;
+        if last {
+            return Ok(());
         }
     }
-    let of = run.clone();
-    shared.blocking(move |shared| Ok(shared.logs.remove(&of, &shared.logs.list(&of)?)?)).await?;
-    let mut batch = Batch::new();
-    batch.delete(&Key::DroppedRun(run.clone()));
-    Ok(shared.committer.commit(batch).await?)
+}
+
+/// Gives keys of what is left of a run: fewer than a batch only if they are all.
+fn left_of(store: &dyn Store, run: &RunId) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut keys = Vec::new();
+    for start in [prefix::tasks(run), prefix::attempts(run), prefix::produced(run), prefix::expansions(run)] {
+        let rows = store.scan(&start, None, BATCH - keys.len())?;
+        keys.extend(rows.into_iter().map(|(key, _)| key));
+    }
+    Ok(keys)
 }
 
 /// Takes away logs if their run is still as it was planned. Those of attempts that begin meanwhile are others.
 async fn drop_logs(shared: &Shared, drop: &LogDrop) -> Result<bool, Error> {
-    let wanted = drop.run.clone();
+    let wanted = drop.run;
     let names = shared.blocking(move |shared| Ok(shared.logs.list(&wanted)?)).await?;
-    let wanted = drop.run.clone();
+    let wanted = drop.run;
     if shared.handle.read_patiently(move |core: &Core| core.run(&wanted).is_some()).await? {
         return Ok(false);
     }
     let drop = drop.clone();
     shared
         .blocking(move |shared| {
-            let record = store::read::<RunRecord>(&*shared.store, &Key::Run(drop.run.clone()))?;
+            let record = store::read::<RunRecord>(&*shared.store, &Key::Run(drop.run))?;
             if record.map(|record| record.ended_ms) != drop.end.map(|end| end.at) {
                 return Ok(false);
             }

@@ -34,6 +34,8 @@ pub struct RunFact {
     pub pipeline: String,
     /// None while it is active.
     pub end: Option<End>,
+    /// Somebody else still has to take note of its end, such as the schedule that started it: until then it stays.
+    pub awaited: bool,
     pub needs: Vec<BlobIndex>,
 }
 

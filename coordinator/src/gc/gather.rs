@@ -9,6 +9,7 @@ use futures::TryStreamExt as _;
 use segue_proto::{
     ids::{Digest, RunId},
     store::v1::{CacheRecord, PipelineRecord},
+    v1,
 };
 
 use super::{
@@ -80,7 +81,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 /// Gives the start of the oldest attempt that is under way.
 fn oldest_attempt(core: &Core) -> Option<UnixMillis> {
     core.runs()
-        .flat_map(|run| &run.tasks)
+        .flat_map(|run| run.tasks.iter().chain(&run.children))
         .filter(|task| matches!(task.state, TaskState::Live(_)))
         .filter_map(|task| task.attempts.last().map(|attempt| attempt.assigned_at))
         .min()
@@ -101,6 +102,8 @@ struct Reading {
     blobs: HashMap<Digest, BlobIndex>,
     runs: HashMap<RunId, usize>,
     dropped: BTreeSet<RunId>,
+    /// Runs whose end a schedule or a backfill has not taken note of yet.
+    awaited: BTreeSet<RunId>,
     /// The newest text of each name, with the moment of its submission and its version.
     texts: BTreeMap<String, (UnixMillis, String, String)>,
 }
@@ -112,6 +115,7 @@ impl Reading {
             blobs: HashMap::new(),
             runs: HashMap::new(),
             dropped: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             texts: BTreeMap::new(),
         };
         for (digest, stored) in stored {
@@ -163,8 +167,8 @@ impl Reading {
                 let state = records::run_state_from(record.state)
                     .ok_or_else(|| StoreError::corrupt(&key, "unknown state of a run"))?;
                 let end = state.is_terminal().then_some(End { at: record.ended_ms, state });
-                self.runs.insert(run.clone(), self.facts.runs.len());
-                self.facts.runs.push(RunFact { run: run.clone(), pipeline: record.pipeline, end, needs });
+                self.runs.insert(*run, self.facts.runs.len());
+                self.facts.runs.push(RunFact { run: *run, pipeline: record.pipeline, end, awaited: false, needs });
             }
             (Holder::Run(run), _) => match self.runs.get(run) {
                 Some(&at) => self.facts.runs[at].needs.extend(needs),
@@ -182,8 +186,16 @@ impl Reading {
             (Holder::Blob, _) => needs.iter().for_each(|&blob| self.facts.blobs[blob as usize].recorded = true),
             (Holder::Store | Holder::Cache, value) => {
                 self.facts.always.extend(needs);
-                if let Value::Pipeline(record) = value {
-                    self.text(record);
+                match value {
+                    Value::Pipeline(record) => self.text(record),
+                    Value::Schedule(record) => {
+                        self.awaited
+                            .extend(record.active.iter().filter_map(|active| active.run_id.parse::<RunId>().ok()));
+                    }
+                    Value::BackfillInterval(record) if record.state() == v1::BackfillIntervalState::Running => {
+                        self.awaited.extend(record.run_id.parse::<RunId>().ok());
+                    }
+                    _ => {}
                 }
             }
         }
@@ -222,6 +234,11 @@ impl Reading {
             needs.sort_unstable();
             needs.dedup();
             needs.shrink_to_fit();
+        }
+        for run in &self.awaited {
+            if let Some(&at) = self.runs.get(run) {
+                self.facts.runs[at].awaited = true;
+            }
         }
         self.facts.leftovers = self.dropped.into_iter().collect();
         let rules = self.texts.into_iter().map(|(name, (_, _, text))| (name, Retention::of_text(&text)));

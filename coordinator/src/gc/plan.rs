@@ -1,6 +1,6 @@
 //! What goes, and why: a pure function of facts, rules and the time.
 //!
-//! Laws, tested against a naive reference: an active run stays; what a kept run, a kept result, a version of a model or
+//! Laws, tested against a naive reference: an active or awaited run stays; what a kept run, a kept result, a version of a model or
 //! any other kept record needs stays; of each pipeline the newest `keep_runs` stay; once a plan has been carried out,
 //! planning again at the same moment plans nothing.
 
@@ -230,7 +230,8 @@ fn verdicts(facts: &Facts, policies: &Policies, now: UnixMillis) -> Vec<Option<W
             if end.state != RunState::Succeeded
                 && let Some(keep_failed_for_ms) = rules.keep_failed_for_ms
             {
-                return (!young(end.at, keep_failed_for_ms, now)).then_some(Why::FailedRun { keep_failed_for_ms });
+                let kept = fact.awaited || young(end.at, keep_failed_for_ms, now);
+                return (!kept).then_some(Why::FailedRun { keep_failed_for_ms });
             }
             let newer = newer.entry(&fact.pipeline).or_default();
             let rank = *newer;
@@ -238,6 +239,7 @@ fn verdicts(facts: &Facts, policies: &Policies, now: UnixMillis) -> Vec<Option<W
             let (keep_runs, keep_for_ms) = (rules.keep_runs, rules.keep_for_ms);
             let no_rule = keep_runs.is_none() && keep_for_ms.is_none();
             let kept = no_rule
+                || fact.awaited
                 || keep_runs.is_some_and(|runs| rank < runs)
                 || keep_for_ms.is_some_and(|limit| young(end.at, limit, now));
             (!kept).then_some(Why::Run { keep_runs, keep_for_ms })
@@ -276,7 +278,7 @@ fn with_logs(
             None if leftovers.contains(&log.run) => continue,
             None => (None, Why::NoRun),
         };
-        drops.push(LogDrop { run: log.run.clone(), end, bytes: log.bytes, why });
+        drops.push(LogDrop { run: log.run, end, bytes: log.bytes, why });
     }
     let runs = facts
         .runs
@@ -284,7 +286,7 @@ fn with_logs(
         .zip(verdicts)
         .filter_map(|(fact, why)| {
             Some(RunDrop {
-                run: fact.run.clone(),
+                run: fact.run,
                 pipeline: fact.pipeline.clone(),
                 end: fact.end?,
                 log_bytes: of_dropped.get(&fact.run).copied().unwrap_or(0),

@@ -19,6 +19,8 @@ use tracing::{error, warn};
 
 use super::{
     error::Error,
+    feed::Feed,
+    metrics::Timings,
     probes::{Look, Probes},
     records,
     wire::{self, WelcomeFacts},
@@ -44,6 +46,7 @@ enum Message {
     Open { link: u64, sender: mpsc::Sender<v1::CoordinatorMessage>, event: Event, reply: Reply<Verdict> },
     Submit { run: Box<Run>, pipeline: Box<PipelineRecord>, reply: Reply<(RunId, bool)> },
     SetAlias { name: ModelName, alias: AliasName, version: u32, reply: Reply<u32> },
+    Append { events: Vec<v1::FeedEvent>, batch: Batch, reply: Reply<()> },
     Read(Reader),
     Between { make: Maker, reply: Reply<()> },
 }
@@ -53,6 +56,7 @@ enum Message {
 pub struct Handle {
     inbox: mpsc::Sender<Message>,
     changes: broadcast::Sender<RunId>,
+    timings: Timings,
 }
 
 impl std::fmt::Debug for Message {
@@ -105,6 +109,15 @@ impl Handle {
     /// An unknown model or version.
     pub async fn set_alias(&self, name: ModelName, alias: AliasName, version: u32) -> Result<u32, Error> {
         self.ask(|reply| Message::SetAlias { name, alias, version, reply }).await
+    }
+
+    /// Adds events to the feed that no change of the core tells of, in one commit with the writes that they tell of. The
+    /// writes must have no precondition that could fail: they share the fate of everything that is decided with them.
+    ///
+    /// # Errors
+    /// As [`Handle::decide`].
+    pub async fn append(&self, events: Vec<v1::FeedEvent>, batch: Batch) -> Result<(), Error> {
+        self.ask(|reply| Message::Append { events, batch, reply }).await
     }
 
     /// Reads the core between two decisions: everything seen is flushed.
@@ -161,6 +174,12 @@ impl Handle {
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<RunId> {
         self.changes.subscribe()
+    }
+
+    /// Gives the times that the actor takes.
+    #[must_use]
+    pub const fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
@@ -232,12 +251,14 @@ pub struct Actor {
     committer: Committer,
     past: StorePast,
     facts: WelcomeFacts,
+    feed: Feed,
     inbox: mpsc::Receiver<Message>,
     changes: broadcast::Sender<RunId>,
     links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
     probes: Probes,
     /// Messages put off to the next turn.
     backlog: Vec<Message>,
+    timings: Timings,
     stop: CancellationToken,
 }
 
@@ -246,6 +267,7 @@ type Waiting = Vec<Box<dyn FnOnce(Result<(), Error>) + Send>>;
 
 impl Actor {
     /// Makes the actor and the way to it.
+    #[allow(clippy::too_many_arguments)] // The parts of one actor, made in one place.
     #[must_use]
     pub fn new(
         core: Core,
@@ -254,11 +276,13 @@ impl Actor {
         past: StorePast,
         facts: WelcomeFacts,
         probes: Probes,
+        feed: Feed,
         stop: CancellationToken,
     ) -> (Self, Handle) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let (changes, _) = broadcast::channel(GROUP);
-        let handle = Handle { inbox: sender, changes: changes.clone() };
+        let timings = Timings::default();
+        let handle = Handle { inbox: sender, changes: changes.clone(), timings: timings.clone() };
         (
             Self {
                 core,
@@ -266,11 +290,13 @@ impl Actor {
                 committer,
                 past,
                 facts,
+                feed,
                 inbox,
                 changes,
                 links: HashMap::new(),
                 probes,
                 backlog: Vec::new(),
+                timings,
                 stop,
             },
             handle,
@@ -288,7 +314,8 @@ impl Actor {
         let _stop_with_me = stop.clone().drop_guard();
         let mut group = Vec::with_capacity(GROUP);
         loop {
-            let wake = self.core.next_wakeup().map(|at| Duration::from_millis(at.saturating_sub(self.clock.now())));
+            let due = self.core.next_wakeup().into_iter().chain(self.feed.next_wakeup()).min();
+            let wake = due.map(|at| Duration::from_millis(at.saturating_sub(self.clock.now())));
             if !self.backlog.is_empty() && !stop.is_cancelled() {
                 group = std::mem::take(&mut self.backlog);
                 self.turn_or_stop(std::mem::take(&mut group)).await?;
@@ -360,6 +387,13 @@ impl Actor {
                     // The next move of an alias must see this one in the store.
                     self.backlog = rest.by_ref().collect();
                 }
+                Message::Append { events, batch: writes, reply } => {
+                    events.into_iter().for_each(|event| self.feed.note(event));
+                    batch.append(writes);
+                    waiting.push(Box::new(move |flushed| {
+                        let _ = reply.send(flushed);
+                    }));
+                }
             }
         }
         // Under load the inbox is never empty and the alarm never rings: what is due is looked at in every turn, after the
@@ -367,7 +401,7 @@ impl Actor {
         if self.core.next_wakeup().is_some_and(|at| at <= now) {
             let _ = self.core.decide(Event::Tick, now, &self.past);
         }
-        self.core.place(now);
+        Timings::measure(&self.timings.placement, || self.core.place(now));
         let mut dirty = self.core.take();
         let effects = std::mem::take(&mut dirty.effects);
         let committed = self.persist(dirty, batch, now).await;
@@ -401,6 +435,7 @@ impl Actor {
             }
             return;
         }
+        self.feed.look_at(&event);
         let event = self.with_valid_models(event, now);
         let verdict = self.core.decide(event, now, &self.past);
         if let Err(refused) = &verdict {
@@ -526,10 +561,16 @@ impl Actor {
         for record in &dirty.records {
             super::produce::add(record, &self.core, &*self.past.store, &mut batch, now)?;
         }
+        self.feed.add(&dirty, &self.core, &mut batch, now);
         if batch.is_empty() {
             return Ok(());
         }
-        Ok(self.committer.commit(batch).await?)
+        let begun = Instant::now();
+        let committed = self.committer.commit(batch).await;
+        self.timings.commit.observe(begun.elapsed().as_secs_f64());
+        committed?;
+        self.feed.flushed();
+        Ok(())
     }
 
     /// Lets effects go: one message per link, one notice per run.

@@ -24,6 +24,8 @@ pub enum Error {
     Ended(String),
     #[error("{0}")]
     Unavailable(String),
+    #[error("{}", events_gone(*.wanted, *.oldest, *.next))]
+    EventsGone { wanted: u64, oldest: u64, next: u64 },
     #[error("the coordinator is overloaded: try again")]
     Overloaded,
     #[error("the coordinator is stopping")]
@@ -40,12 +42,20 @@ impl From<Error> for Status {
             Error::NoSuchRun(_) | Error::NotFound(_) => Code::NotFound,
             Error::AmbiguousRun(_) | Error::BadMessage(_) | Error::BadRequest(_) => Code::InvalidArgument,
             Error::Refused(refused) => match refused {
-                Refused::NoSuchRun(_) | Refused::NoSuchWorker(_) | Refused::NoSuchTask { .. } => Code::NotFound,
-                Refused::RunEnded(_) | Refused::TaskEnded { .. } | Refused::RunGoing(_) | Refused::NothingToDo(_) => {
-                    Code::FailedPrecondition
-                }
+                Refused::NoSuchRun(_)
+                | Refused::NoSuchWorker(_)
+                | Refused::NoSuchTask { .. }
+                | Refused::NoSuchPool(_) => Code::NotFound,
+                Refused::RunEnded(_)
+                | Refused::TaskEnded { .. }
+                | Refused::RunGoing(_)
+                | Refused::NothingToDo(_)
+                | Refused::TooManyLabels(_)
+                | Refused::PoolInUse { .. } => Code::FailedPrecondition,
+                Refused::FleetChanged => Code::Aborted,
                 Refused::UnknownWorker(_) | Refused::NotYours { .. } => Code::PermissionDenied,
             },
+            Error::EventsGone { .. } => Code::OutOfRange,
             Error::Overloaded => Code::ResourceExhausted,
             Error::Ended(_) => Code::FailedPrecondition,
             Error::Stopping | Error::Unavailable(_) => Code::Unavailable,
@@ -54,6 +64,13 @@ impl From<Error> for Status {
         };
         Self::new(code, error.to_string())
     }
+}
+
+fn events_gone(wanted: u64, oldest: u64, next: u64) -> String {
+    if wanted > next {
+        return format!("event {wanted} has not happened yet: the next one will be {next}");
+    }
+    format!("event {wanted} is not kept any more: the oldest that is has the offset {oldest}")
 }
 
 const fn store_code(error: &store::Error) -> Code {

@@ -139,19 +139,23 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
     Ok(v1::LineageResponse { nodes })
 }
 
-/// Chooses the producer that tells most: one that executed and did not use the cache, for it has the inputs; and one whose
-/// run is still kept.
+/// Chooses the producer that tells most: one whose run is still kept, for that run knows the inputs; and of these one that
+/// executed rather than one that used the cache.
 fn best<'p>(store: &dyn Store, producers: &'p [Producer]) -> Result<Option<&'p Producer>, Error> {
-    for producer in producers.iter().filter(|producer| producer.attempt > 0) {
+    let mut kept_but_cached = None;
+    for producer in producers {
         let kept = match producer.run_id.parse() {
             Ok(id) => store.get(&Key::Run(id).encode())?.is_some(),
             Err(_) => false,
         };
-        if kept {
-            return Ok(Some(producer));
+        match (kept, producer.attempt > 0) {
+            (true, true) => return Ok(Some(producer)),
+            (true, false) => kept_but_cached = kept_but_cached.or(Some(producer)),
+            (false, _) => {}
         }
     }
-    Ok(producers.iter().find(|producer| producer.attempt > 0).or(producers.first()))
+    let executed = || producers.iter().find(|producer| producer.attempt > 0);
+    Ok(kept_but_cached.or_else(executed).or(producers.first()))
 }
 
 fn find(store: &dyn Store, start: &str) -> Result<Digest, Error> {

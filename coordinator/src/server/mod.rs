@@ -2,11 +2,19 @@
 
 pub mod actor;
 pub mod api;
+mod deliver;
 mod error;
 mod external;
+pub mod feed;
+mod fleet;
+#[cfg(test)]
+mod fleet_tests;
 pub mod globs;
 pub mod http;
+mod keda;
 mod lineage;
+mod metrics;
+pub mod openlineage;
 mod pipelines;
 mod plan;
 pub mod probes;
@@ -25,7 +33,10 @@ use std::{
 };
 
 pub use error::Error;
-use segue_proto::{DESCRIPTORS, MAX_MESSAGE_BYTES, operator::Catalogue, store::v1::RunRecord, v1};
+use segue_proto::{
+    DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
+    store::v1::RunRecord, v1,
+};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,6 +46,7 @@ use tracing::{info, warn};
 use self::{
     actor::{Actor, Clock, StorePast},
     api::Shared,
+    feed::Feed,
     wire::WelcomeFacts,
 };
 use crate::{
@@ -60,6 +72,8 @@ pub struct Config {
     pub fires_schedules: bool,
     /// What is kept and for how long.
     pub gc: GcConfig,
+    /// Where events of lineage are sent.
+    pub openlineage: Option<openlineage::send::Target>,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -96,7 +110,7 @@ impl Coordinator {
         let clock = Clock::start();
         let state_dir = StateDir::new(&config.state_dir);
         let opened = open(&config, &state_dir, clock).await?;
-        let Opened { store, committer, blobs, logs, core, epoch } = opened;
+        let Opened { store, committer, blobs, logs, core, epoch, feed, ends } = opened;
         let facts = WelcomeFacts {
             epoch,
             lease_ms: u32::try_from(config.lease.as_millis()).unwrap_or(u32::MAX),
@@ -105,7 +119,7 @@ impl Coordinator {
         };
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
         let (probes, looks) = probes::Probes::channel();
-        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, stop.clone());
+        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, feed, stop.clone());
         let looker = probes::run(looks, handle.clone(), Arc::clone(&store), clock, stop.clone());
         let shared = Shared {
             handle,
@@ -120,6 +134,7 @@ impl Coordinator {
             epoch,
             started_ms: clock.now(),
             stop: stop.clone(),
+            feed: ends,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
@@ -134,6 +149,10 @@ impl Coordinator {
         if let Some(period) = config.gc.every {
             tasks.spawn(gc::every(shared.clone(), period));
         }
+        tasks.spawn(deliver::run(shared.clone(), shared.feed.deliveries.clone()));
+        if let Some(target) = config.openlineage {
+            tasks.spawn(openlineage::send::run(shared.clone(), target));
+        }
         write_address(&state_dir, address, scheme, epoch)?;
         info!(%address, epoch, state_dir = %config.state_dir.display(), "coordinator serving");
         Ok(Self { address, http_address, shared, tasks, actor })
@@ -143,6 +162,16 @@ impl Coordinator {
     #[must_use]
     pub fn handle(&self) -> &actor::Handle {
         &self.shared.handle
+    }
+
+    /// Gives a future that waits until hooks have been tried that are due, and their runs have ended: for a program that
+    /// is about to stop the coordinator that it embeds.
+    ///
+    /// # Errors
+    /// The coordinator is stopping, or the store failed.
+    pub fn hooks_settled(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let shared = self.shared.clone();
+        async move { deliver::settled(&shared).await }
     }
 
     /// Waits for the stop, then ends in order: calls, actor, flush.
@@ -174,6 +203,8 @@ struct Opened {
     logs: Logs,
     core: Core,
     epoch: u64,
+    feed: Feed,
+    ends: feed::Ends,
 }
 
 /// Opens the state directory and resumes what was going on.
@@ -194,15 +225,21 @@ async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Ope
     committer.commit(batch).await?;
     let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
     let reader = Arc::clone(&store);
-    let core = tokio::task::spawn_blocking(move || resume(&*reader, CoreConfig { epoch, lease_ms }, clock))
+    let resumed = move || {
+        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, clock)?;
+        let (feed, ends) = Feed::open(&*reader, &core)?;
+        Ok::<_, Error>((core, feed, ends))
+    };
+    let (core, feed, ends) = tokio::task::spawn_blocking(resumed)
         .await
         .map_err(|e| Error::Internal(format!("reading the runs ended early: {e}")))??;
-    Ok(Opened { store, committer, blobs, logs, core, epoch })
+    Ok(Opened { store, committer, blobs, logs, core, epoch, feed, ends })
 }
 
 /// Brings every run that has not ended back into memory.
 fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, Error> {
     let mut core = Core::new(config);
+    fleet::load(store, &mut core)?;
     let mut active = Vec::new();
     store::visit(store, &prefix::runs(), |key, value| {
         let (key, record) = store::codec::decode_row::<RunRecord>(&key, &value)?;
@@ -265,7 +302,10 @@ fn serve_grpc(
         .add_service(limited!(v1::schedule_service_server::ScheduleServiceServer::new(api::schedules::SchedulesApi(
             schedules
         ))))
+        .add_service(limited!(v1::event_service_server::EventServiceServer::new(api::events::Events(shared.clone()))))
         .add_service(limited!(v1::admin_service_server::AdminServiceServer::new(api::admin::Admin(shared.clone()))))
+        .add_service(limited!(v1::fleet_service_server::FleetServiceServer::new(api::fleet::Fleet(shared.clone()))))
+        .add_service(limited!(ExternalScalerServer::new(api::keda::Scaler(shared.clone()))))
         .add_service(limited!(v1::maintenance_service_server::MaintenanceServiceServer::new(
             api::maintenance::Maintenance(shared.clone())
         )));

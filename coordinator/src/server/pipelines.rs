@@ -32,7 +32,7 @@ pub fn index(store: &dyn Store, batch: &mut Batch, pipeline: &PipelineRecord, ru
         let first_ms = known.map_or(pipeline.created_ms, |known| known.first_ms);
         batch.put(&key, &PipelineVersionRecord { first_ms, last_ms: pipeline.created_ms });
     }
-    batch.put(&Key::PipelineRun { name, run: run.clone() }, &PipelineRunRecord {});
+    batch.put(&Key::PipelineRun { name, run: *run }, &PipelineRunRecord {});
 }
 
 /// Adds the rows to a store that was written before there were any.

@@ -33,7 +33,7 @@ fn submit(store: &MemoryStore, text: &str, at: u64, n: u32) -> String {
         state: v1::RunState::Failed.into(),
         ..run_record(&id, 1)
     };
-    batch.put(&Key::Run(id.clone()), &run);
+    batch.put(&Key::Run(id), &run);
     index(store, &mut batch, &record, &id);
     store.apply(&batch).unwrap();
     version.to_string()

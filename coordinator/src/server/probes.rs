@@ -109,13 +109,57 @@ async fn see(look: &Look, store: &Arc<dyn Store>, http: &reqwest::Client, now: U
 /// Reads the sensor of a task, the item of a child filled in.
 fn sensor_of(look: &Look) -> Result<Sensor, String> {
     let Work::Sensor { sensor, .. } = &look.work else { return Err("the task is no sensor".to_owned()) };
-    let mut value = sensor.clone();
-    if let (Some(item), Some(table)) = (&look.item, value.as_object_mut()) {
-        for text in table.values_mut() {
-            if let serde_json::Value::String(text) = text {
-                *text = crate::spec::fill_item(text, &item.value, item.key.as_str(), item.ordinal)?;
-            }
-        }
+    let text = |key: &str| -> Result<Option<String>, String> {
+        let Some(text) = sensor.get(key).and_then(serde_json::Value::as_str) else { return Ok(None) };
+        let Some(item) = &look.item else { return Ok(Some(text.to_owned())) };
+        crate::spec::fill_item(text, &item.value, item.key.as_str(), item.ordinal).map(Some)
+    };
+    if let Some(path) = text("file")? {
+        return Ok(Sensor::File { path });
     }
-    serde_json::from_value(value).map_err(|e| format!("the sensor does not make sense: {e}"))
+    if let Some(url) = text("http")? {
+        let status = sensor.get("status").and_then(serde_json::Value::as_u64).unwrap_or(200);
+        return Ok(Sensor::Http { url, status: u16::try_from(status).unwrap_or(u16::MAX) });
+    }
+    if let Some(at) = text("time")? {
+        return Ok(Sensor::Time { at, timezone: "UTC".to_owned() });
+    }
+    if let Some(place) = text("artifact")? {
+        let parts = place.split_once('/').and_then(|(pipeline, rest)| Some((pipeline, rest.rsplit_once('.')?)));
+        let (pipeline, (task, output)) =
+            parts.ok_or_else(|| format!("`{place}` is no artifact: it is written pipeline/task.output"))?;
+        let [pipeline, task, output] = [pipeline, task, output].map(str::to_owned);
+        return Ok(Sensor::Artifact { pipeline, task, output });
+    }
+    Err("the sensor names nothing to wait for".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use segue_proto::ids::ItemKey;
+    use serde_json::json;
+
+    use super::*;
+
+    fn look(sensor: serde_json::Value, item: Option<&str>) -> Look {
+        let item = item.map(|text| Item { key: ItemKey::from_text(text), value: text.into(), ordinal: 0 });
+        let work = Work::Sensor { sensor, every_ms: 1_000 };
+        Look { run: RunId::new(1), task: 0, since: 0, work, item, seen: None }
+    }
+
+    #[test]
+    fn what_the_pipeline_file_says_is_what_is_looked_at() {
+        let file = sensor_of(&look(json!({ "file": "/data/${item}.csv" }), Some("eu"))).unwrap();
+        assert_eq!(file, Sensor::File { path: "/data/eu.csv".to_owned() });
+        let http = sensor_of(&look(json!({ "http": "https://example.org/ready", "status": 204 }), None)).unwrap();
+        assert_eq!(http, Sensor::Http { url: "https://example.org/ready".to_owned(), status: 204 });
+        let artifact = sensor_of(&look(json!({ "artifact": "nightly/clean.orders" }), None)).unwrap();
+        let [pipeline, task, output] = ["nightly", "clean", "orders"].map(str::to_owned);
+        assert_eq!(artifact, Sensor::Artifact { pipeline, task, output });
+        assert!(matches!(sensor_of(&look(json!({ "time": "2026-01-01T00:00:00Z" }), None)), Ok(Sensor::Time { .. })));
+        assert!(sensor_of(&look(json!({ "artifact": "nowhere" }), None)).unwrap_err().contains("pipeline/task.output"));
+        assert!(sensor_of(&look(json!({}), None)).is_err());
+    }
 }

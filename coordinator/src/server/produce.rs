@@ -7,7 +7,7 @@ use segue_proto::{
     v1,
 };
 
-use super::{error::Error, records};
+use super::{error::Error, fleet, records};
 use crate::{
     core::{Core, Record, Run, UnixMillis},
     registry,
@@ -59,6 +59,14 @@ pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, n
             let state = find(core, run)?;
             let Some(entry) = state.task(*task) else { return Ok(()) };
             register(state, *task, *attempt, models, inputs, &entry.outputs, store, batch, now)?;
+            Ok(())
+        }
+        Record::Worker { name, settings } => {
+            fleet::put_settings(batch, name, settings);
+            Ok(())
+        }
+        Record::Pool { name, slots, description } => {
+            fleet::put_pool(batch, name, *slots, description);
             Ok(())
         }
     }

@@ -240,11 +240,6 @@ fn running_text(run: &Run, index: u32) -> String {
 /// Shows a worker.
 #[must_use]
 pub fn worker_view(worker: &Worker, core: &Core) -> v1::WorkerView {
-    let state = match (worker.link.is_some(), worker.draining) {
-        (false, _) => "disconnected",
-        (true, true) => "draining",
-        (true, false) => "connected",
-    };
     let attempts = worker
         .leased
         .keys()
@@ -255,7 +250,7 @@ pub fn worker_view(worker: &Worker, core: &Core) -> v1::WorkerView {
     v1::WorkerView {
         name: worker.key.name.to_string(),
         incarnation: worker.key.incarnation.to_string(),
-        state: state.to_owned(),
+        state: worker.state().to_owned(),
         capacity: Some(worker.capacity.clone().into()),
         leased: Some(worker.in_use().into()),
         labels: worker.labels.clone(),

@@ -77,6 +77,7 @@ pub fn bind(
         priority: pipeline.priority,
         concurrency,
         tasks,
+        hooks: pipeline.hooks.clone(),
     })
 }
 

@@ -8,7 +8,9 @@ use super::{
     diagnostic::{Diagnostic, quote},
     faults::{Faults, Span},
     fields::Check,
-    flow, keys,
+    flow,
+    hooks::{self, Hooks},
+    keys,
     model::{Concurrency, Flow, Limit, Pipeline, Task, Work},
     params::Params,
     policy::Policy,
@@ -107,6 +109,10 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
         made.extend(task(draft, edges, with, &mut params, check));
     }
     params.warn_of_unused(check);
+    // One that cannot be read is reported already, and a hook that waits for it is no second fault.
+    let sla = sla(root, check);
+    let list = root.get("hooks").map(|entry| hooks::read(&entry.node, sla.is_some(), check)).unwrap_or_default();
+    let hooks = Hooks { sla_ms: sla.flatten(), list };
     let Head { name, description, priority, concurrency } = head?;
     Some(Pipeline {
         name: name?,
@@ -117,6 +123,7 @@ fn file<'t>(root: &'t Table, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
         concurrency: concurrency.map(|(concurrency, _)| concurrency),
         schedule,
         retention,
+        hooks,
     })
 }
 
@@ -128,6 +135,13 @@ struct Head {
     priority: i32,
     /// With the place of its key.
     concurrency: Option<(Concurrency, Span)>,
+}
+
+/// Gives the time after which a run is late; nothing where none is asked for.
+fn sla<'t>(root: &'t Table, check: &mut Check<'t>) -> Option<Option<u64>> {
+    let toml::Value::Table(id) = root.get("pipeline")?.node.value else { return None };
+    let entry = check.tree.table(id).get("sla")?;
+    Some(hooks::sla(entry, check))
 }
 
 fn entries(node: &Node, check: &Check<'_>) -> usize {

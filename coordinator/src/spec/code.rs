@@ -82,6 +82,8 @@ codes! {
     UnknownTimeZone = "P061", "unknown time zone", "A time zone is a name of the IANA data base, such as Europe/Berlin or UTC.";
     BadSchedule = "P062", "bad schedule", "`[schedule]` has either `cron` or `every` (whole seconds), `start` before `end`, catch_up none, last or all, and overlap skip, queue, cancel_running or allow.";
     BadIntervalReference = "P063", "malformed interval reference", "The parameters of a schedule may hold `${interval.start}`, `${interval.end}`, `${interval.start_date}` and `${interval.end_date}`; a literal `${` is written `$${`.";
+    BadHook = "P070", "malformed hook", "A hook says when (`on`: success, failure, cancelled, sla_miss) and what: a `webhook` with an http or https address, or a `command`. Its secrets are variables of the coordinator that begin with SEGUE_HOOK_.";
+    HookInClear = "P071", "hook without TLS", "A warning: a webhook goes over plain http to another machine. Its signature shows who sent it, but everybody on the way can read it.";
 }
 
 impl fmt::Display for Code {

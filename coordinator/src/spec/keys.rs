@@ -102,6 +102,13 @@ pub static FILE: Table = table(
         key!("params", Form::Map(&Form::Either(&[Form::Value, Form::Table(&PARAM)])), "`{}`", "what a run may set", ""),
         key!("defaults", Form::Table(&DEFAULTS), "`{}`", "what every task starts from", ""),
         key!("schedule", Form::Table(&SCHEDULE), "none", "when it runs by itself", ""),
+        key!(
+            "hooks",
+            Form::List(&Form::Table(&HOOK)),
+            "none",
+            "whom a run tells that ends or is late, `[[hooks]]`",
+            ""
+        ),
         key!("retention", Form::Table(&RETENTION), "`{}`", "what is kept of the runs, and for how long", ""),
         key!("tasks", Form::Map(&Form::Table(&TASK)), "required", "one table for each task, `[tasks.NAME]`", ""),
     ],
@@ -126,6 +133,13 @@ pub static PIPELINE: Table = table(
             "no limit",
             "how many runs may go on at a time",
             "1",
+        ),
+        key!(
+            "sla",
+            Form::Duration,
+            "none",
+            "a run that still goes after this time is late: one `sla.missed` event, and the hooks that wait for it",
+            "\"2h\"",
         ),
     ],
 );
@@ -195,6 +209,61 @@ pub static RETENTION: Table = table(
     ],
 );
 
+pub static HOOK: Table = Table {
+    name: "[[hooks]]",
+    intro: "It takes no parameters of the pipeline, and `[defaults]` do not reach it. Up to 32 of them.",
+    others: None,
+    one_of: &["webhook", "command"],
+    keys: &[
+        key!("on", Form::List(&Form::Word(&ON)), "required", "what it waits for", "[\"failure\", \"sla_miss\"]"),
+        key!(
+            "webhook",
+            Form::Either(&[Form::Text, Form::Table(&SECRET)]),
+            "",
+            "an `https://` address that gets a POST, or a secret that holds it",
+            "\"https://alerts.example.com/segue\"",
+        ),
+        key!(
+            "command",
+            Form::List(&Form::Text),
+            "",
+            "a program that a worker executes, in the folder of the pipeline file",
+            "[\"python3\", \"open_ticket.py\"]",
+        ),
+        key!(
+            "secret",
+            Form::Table(&SECRET),
+            "unsigned",
+            "of a webhook: key of the signature, a variable of the coordinator that begins with `SEGUE_HOOK_`",
+            "{ secret = \"env:SEGUE_HOOK_KEY\" }",
+        ),
+        key!(
+            "headers",
+            Form::Map(&Form::Either(&[Form::Text, Form::Table(&SECRET)])),
+            "`{}`",
+            "of a webhook: further headers",
+            "{ Authorization = { secret = \"env:SEGUE_HOOK_TOKEN\" } }",
+        ),
+        key!(
+            "timeout",
+            Form::Duration,
+            "webhook: `\"10s\"`; command: none",
+            "of one try; at most `\"60s\"` for a webhook",
+            "\"30s\"",
+        ),
+        key!(
+            "retry",
+            Form::Either(&[Form::Int(1, MOST_TRIES), Form::Table(&RETRY)]),
+            "webhook: 100 attempts, `\"5s\"` to `\"1h\"`; command: as in a task",
+            "when it is tried again; a webhook has no `on`, and gives up after a day",
+            "{ attempts = 5 }",
+        ),
+        RESOURCES_KEY,
+        ENV,
+    ],
+};
+
+const ON: [&str; 4] = ["success", "failure", "cancelled", "sla_miss"];
 const CATCH_UP: [&str; 3] = ["none", "last", "all"];
 const OVERLAP: [&str; 4] = ["skip", "queue", "cancel_running", "allow"];
 
@@ -463,7 +532,7 @@ pub static SENSOR: Table = Table {
             "artifact",
             Form::Text,
             "",
-            "succeeds when another pipeline has made this output since the run began",
+            "succeeds when this output of another pipeline has other content than when the wait began",
             "\"customer-segmentation/clean.orders\"",
         ),
         key!("status", Form::Int(100, 599), "`200`", "of `http`", "204"),

@@ -22,6 +22,7 @@ mod fanout;
 mod faults;
 mod fields;
 mod flow;
+mod hooks;
 mod items;
 mod params;
 mod policy;
@@ -45,6 +46,7 @@ pub use check::{Checked, LONGEST, check};
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use faults::nearest;
+pub use hooks::{Hook, HookAction, HookCommand, Hooks, On, SECRET_PREFIX, Webhook, is_reference as is_hook_secret};
 pub use items::{Items, MOST as MOST_CHILDREN, ResolvedChild, child_key, fill_item, items_of, resolve_child};
 pub use model::{
     Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
@@ -55,4 +57,4 @@ pub use schedule::interval_params;
 pub use units::{age_ms, duration_ms, rfc3339_ms};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,7 @@ use segue_proto::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::hooks::Hooks;
 use crate::schedule::ScheduleDecl;
 
 /// A checked pipeline file. Tasks keep the order of the file; indices into `tasks` are stable.
@@ -31,6 +32,8 @@ pub struct Pipeline {
     /// Of every version of this name, as long as this one is the newest.
     #[serde(default)]
     pub retention: super::Retention,
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// How many runs may go on at a time.
@@ -297,6 +300,8 @@ pub struct RunSpec {
     #[serde(default)]
     pub concurrency: Option<Concurrency>,
     pub tasks: Vec<BoundTask>,
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// A task whose parameters are filled in and checked.

@@ -89,6 +89,11 @@ impl Policy {
             + 4 * self.retry.never.len()
     }
 
+    /// Starts from another retry policy.
+    pub fn with_retry(retry: RetryPolicy) -> Self {
+        Self { retry, ..Self::default() }
+    }
+
     /// Gives the retry policy, its rules complete.
     pub fn retry(&self) -> RetryPolicy {
         let rules = self.rules.iter().map(|rule| rule.rule(&self.retry)).collect();

@@ -13,7 +13,7 @@ const HINT: &str =
     "give it to the task as env = { NAME = { secret = \"env:NAME\" } }; it is then read on the worker alone";
 
 /// Says whether a name is that of a secret.
-fn tells(name: &str) -> bool {
+pub(super) fn tells(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
     WORDS.iter().any(|word| name.split('_').any(|part| part == *word) || (word.contains('_') && name.contains(word)))
 }

@@ -37,6 +37,10 @@ impl Pipeline {
         if let Some(concurrency) = &self.concurrency {
             whole["concurrency"] = json!(concurrency);
         }
+        // Without hooks the version is what it was before there were any.
+        if !self.hooks.is_empty() {
+            whole["hooks"] = json!(self.hooks);
+        }
         sorted(whole).to_string()
     }
 

@@ -67,6 +67,12 @@ pub enum Value {
     PipelineVersion(stored::PipelineVersionRecord),
     PipelineRun(stored::PipelineRunRecord),
     DroppedRun(stored::DroppedRunRecord),
+    Events(stored::EventsRecord),
+    Cursor(stored::CursorRecord),
+    Delivery(Box<stored::DeliveryRecord>),
+    Sla(stored::SlaRecord),
+    Worker(stored::WorkerRecord),
+    Pool(stored::PoolRecord),
 }
 
 /// Reads the value of a key as the message that belongs to it.
@@ -102,6 +108,12 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::PipelineVersion { .. } => Value::PipelineVersion(decode(key, bytes)?),
         Key::PipelineRun { .. } => Value::PipelineRun(decode(key, bytes)?),
         Key::DroppedRun(_) => Value::DroppedRun(decode(key, bytes)?),
+        Key::Events(_) => Value::Events(decode(key, bytes)?),
+        Key::Cursor(_) => Value::Cursor(decode(key, bytes)?),
+        Key::Delivery(_) => Value::Delivery(Box::new(decode(key, bytes)?)),
+        Key::Sla(_) => Value::Sla(decode(key, bytes)?),
+        Key::Worker(_) => Value::Worker(decode(key, bytes)?),
+        Key::Pool(_) => Value::Pool(decode(key, bytes)?),
     })
 }
 

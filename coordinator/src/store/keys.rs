@@ -1,11 +1,12 @@
 //! Keys: one byte for the kind, then the components, so that the order of the bytes is the order of the components.
 //!
-//! A number is four bytes, a time eight, big-endian. A text ends with `00 00`, and a NUL inside it is written `00 01`: no text is a
+//! A number is four bytes, or eight for offsets and times, big-endian. A text ends with `00 00`, and a NUL inside it is written
+//! `00 01`: no text is a
 //! prefix of another one's bytes, and a shorter text sorts before its continuations.
 
 use std::fmt;
 
-use segue_proto::ids::{AliasName, BackfillId, Digest, ModelName, PipelineName, PortName, RunId};
+use segue_proto::ids::{AliasName, BackfillId, Digest, ModelName, PipelineName, PoolName, PortName, RunId, WorkerName};
 
 /// Tags are part of the layout on disk: never renumbered, never used again.
 mod tag {
@@ -28,6 +29,12 @@ mod tag {
     pub(super) const PIPELINE_VERSION: u8 = 0x50;
     pub(super) const PIPELINE_RUN: u8 = 0x51;
     pub(super) const DROPPED_RUN: u8 = 0x52;
+    pub(super) const EVENTS: u8 = 0x48;
+    pub(super) const CURSOR: u8 = 0x49;
+    pub(super) const DELIVERY: u8 = 0x4A;
+    pub(super) const SLA: u8 = 0x4B;
+    pub(super) const WORKER: u8 = 0x58;
+    pub(super) const POOL: u8 = 0x59;
 }
 
 /// The first byte that no key begins with; a store may use what is above for itself.
@@ -74,6 +81,28 @@ pub enum Key {
     PipelineRun { name: PipelineName, run: RunId },
     /// `store.v1.DroppedRunRecord`
     DroppedRun(RunId),
+    /// `store.v1.EventsRecord`, by the offset of its first event
+    Events(u64),
+    /// `store.v1.CursorRecord`, by the name of the reader
+    Cursor(String),
+    /// `store.v1.DeliveryRecord`: to whom, when it is due next, the event that caused it, the hook of the pipeline
+    Delivery(DeliveryKey),
+    /// `store.v1.SlaRecord`
+    Sla(RunId),
+    /// `store.v1.WorkerRecord`: what people have set for a worker
+    Worker(WorkerName),
+    /// `store.v1.PoolRecord`
+    Pool(PoolName),
+}
+
+/// The place of a delivery: those to one receiver lie together, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryKey {
+    /// Of the receiver; two receivers that share one by chance only wait for each other a little more.
+    pub lane: u64,
+    pub due_ms: u64,
+    pub offset: u64,
+    pub hook: u32,
 }
 
 /// Keys of what the store says about itself.
@@ -141,6 +170,14 @@ impl Key {
             }
             Self::PipelineRun { name, run } => Writer::of(tag::PIPELINE_RUN).text(name.as_str()).text(&run.to_string()),
             Self::DroppedRun(run) => Writer::of(tag::DROPPED_RUN).text(&run.to_string()),
+            Self::Events(first) => Writer::of(tag::EVENTS).long(*first),
+            Self::Cursor(reader) => Writer::of(tag::CURSOR).text(reader),
+            Self::Delivery(DeliveryKey { lane, due_ms, offset, hook }) => {
+                Writer::of(tag::DELIVERY).long(*lane).long(*due_ms).long(*offset).number(*hook)
+            }
+            Self::Sla(run) => Writer::of(tag::SLA).text(&run.to_string()),
+            Self::Worker(name) => Writer::of(tag::WORKER).text(name.as_str()),
+            Self::Pool(name) => Writer::of(tag::POOL).text(name.as_str()),
         }
         .0
     }
@@ -182,6 +219,17 @@ impl Key {
             tag::PIPELINE_VERSION => Self::PipelineVersion { name: from.id()?, version: from.id()? },
             tag::PIPELINE_RUN => Self::PipelineRun { name: from.id()?, run: from.id()? },
             tag::DROPPED_RUN => Self::DroppedRun(from.id()?),
+            tag::EVENTS => Self::Events(from.long()?),
+            tag::CURSOR => Self::Cursor(from.text()?),
+            tag::DELIVERY => Self::Delivery(DeliveryKey {
+                lane: from.long()?,
+                due_ms: from.long()?,
+                offset: from.long()?,
+                hook: from.number()?,
+            }),
+            tag::SLA => Self::Sla(from.id()?),
+            tag::WORKER => Self::Worker(from.id()?),
+            tag::POOL => Self::Pool(from.id()?),
             other => return Err(format!("a key of the unknown kind {other:#04x}")),
         })
     }
@@ -209,6 +257,14 @@ impl fmt::Display for Key {
             Self::PipelineVersion { name, version } => write!(f, "pipeline-version/{name}/{version}"),
             Self::PipelineRun { name, run } => write!(f, "pipeline-run/{name}/{run}"),
             Self::DroppedRun(run) => write!(f, "dropped-run/{run}"),
+            Self::Events(first) => write!(f, "events/{first}"),
+            Self::Cursor(reader) => write!(f, "cursor/{}", reader.escape_debug()),
+            Self::Delivery(DeliveryKey { lane, due_ms, offset, hook }) => {
+                write!(f, "delivery/{lane:016x}/{due_ms}/{offset}/{hook}")
+            }
+            Self::Sla(run) => write!(f, "sla/{run}"),
+            Self::Worker(name) => write!(f, "worker/{name}"),
+            Self::Pool(name) => write!(f, "pool/{name}"),
         }
     }
 }
@@ -361,6 +417,18 @@ pub mod prefix {
         vec![tag::ALIAS]
     }
 
+    /// What is set for workers, by name.
+    #[must_use]
+    pub fn workers() -> Vec<u8> {
+        vec![tag::WORKER]
+    }
+
+    /// All pools.
+    #[must_use]
+    pub fn pools() -> Vec<u8> {
+        vec![tag::POOL]
+    }
+
     /// Aliases of a model.
     #[must_use]
     pub fn aliases(name: &ModelName) -> Vec<u8> {
@@ -397,6 +465,30 @@ pub mod prefix {
     #[must_use]
     pub fn backfill_intervals(backfill: &BackfillId) -> Vec<u8> {
         Writer::of(tag::BACKFILL_INTERVAL).text(backfill.as_str()).0
+    }
+
+    /// The feed, oldest first.
+    #[must_use]
+    pub fn events() -> Vec<u8> {
+        vec![tag::EVENTS]
+    }
+
+    /// Deliveries to everybody, by receiver.
+    #[must_use]
+    pub fn deliveries() -> Vec<u8> {
+        vec![tag::DELIVERY]
+    }
+
+    /// Deliveries to one receiver, by urgency.
+    #[must_use]
+    pub fn deliveries_of(lane: u64) -> Vec<u8> {
+        Writer::of(tag::DELIVERY).long(lane).0
+    }
+
+    /// Runs that may still miss their time.
+    #[must_use]
+    pub fn slas() -> Vec<u8> {
+        vec![tag::SLA]
     }
 }
 
@@ -539,6 +631,13 @@ mod tests {
                 .prop_map(|(name, version)| Key::PipelineVersion { name: name.parse().unwrap(), version }),
             ("[a-z0-9_-]{1,9}", run_id()).prop_map(|(name, run)| Key::PipelineRun { name: name.parse().unwrap(), run }),
             run_id().prop_map(Key::DroppedRun),
+            any::<u64>().prop_map(Key::Events),
+            any::<String>().prop_map(Key::Cursor),
+            (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>())
+                .prop_map(|(lane, due_ms, offset, hook)| Key::Delivery(DeliveryKey { lane, due_ms, offset, hook })),
+            run_id().prop_map(Key::Sla),
+            "[a-zA-Z0-9_.-]{1,9}".prop_map(|name| Key::Worker(name.parse().unwrap())),
+            "[a-z0-9_-]{1,9}".prop_map(|name| Key::Pool(name.parse().unwrap())),
         ]
     }
 

@@ -22,7 +22,7 @@ pub(crate) struct Needed {
 /// On whose behalf a record needs its blobs: they stay as long as this does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder<'a> {
-    /// A run with its tasks, attempts and outputs.
+    /// A run with its tasks, attempts, outputs and fan-outs. Whatever belongs to a run goes with it: see the collection.
     Run(&'a RunId),
     /// A committed result.
     Cache,
@@ -37,9 +37,11 @@ pub(crate) enum Holder<'a> {
 /// Says on whose behalf a record needs its blobs. A kind of record that is not named here is never collected.
 pub(crate) const fn holder(key: &Key) -> Holder<'_> {
     match key {
-        Key::Run(run) | Key::Task { run, .. } | Key::Attempt { run, .. } | Key::Produced { run, .. } => {
-            Holder::Run(run)
-        }
+        Key::Run(run)
+        | Key::Task { run, .. }
+        | Key::Attempt { run, .. }
+        | Key::Produced { run, .. }
+        | Key::Expansion { run, .. } => Holder::Run(run),
         Key::Cache(_) => Holder::Cache,
         Key::ModelVersion { .. } => Holder::Model,
         Key::Artifact(_) => Holder::Blob,
@@ -99,7 +101,11 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         | Value::DroppedRun(_)
         | Value::Schedule(_)
         | Value::Interval(_)
-        | Value::BackfillInterval(_) => {}
+        | Value::BackfillInterval(_)
+        | Value::Worker(_)
+        | Value::Pool(_) => {}
+        // What has happened stays true when its bytes are gone.
+        Value::Events(_) | Value::Cursor(_) | Value::Delivery(_) | Value::Sla(_) => {}
     }
     Ok(needed)
 }

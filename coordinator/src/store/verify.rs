@@ -6,7 +6,10 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use segue_proto::ids::{BackfillId, Digest, RunId};
+use segue_proto::{
+    ids::{BackfillId, Digest, RunId},
+    store::v1::EventsRecord,
+};
 
 use super::{
     SledStore, StateDir, Store,
@@ -97,6 +100,8 @@ struct Findings {
     versions: BTreeSet<(String, u32)>,
     /// Backfills with their number of intervals.
     backfills: BTreeMap<BackfillId, u32>,
+    /// Offset that the next record of the feed must begin with.
+    next_event: Option<u64>,
 }
 
 /// Names kept of those who need a blob: enough to know what to run again.
@@ -162,7 +167,7 @@ impl Findings {
                 self.runs.insert(*run, task_count(&record.spec));
             }
             (Key::DroppedRun(run), _) => {
-                self.dropped.insert(run.clone());
+                self.dropped.insert(*run);
             }
             (Key::Pipeline(version), _) => {
                 self.pipelines.insert(version.clone());
@@ -235,12 +240,24 @@ impl Findings {
             (Key::PipelineVersion { version, .. }, _) if !self.pipelines.contains(version) => {
                 self.problem(format!("the record `{key}` names a version that does not exist"));
             }
+            (Key::Sla(run), _) if !self.runs.contains_key(run) => {
+                self.problem(format!("the record `{key}` belongs to a run that does not exist"));
+            }
+            (Key::Events(first), Value::Events(record)) => self.check_events(*first, record),
             _ => {}
         }
         match references::of(key, value) {
             Ok(needed) => needed.into_iter().for_each(|blob| self.need(key, value, blob)),
             Err(problem) => self.problem(problem),
         }
+    }
+
+    /// The feed has no gaps: what follows a record begins where that one ends.
+    fn check_events(&mut self, first: u64, record: &EventsRecord) {
+        if let Some(expected) = self.next_event.filter(|expected| *expected != first) {
+            self.problem(format!("the feed has a gap: events {expected} to {} are missing", first.saturating_sub(1)));
+        }
+        self.next_event = Some(first.saturating_add(record.events.len() as u64));
     }
 
     /// Compares what a record says of itself with its key.
@@ -257,6 +274,8 @@ impl Findings {
             (Key::ModelVersion { version, .. }, Value::ModelVersion(record)) => record.version == *version,
             (Key::Schedule(name), Value::Schedule(record)) => record.name == name.as_str(),
             (Key::Backfill(id), Value::Backfill(record)) => record.id == id.as_str(),
+            (Key::Worker(name), Value::Worker(record)) => record.name == name.as_str(),
+            (Key::Pool(name), Value::Pool(record)) => record.name == name.as_str(),
             _ => true,
         };
         if !same {

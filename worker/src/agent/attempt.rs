@@ -15,7 +15,6 @@ use tokio::{
 };
 
 use super::{
-    backoff::entropy,
     blobs::Blobs,
     cache::{Cache, Pinned},
     feed::{Feed, FeedSink},
@@ -27,7 +26,7 @@ use super::{
     secrets::{self, Environment},
 };
 use crate::runner::{
-    Exit, Limits, Pool, StopKind, Supervision,
+    Duty, Exit, Limits, Pool, StopKind, Supervision,
     frame::{CommandJob, JobResult, JobUsage, OperatorJob, Produced, Request},
 };
 
@@ -188,10 +187,7 @@ impl Attempt {
         deadline: Option<Instant>,
         cost: &mut JobUsage,
     ) -> Result<Produced, Halt> {
-        // Cannot be guessed by the job, so that no line of its own ends the log.
-        let end_mark = format!("\0segue-{:016x}{:016x}\0", entropy(), entropy());
-        let redactor = Redactor::new(prepared.environment.secrets.iter().map(String::as_str), end_mark.as_bytes());
-        let plain = BTreeMap::new();
+        let redactor = Redactor::new(prepared.environment.secrets.iter().map(String::as_str));
         let (request, runner) = match &mut prepared.job {
             Job::Operator { call, params, inputs } => {
                 let run_facts = inputs::json("run_facts_json", &self.assign.run_facts_json)?;
@@ -204,14 +200,13 @@ impl Attempt {
                     output_dir: prepared.scratch.outputs(),
                     run_facts,
                     gpus: self.assign.resources.as_ref().map_or(0, |reserved| reserved.gpu_milli.div_ceil(1_000)),
-                    end_mark,
                 });
                 // Variables are those of a process, so a task that sets some gets a process of its own.
                 let env = &prepared.environment.variables;
                 let runner = if env.is_empty() {
-                    self.shared.pool.take(&call.name).await
+                    self.shared.pool.for_operator(&call.name).await
                 } else {
-                    self.shared.pool.fresh(env).await
+                    self.shared.pool.with_environment(env).await
                 };
                 (request, runner)
             }
@@ -220,9 +215,8 @@ impl Attempt {
                     argv: std::mem::take(argv),
                     working_dir: std::mem::take(working_dir),
                     env: std::mem::take(env),
-                    end_mark,
                 });
-                (request, self.shared.pool.fresh(&plain).await)
+                (request, self.shared.pool.for_command().await)
             }
         };
         let mut runner =
@@ -241,7 +235,7 @@ impl Attempt {
             Exit::TimedOut { usage, reusable } => (Err(Halt::TimedOut), usage, reusable),
         };
         *cost = usage;
-        if reusable && prepared.environment.variables.is_empty() {
+        if reusable && (runner.duty() == Duty::Commands || prepared.environment.variables.is_empty()) {
             self.shared.pool.give_back(runner);
         }
         result

@@ -1,7 +1,7 @@
 //! What an attempt has to say while it runs: its start, its progress, its log. Written by the attempt, read by the link.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,7 +20,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Feeds with something new, and the bell that says so.
 #[derive(Debug, Default)]
 pub struct News {
-    tokens: Mutex<BTreeSet<Token>>,
+    tokens: Mutex<HashSet<Token>>,
     bell: Notify,
 }
 
@@ -36,13 +36,8 @@ impl News {
     }
 
     /// Takes the attempts that have something to say.
-    pub fn take(&self) -> BTreeSet<Token> {
+    pub fn take(&self) -> HashSet<Token> {
         std::mem::take(&mut *lock(&self.tokens))
-    }
-
-    /// Says whether no attempt has anything to say.
-    pub fn is_empty(&self) -> bool {
-        lock(&self.tokens).is_empty()
     }
 
     /// Waits until some attempt may have something to say.

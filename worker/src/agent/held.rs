@@ -1,6 +1,6 @@
 //! The attempts that a worker holds: waiting, running, or finished and not yet acknowledged.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use segue_proto::{ids::Token, v1};
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ pub enum Why {
 
 /// The table of attempts.
 #[derive(Debug, Default)]
-pub struct Table(BTreeMap<Token, Held>);
+pub struct Table(HashMap<Token, Held>);
 
 impl Table {
     /// Gives an attempt.

@@ -18,6 +18,8 @@ pub struct Queue {
     running: HashMap<Token, Resources>,
     /// Capacity less what runs.
     free: Resources,
+    /// Nothing that was given ahead fits, and nothing has changed since that was found out.
+    ahead_is_stuck: bool,
 }
 
 impl Queue {
@@ -30,6 +32,7 @@ impl Queue {
             leased: VecDeque::new(),
             ahead: VecDeque::new(),
             running: HashMap::new(),
+            ahead_is_stuck: false,
         }
     }
 
@@ -43,6 +46,7 @@ impl Queue {
     pub fn push(&mut self, token: Token, needs: Resources, ahead: bool) {
         let line = if ahead { &mut self.ahead } else { &mut self.leased };
         line.push_back((token, needs));
+        self.ahead_is_stuck = false;
     }
 
     /// Takes a waiting attempt out of its line; says whether it was there.
@@ -77,8 +81,9 @@ impl Queue {
             Some((_, needs)) if self.free.fits(needs) => self.leased.pop_front()?,
             Some(_) => return None,
             None => {
-                let place = self.first_ahead_that_fits()?;
-                self.ahead.remove(place)?
+                let place = if self.ahead_is_stuck { None } else { self.first_ahead_that_fits() };
+                self.ahead_is_stuck = place.is_none();
+                self.ahead.remove(place?)?
             }
         };
         self.free = self.free.checked_sub(&needs)?;
@@ -102,6 +107,7 @@ impl Queue {
     pub fn ended(&mut self, token: &Token) {
         if let Some(needs) = self.running.remove(token) {
             self.free = self.free.plus(&needs);
+            self.ahead_is_stuck = false;
         }
     }
 }

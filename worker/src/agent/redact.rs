@@ -8,21 +8,19 @@ const MASK: &[u8] = b"***";
 /// Shortest value whose base64 is looked for: the base64 of a shorter one is too likely to be part of a word.
 const SHORTEST_ENCODED: usize = 6;
 
-/// Replaces secret values in a stream of bytes and finds its end mark.
+/// Replaces secret values in a stream of bytes.
 #[derive(Debug)]
 pub struct Redactor {
     /// Longest first, so that a secret that contains another one goes whole.
     needles: Vec<Vec<u8>>,
-    end_mark: Vec<u8>,
     /// Bytes that may be the beginning of a needle.
     held: Vec<u8>,
-    ended: bool,
 }
 
 impl Redactor {
-    /// Makes a redactor for these secret values. The stream ends at `end_mark`, which is taken out too.
+    /// Makes a redactor for these secret values.
     #[must_use]
-    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>, end_mark: &[u8]) -> Self {
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let mut needles = BTreeSet::new();
         for secret in secrets {
             for form in [secret, secret.trim()] {
@@ -34,13 +32,13 @@ impl Redactor {
         }
         let mut needles: Vec<_> = needles.into_iter().collect();
         needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
-        Self { needles, end_mark: end_mark.to_vec(), held: Vec::new(), ended: false }
+        Self { needles, held: Vec::new() }
     }
 
     /// Takes bytes and gives those that may leave. What may be the beginning of a secret is held back until it is known.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
-        if self.ended {
-            return Vec::new();
+        if self.needles.is_empty() {
+            return bytes.to_vec();
         }
         self.held.extend_from_slice(bytes);
         self.scan(false)
@@ -52,24 +50,13 @@ impl Redactor {
         if self.needles.is_empty() {
             return text;
         }
-        let mut aside =
-            Self { needles: self.needles.clone(), end_mark: Vec::new(), held: text.into_bytes(), ended: false };
+        let mut aside = Self { needles: self.needles.clone(), held: text.into_bytes() };
         String::from_utf8_lossy(&aside.scan(true)).into_owned()
     }
 
     /// Ends the stream and gives what was held back.
     pub fn finish(&mut self) -> Vec<u8> {
-        if self.ended {
-            return Vec::new();
-        }
-        self.ended = true;
         self.scan(true)
-    }
-
-    /// Says whether the end mark was seen.
-    #[must_use]
-    pub const fn ended(&self) -> bool {
-        self.ended
     }
 
     fn scan(&mut self, last: bool) -> Vec<u8> {
@@ -78,13 +65,9 @@ impl Redactor {
         let mut at = 0;
         while at < input.len() {
             let rest = &input[at..];
-            if !self.end_mark.is_empty() && rest.starts_with(&self.end_mark) {
-                self.ended = true;
-                return out;
-            }
             // A longer secret that may still come whole wins over a shorter one that is already there.
             let partial = |needle: &Vec<u8>| needle.len() > rest.len() && needle.starts_with(rest);
-            if !last && (partial(&self.end_mark) || self.needles.iter().any(partial)) {
+            if !last && self.needles.iter().any(partial) {
                 self.held = rest.to_vec();
                 return out;
             }
@@ -157,7 +140,7 @@ mod tests {
     use super::*;
 
     fn redact(secrets: &[&str], pieces: &[&str]) -> String {
-        let mut redactor = Redactor::new(secrets.iter().copied(), b"");
+        let mut redactor = Redactor::new(secrets.iter().copied());
         let mut out: Vec<u8> = pieces.iter().flat_map(|piece| redactor.push(piece.as_bytes())).collect();
         out.extend(redactor.finish());
         String::from_utf8(out).unwrap()
@@ -198,25 +181,15 @@ mod tests {
 
     #[test]
     fn a_text_beside_the_stream_is_masked_too() {
-        let redactor = Redactor::new(["s3cr3t"], b"<<end>>");
+        let redactor = Redactor::new(["s3cr3t"]);
         assert_eq!(redactor.mask("GET /?key=s3cr3t failed".into()), "GET /?key=*** failed");
-    }
-
-    #[test]
-    fn the_stream_ends_at_the_mark_and_what_follows_is_dropped() {
-        let mut redactor = Redactor::new([], b"<<end>>");
-        assert_eq!(redactor.push(b"last line\n<<e"), b"last line\n");
-        assert!(!redactor.ended());
-        assert!(redactor.push(b"nd>>stray").is_empty());
-        assert!(redactor.ended());
-        assert!(redactor.push(b"more").is_empty());
     }
 
     proptest! {
         #[test]
         fn no_split_lets_a_secret_through(before in "[a-c]{0,9}", after in "[a-c]{0,9}", secret in "[a-c]{1,8}", cuts in prop::collection::vec(0_usize..30, 0..4)) {
             let text = format!("{before}{secret}{after}");
-            let mut redactor = Redactor::new([secret.as_str()], b"");
+            let mut redactor = Redactor::new([secret.as_str()]);
             let mut out = Vec::new();
             let mut from = 0;
             let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(text.len())).collect();
@@ -226,7 +199,7 @@ mod tests {
                 from = cut;
             }
             out.extend(redactor.finish());
-            let mut whole = Redactor::new([secret.as_str()], b"");
+            let mut whole = Redactor::new([secret.as_str()]);
             let mut expected = whole.push(text.as_bytes());
             expected.extend(whole.finish());
             prop_assert_eq!(&out, &expected, "the split changed the result");

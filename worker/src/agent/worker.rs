@@ -4,10 +4,12 @@ mod commands;
 
 use std::{
     collections::VecDeque,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use segue_proto::{
     failure::{Failure, FailureClass},
     ids::{Incarnation, Token},
@@ -17,7 +19,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Endpoint;
 
-use self::commands::token;
 use super::{
     attempt::{Attempt, Ended, Outcome, Shared},
     config::{Error, WorkerConfig},
@@ -29,11 +30,17 @@ use super::{
 };
 use crate::runner::StopKind;
 
-/// Log bytes in one message: small enough that a heartbeat behind it is not late.
-const LOG_BYTES_PER_MESSAGE: usize = 1024 * 1024;
+/// Bytes of logs and of inline outputs in one message: small enough that a heartbeat behind it is not late.
+const BYTES_PER_MESSAGE: usize = 1024 * 1024;
+
+/// Events in one message, so that it stays far below the limit of the link.
+const EVENTS_PER_MESSAGE: usize = 4096;
 
 /// Messages of attempts and of the link that may wait for the loop.
 const INBOX: usize = 256;
+
+/// How long starts, progress and logs wait for company: a short attempt is told in one message, its end at once.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// How long a drained worker without a link waits for one to report what is left, at least.
 const LAST_REPORT: Duration = Duration::from_secs(10);
@@ -51,12 +58,22 @@ pub struct Worker {
     queue: Queue,
     lease: LeaseClock,
     news: Arc<News>,
-    /// Events that wait for the link, oldest first; starts, progress and logs are in the feeds.
-    outbox: VecDeque<v1::WorkerEvent>,
+    /// When the news that came first is told at the latest.
+    news_due: Option<Instant>,
+    /// What waits for the link, oldest first; starts, progress and logs are in the feeds.
+    outbox: VecDeque<Outgoing>,
     link: Link,
     down_since: Instant,
     drain: Option<Drain>,
     tasks: TaskTracker,
+}
+
+/// What is told at once.
+#[derive(Debug)]
+enum Outgoing {
+    Event(Box<v1::WorkerEvent>),
+    /// The end of an attempt, whose report is in the table.
+    End(Token),
 }
 
 #[derive(Debug)]
@@ -90,6 +107,7 @@ impl Worker {
             held: Table::default(),
             lease: LeaseClock::default(),
             news: Arc::default(),
+            news_due: None,
             outbox: VecDeque::new(),
             link: Link::Down,
             down_since: Instant::now(),
@@ -108,29 +126,40 @@ impl Worker {
         let (reports, mut ended) = mpsc::channel::<Ended>(INBOX);
         let end_link = CancellationToken::new();
         let link = tokio::spawn(link::maintain(endpoint, link_events, end_link.clone()));
-        let result = loop {
-            self.pass_time(Instant::now());
+        let (mut reported, mut told) = (Vec::with_capacity(INBOX), Vec::with_capacity(INBOX));
+        let result = 'work: loop {
+            let now = Instant::now();
+            self.pass_time(now);
             self.start_waiting(&reports);
             if self.is_done() {
                 break Ok(());
             }
             let wake = self.next_wake();
-            let way_up = self.way_up();
+            let way_up = self.way_up(now);
             tokio::select! {
-                // A report of an end frees slots and the stop must not wait, but neither may starve the link.
+                // Reports of ends free slots and the stop must not wait, but neither may starve the link.
                 () = stop.cancelled(), if self.drain.is_none() => self.begin_drain(self.config.drain_grace),
-                Some(report) = ended.recv() => self.ended(report),
-                Some(event) = link_inbox.recv() => match self.link_event(event) {
-                    Next::GoOn => {}
-                    Next::Superseded(reason) => break Err(Error::Superseded(reason)),
-                },
+                _ = ended.recv_many(&mut reported, INBOX) => {
+                    for report in reported.drain(..) {
+                        self.ended(report);
+                    }
+                }
+                _ = link_inbox.recv_many(&mut told, INBOX) => {
+                    for event in told.drain(..) {
+                        if let Next::Superseded(reason) = self.link_event(event) {
+                            break 'work Err(Error::Superseded(reason));
+                        }
+                    }
+                }
                 Ok(permit) = async { way_up.as_ref().expect("checked by the condition").reserve().await }, if way_up.is_some() => {
                     let message = self.message();
                     if !message.events.is_empty() {
                         permit.send(message);
                     }
                 }
-                () = self.news.ring() => {}
+                () = self.news.ring() => {
+                    self.news_due.get_or_insert_with(|| Instant::now() + GATHER);
+                }
                 () = sleep_until(wake) => {}
             }
         };
@@ -145,9 +174,11 @@ impl Worker {
     }
 
     /// Gives the way up if it is open and there is something to send.
-    fn way_up(&self) -> Option<mpsc::Sender<v1::WorkerMessage>> {
+    fn way_up(&self, now: Instant) -> Option<mpsc::Sender<v1::WorkerMessage>> {
         match &self.link {
-            Link::Open(stream) if !self.outbox.is_empty() || !self.news.is_empty() => Some(stream.messages.clone()),
+            Link::Open(stream) if !self.outbox.is_empty() || self.news_due.is_some_and(|at| at <= now) => {
+                Some(stream.messages.clone())
+            }
             _ => None,
         }
     }
@@ -155,7 +186,9 @@ impl Worker {
     fn next_wake(&self) -> Option<Instant> {
         let grace = self.drain.as_ref().and_then(|drain| drain.deadline);
         let give_up = (self.drain.is_some() && self.is_alone()).then(|| self.give_up_at());
-        [self.lease.next_wake(), grace, give_up].into_iter().flatten().min()
+        // Without a link the news wait for one.
+        let news = self.news_due.filter(|_| matches!(self.link, Link::Open(_)));
+        [self.lease.next_wake(), grace, give_up, news].into_iter().flatten().min()
     }
 
     /// Does what is due: heartbeats, the end of the lease, the end of the drain's grace.
@@ -169,6 +202,7 @@ impl Worker {
             let tokens = self.held.counting().map(|(token, _)| token.clone().into()).collect();
             // Before everything else: it must not be late because there is much to say.
             self.outbox.push_front(event(Event::Heartbeat(v1::Heartbeat { sequence, tokens })));
+            self.shared.pool.trim(now);
         }
         if let Some(drain) = &mut self.drain
             && drain.deadline.is_some_and(|at| at <= now)
@@ -238,8 +272,9 @@ impl Worker {
             let reports = reports.clone();
             self.tasks.spawn(async move {
                 let token = attempt.token.clone();
-                let ended = tokio::spawn(attempt.execute()).await.unwrap_or_else(|error| {
-                    tracing::error!(%token, %error, "the execution of an attempt broke off");
+                // Nothing is shared with it that a panic could leave half done.
+                let ended = AssertUnwindSafe(attempt.execute()).catch_unwind().await.unwrap_or_else(|_| {
+                    tracing::error!(%token, "the execution of an attempt broke off");
                     let failure = Failure::new(FailureClass::Infra, "the execution broke off inside the worker")
                         .hint("this is a bug");
                     Ended { token, outcome: Outcome::Failed(failure), usage: v1::Usage::default() }
@@ -284,7 +319,7 @@ impl Worker {
             outcome: Some(outcome),
             log_bytes: feed.log_bytes(),
         };
-        self.outbox.push_back(event(Event::Finished(report.clone())));
+        self.outbox.push_back(Outgoing::End(token.clone()));
         self.held.insert(token, Held { feed, state: State::Finished(Box::new(report)) });
     }
 
@@ -295,7 +330,7 @@ impl Worker {
     fn link_event(&mut self, event: LinkEvent) -> Next {
         match event {
             LinkEvent::Up(stream) => {
-                let hello = v1::WorkerMessage { events: vec![self.hello()] };
+                let hello = v1::WorkerMessage { events: vec![v1::WorkerEvent { event: Some(self.hello()) }] };
                 // The channel is new, so that there is room. The lease counts from before the sending.
                 let asked = Instant::now();
                 self.link = match stream.messages.try_send(hello) {
@@ -322,7 +357,8 @@ impl Worker {
         self.link = Link::Down;
         self.lease.link_lost();
         // The rest is told anew after the next welcome. Nobody else remembers what was handed back.
-        self.outbox.retain(|event| matches!(event.event, Some(Event::HandBack(_))));
+        let is_hand_back = |event: &v1::WorkerEvent| matches!(event.event, Some(Event::HandBack(_)));
+        self.outbox.retain(|waiting| matches!(waiting, Outgoing::Event(event) if is_hand_back(event)));
     }
 
     fn drop_link(&mut self) {
@@ -332,9 +368,9 @@ impl Worker {
         self.link_lost();
     }
 
-    fn hello(&self) -> v1::WorkerEvent {
+    fn hello(&self) -> Event {
         let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-        event(Event::Hello(v1::Hello {
+        Event::Hello(v1::Hello {
             worker: self.config.name.to_string(),
             incarnation: self.incarnation.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -346,23 +382,34 @@ impl Worker {
             pid: std::process::id(),
             draining: self.drain.is_some(),
             gpus: Vec::new(),
-        }))
+        })
     }
 
-    /// Makes one message of everything that waits. The log of an attempt goes before its end.
+    /// Makes one message of what waits, as far as it goes into one. The log of an attempt goes before its end.
     fn message(&mut self) -> v1::WorkerMessage {
-        let mut events = Vec::new();
-        let mut budget = LOG_BYTES_PER_MESSAGE;
-        while let Some(next) = self.outbox.pop_front() {
-            if let Some(Event::Finished(report)) = &next.event
-                && let Some(held) = token(report.token.clone()).and_then(|token| self.held.get(&token))
-                && held.feed.drain_into(&mut events, &mut budget)
-            {
-                self.outbox.push_front(next);
-                return v1::WorkerMessage { events };
+        let mut events = Vec::with_capacity(self.outbox.len().min(EVENTS_PER_MESSAGE));
+        let mut budget = BYTES_PER_MESSAGE;
+        while budget > 0 && events.len() < EVENTS_PER_MESSAGE {
+            let token = match self.outbox.pop_front() {
+                None => break,
+                Some(Outgoing::Event(event)) => {
+                    events.push(*event);
+                    continue;
+                }
+                Some(Outgoing::End(token)) => token,
+            };
+            let Some(Held { feed, state: State::Finished(report) }) = self.held.get(&token) else { continue };
+            if feed.drain_into(&mut events, &mut budget) {
+                self.outbox.push_front(Outgoing::End(token));
+                break;
             }
-            events.push(next);
+            budget = budget.saturating_sub(inline_bytes(report));
+            events.push(v1::WorkerEvent { event: Some(Event::Finished((**report).clone())) });
         }
+        if !self.outbox.is_empty() {
+            return v1::WorkerMessage { events };
+        }
+        self.news_due = None;
         for token in self.news.take() {
             let Some(held) = self.held.get(&token) else { continue };
             let fenced = matches!(held.state, State::Running { why: Why::Fenced, .. });
@@ -416,11 +463,19 @@ impl Worker {
     }
 }
 
-fn event(event: Event) -> v1::WorkerEvent {
-    v1::WorkerEvent { event: Some(event) }
+fn event(event: Event) -> Outgoing {
+    Outgoing::Event(Box::new(v1::WorkerEvent { event: Some(event) }))
 }
 
-fn hand_back(token: Token, started: bool) -> v1::WorkerEvent {
+/// Counts the bytes of outputs in a report.
+fn inline_bytes(report: &v1::Finished) -> usize {
+    match &report.outcome {
+        Some(finished::Outcome::Success(success)) => success.inline_json.values().map(bytes::Bytes::len).sum(),
+        _ => 0,
+    }
+}
+
+fn hand_back(token: Token, started: bool) -> Outgoing {
     event(Event::HandBack(v1::HandBack { token: Some(token.into()), started }))
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, io, os::unix::process::ExitStatusExt as _, proc
 
 use bytes::BytesMut;
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
@@ -12,7 +13,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, ChildStderr, ChildStdin, ChildStdout},
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -24,8 +25,15 @@ use crate::agent::redact::Redactor;
 /// How much longer than its grace a supervised command may take: its runner kills and buries it meanwhile.
 const BURIAL: Duration = Duration::from_secs(6);
 
-/// How long the rest of a log may take after its job has ended. Only a process that escaped can hold it open.
-const LOG_TAIL: Duration = Duration::from_secs(2);
+/// Bytes of a log that are read at a time.
+const LOG_PIECE: usize = 32 * 1024;
+
+/// How many pieces of a log are read after its job has ended: what a pipe can hold at the most. Whatever comes later is
+/// of a process that could not be killed.
+const LAST_PIECES: usize = 64;
+
+/// How often a group that was killed is looked at. The system has no event for "this group is empty".
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How an attempt is told to stop. Later ones are more urgent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,18 +90,30 @@ impl std::fmt::Debug for Supervision<'_> {
     }
 }
 
+/// What a runner is kept for. One that runs operators has their environment and their models; one that supervises
+/// commands is never the parent of anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    Operators,
+    Commands,
+}
+
 /// A runner process. Dropping it kills its group.
 #[derive(Debug)]
 pub struct Runner {
     child: Child,
     /// Its process group too.
     pid: Pid,
+    duty: Duty,
     /// Group of the command that it supervises.
     command: Option<Pid>,
     stdin: ChildStdin,
     stdout: ChildStdout,
     stderr: ChildStderr,
     frames: BytesMut,
+    piece: Vec<u8>,
+    /// It ran a job before.
+    used: bool,
     /// Operators that it ran.
     served: BTreeSet<String>,
 }
@@ -104,23 +124,38 @@ enum Cause {
     Timeout,
 }
 
+/// What the runner said about the end of a job.
+struct Report {
+    result: JobResult,
+    usage: JobUsage,
+    haunted: bool,
+}
+
 impl Runner {
     /// Takes a child with piped streams, in a process group of its own.
     ///
     /// # Errors
     /// If it is not such a child.
-    pub fn new(mut child: Child) -> io::Result<Self> {
+    pub fn new(mut child: Child, duty: Duty) -> io::Result<Self> {
         let missing = || io::Error::other("the runner ended before it began");
         Ok(Self {
             pid: Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(missing)?),
+            duty,
             command: None,
             stdin: child.stdin.take().ok_or_else(missing)?,
             stdout: child.stdout.take().ok_or_else(missing)?,
             stderr: child.stderr.take().ok_or_else(missing)?,
             child,
             frames: BytesMut::new(),
+            piece: vec![0; LOG_PIECE],
+            used: false,
             served: BTreeSet::new(),
         })
+    }
+
+    /// Says what it is kept for.
+    pub const fn duty(&self) -> Duty {
+        self.duty
     }
 
     /// Says whether it ran this operator before.
@@ -135,91 +170,92 @@ impl Runner {
 
     /// Runs one job to its end, whatever that is. When it returns, no process works on the job any more.
     pub async fn run(&mut self, request: &Request, mut with: Supervision<'_>) -> Exit {
-        let kills_before = oom::kills();
+        let kills_before = oom::kills_before();
         let is_command = matches!(request, Request::Command(_));
-        if let Request::Operator(job) = request {
-            self.served.insert(job.name.clone());
-        }
         let frame = match frame::encode(request) {
             Ok(frame) => frame,
             Err(e) => return Exit::Crashed(Failure::new(FailureClass::User, format!("the task is too large: {e}"))),
         };
-        // Small beside the pipe; a runner that does not read it is found dead below.
+        if std::mem::replace(&mut self.used, true) {
+            // What a library said after the job before had ended is nobody's log.
+            self.rest_of_log(|_| {});
+        }
+        // A runner that does not read it is found dead below.
         let _ = self.stdin.write_all(&frame).await;
+        if let Request::Operator(job) = request {
+            if !self.knows(&job.name) {
+                self.served.insert(job.name.clone());
+            }
+            with.sink.started(u32::try_from(self.pid.as_raw()).unwrap_or(0));
+        }
 
         let mut cause: Option<Cause> = None;
         let mut kill_at: Option<Instant> = None;
-        let mut ended: Option<(JobResult, JobUsage)> = None;
+        let mut ended: Option<Report> = None;
         let (mut replies_open, mut log_open) = (true, true);
-        let mut log_until: Option<Instant> = None;
-        let mut buffer = vec![0; 32 * 1024];
         let mut urgency = StopKind::GoOn;
-        while replies_open && ended.is_none() || log_open && !with.redactor.ended() {
+        while ended.is_none() && replies_open {
             let wanted = *with.stop.borrow_and_update();
-            if wanted > urgency && ended.is_none() {
+            if wanted > urgency {
                 urgency = wanted;
                 cause.get_or_insert(Cause::Stop);
                 let grace = if wanted == StopKind::AtOnce { Duration::ZERO } else { with.limits.grace };
                 kill_at = Some(self.ask_to_stop(grace, is_command, kill_at).await);
             }
-            let deadline = with.limits.deadline.filter(|_| cause.is_none() && ended.is_none());
+            let deadline = with.limits.deadline.filter(|_| cause.is_none());
             tokio::select! {
-                read = self.stdout.read_buf(&mut self.frames), if replies_open && ended.is_none() => {
+                read = self.stdout.read_buf(&mut self.frames) => {
                     replies_open = matches!(read, Ok(n) if n > 0);
-                    loop {
+                    while ended.is_none() && replies_open {
                         match frame::decode::<Reply>(&mut self.frames) {
                             Ok(Some(Reply::Started { group })) => {
-                                self.command = is_command.then(|| Pid::from_raw(group));
+                                self.command = Some(Pid::from_raw(group)).filter(|_| is_command);
                                 with.sink.started(u32::try_from(group).unwrap_or(0));
                             }
                             Ok(Some(Reply::Progress { done, total, message })) => with.sink.progress(done, total, with.redactor.mask(message)),
-                            Ok(Some(Reply::Ended { result, usage })) => ended = Some((masked(result, &with.redactor), usage)),
+                            Ok(Some(Reply::Ended { result, usage, haunted })) => {
+                                ended = Some(Report { result: masked(result, &with.redactor), usage, haunted });
+                            }
                             Ok(None) => break,
                             Err(error) => {
                                 tracing::warn!(%error, "a runner spoke nonsense and is killed");
                                 replies_open = false;
-                                break;
                             }
                         }
                     }
-                    if !replies_open || ended.is_some() {
-                        log_until = Some(Instant::now() + LOG_TAIL);
-                    }
-                    if !replies_open && ended.is_none() {
-                        self.kill_groups();
-                    }
                 }
-                read = self.stderr.read(&mut buffer), if log_open && !with.redactor.ended() => {
+                read = self.stderr.read(&mut self.piece), if log_open => {
                     let read = read.unwrap_or(0);
                     log_open = read > 0;
-                    let clean = with.redactor.push(&buffer[..read]);
+                    let clean = with.redactor.push(&self.piece[..read]);
                     with.sink.log(&clean);
                 }
-                Ok(()) = with.stop.changed(), if ended.is_none() => {}
+                Ok(()) = with.stop.changed() => {}
                 () = at(deadline), if deadline.is_some() => {
                     cause = Some(Cause::Timeout);
                     kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
                 }
-                () = at(kill_at), if kill_at.is_some() && ended.is_none() && replies_open => {
+                () = at(kill_at), if kill_at.is_some() => {
                     kill_at = None;
                     self.kill_groups();
                 }
-                () = at(log_until), if log_until.is_some() => log_open = false,
             }
         }
-        let rest = with.redactor.finish();
-        with.sink.log(&rest);
+        let status = if ended.is_none() { self.bury().await } else { None };
         self.command = None;
+        // Everything that the job wrote is in the pipe by now.
+        let Supervision { redactor, sink, .. } = &mut with;
+        self.rest_of_log(|bytes| sink.log(&redactor.push(bytes)));
+        sink.log(&redactor.finish());
 
         let (reusable, usage) = match &ended {
-            Some((_, usage)) => (log_open && !is_command, *usage),
+            Some(report) => (log_open && !report.haunted, report.usage),
             None => (false, JobUsage::default()),
         };
-        let status = if ended.is_none() { self.wait().await } else { None };
         match (cause, ended) {
             (Some(Cause::Stop), _) => Exit::Stopped { usage, reusable },
             (Some(Cause::Timeout), _) => Exit::TimedOut { usage, reusable },
-            (None, Some((result, usage))) => Exit::Ended { result, usage, reusable },
+            (None, Some(report)) => Exit::Ended { result: report.result, usage, reusable },
             (None, None) => Exit::Crashed(crash(status, oom::kills() > kills_before)),
         }
     }
@@ -244,11 +280,40 @@ impl Runner {
         earlier.map_or(kill_at, |earlier| earlier.min(kill_at))
     }
 
+    /// Gives what is in the pipe of the log now, without waiting for more.
+    fn rest_of_log(&mut self, mut take: impl FnMut(&[u8])) {
+        for _ in 0..LAST_PIECES {
+            // The pipe does not block: tokio set it so.
+            match nix::unistd::read(&self.stderr, &mut self.piece) {
+                Ok(read) if read > 0 => take(&self.piece[..read]),
+                Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Kills what is left of a runner that went away in the middle of a job, and waits until it is gone.
+    async fn bury(&mut self) -> Option<ExitStatus> {
+        self.kill_groups();
+        let status = self.wait().await;
+        if let Some(command) = self.command {
+            let gone = async {
+                while killpg(command, None) != Err(Errno::ESRCH) {
+                    sleep(LOOK_EVERY).await;
+                }
+            };
+            if timeout(BURIAL, gone).await.is_err() {
+                tracing::warn!(group = command.as_raw(), "processes of a command do not die");
+            }
+        }
+        status
+    }
+
     fn kill_groups(&mut self) {
         if self.is_alive() {
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
-        if let Some(command) = self.command.take() {
+        if let Some(command) = self.command {
             let _ = killpg(command, Signal::SIGKILL);
         }
     }

@@ -1,12 +1,16 @@
-//! Supervises one command: its own process group, a polite end, a certain one, and nothing left behind.
+//! Supervises commands, one at a time: each in its own process group, a polite end, a certain one, and nothing left behind.
+//!
+//! The runner is a small process that lives on from command to command, so that a command costs the start of one process,
+//! its own, and that without copying anything: nothing is done between fork and exec, which lets std use `posix_spawn`.
+//! What follows from it: no `PR_SET_PDEATHSIG` for the command (that needs code between fork and exec, and it would not
+//! reach its children). Instead the runner reads its stdin all the time, whose end says that the worker is gone, kills the
+//! group and whatever else descends from it, and ends. It is the subreaper of its descendants: one that leaves the group
+//! comes to it when its parent ends, and as only one command runs at a time, whoever is left then belongs to that command.
 
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::{
-        fd::AsFd as _,
-        unix::process::{CommandExt as _, ExitStatusExt as _},
-    },
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -22,12 +26,13 @@ use nix::{
     unistd::Pid,
 };
 use segue_proto::failure::{Failure, FailureClass};
+use wait4::Wait4 as _;
 
 use super::{
     frame::{CommandJob, JobResult, JobUsage, Produced, Reply},
     oom,
     serve::Replies,
-    stop::{Stopper, Wake},
+    stop::Stopper,
     usage,
 };
 
@@ -37,38 +42,48 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long killed processes may take to disappear; one that hangs in the kernel can take for ever.
 const REAP_WITHIN: Duration = Duration::from_secs(5);
 
-/// Runs a command to its end. When it returns, no process of the command is left.
-pub fn run(job: &CommandJob, stopper: &Arc<Stopper>, replies: &Replies) -> (JobResult, JobUsage) {
+/// How a supervised command ended.
+struct End {
+    status: ExitStatus,
+    peak_memory_bytes: u64,
+    /// Some process of it does not die.
+    haunted: bool,
+}
+
+/// Runs a command to its end and gives the reply that says how. No process of the command is left then.
+pub fn run(job: &CommandJob, stopper: &Arc<Stopper>, replies: &Replies) -> Reply {
     // The runner must outlive its worker for as long as it takes to kill the command.
     let _ = prctl::set_pdeathsig(None);
-    // Descendants that leave the group come to this process when their parents end, and are found there.
     let _ = prctl::set_child_subreaper(true);
-    let kills_before = oom::kills();
-    let result = match spawn(job) {
-        Ok(child) => match supervise(child, stopper, replies) {
-            Ok(status) => judge(&job.argv[0], status, oom::kills() > kills_before),
-            Err(e) => JobResult::Failed(Failure::new(FailureClass::Infra, format!("cannot wait for the command: {e}"))),
-        },
-        Err(failure) => JobResult::Failed(failure),
-    };
-    (result, usage::of_children())
+    let kills_before = oom::kills_before();
+    let cpu_before = usage::cpu_us_of_children();
+    let ended = spawn(job).and_then(|child| {
+        supervise(child, stopper, replies)
+            .map_err(|e| Failure::new(FailureClass::Infra, format!("cannot wait for the command: {e}")))
+    });
+    let cpu_ms = usage::cpu_us_of_children().saturating_sub(cpu_before) / 1000;
+    match ended {
+        Ok(End { status, peak_memory_bytes, haunted }) => {
+            let result = judge(&job.argv[0], status, || oom::kills() > kills_before);
+            Reply::Ended { result, usage: JobUsage { cpu_ms, peak_memory_bytes }, haunted }
+        }
+        Err(failure) => Reply::Ended { result: JobResult::Failed(failure), usage: JobUsage::default(), haunted: false },
+    }
 }
 
 fn spawn(job: &CommandJob) -> Result<Child, Failure> {
     let Some((program, arguments)) = job.argv.split_first() else {
         return Err(Failure::new(FailureClass::User, "the command is empty"));
     };
-    let log = |stream: io::Result<std::os::fd::OwnedFd>| {
-        stream.map_err(|e| Failure::new(FailureClass::Infra, format!("cannot set up the log of the command: {e}")))
-    };
+    // Both streams of the runner are the log of the attempt.
     Command::new(program)
         .args(arguments)
         .envs(&job.env)
         .current_dir(&job.working_dir)
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(log(io::stderr().as_fd().try_clone_to_owned())?)
-        .stderr(log(io::stderr().as_fd().try_clone_to_owned())?)
+        .stdout(Stdio::inherit())
+        .stderr(Stdio::inherit())
         .spawn()
         .map_err(|e| unspawned(program, &e))
 }
@@ -90,40 +105,23 @@ fn unspawned(program: &str, error: &io::Error) -> Failure {
     }
 }
 
-/// Waits for the command, ends it when told to, and leaves nothing of it.
-fn supervise(mut child: Child, stopper: &Arc<Stopper>, replies: &Replies) -> io::Result<ExitStatus> {
+/// Waits for the command, which is ended by whoever says stop, and leaves nothing of it.
+fn supervise(mut child: Child, stopper: &Arc<Stopper>, replies: &Replies) -> io::Result<End> {
     let leader = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     replies.send(&Reply::Started { group: leader.as_raw() });
-    let waiter = Arc::clone(stopper);
-    let watching = std::thread::Builder::new().name("waiter".into()).spawn(move || {
-        // Leaves the zombie: while it is there its number belongs to our group and nobody else's.
-        while waitid(Id::Pid(leader), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
-        waiter.exited();
-    });
-    if let Err(e) = watching {
-        let _ = killpg(leader, Signal::SIGKILL);
-        child.wait()?;
-        return Err(e);
-    }
-    let mut stopped = false;
-    if let Wake::StopAt(deadline) = stopper.wait_for_either() {
-        stopped = true;
-        if deadline > Instant::now() {
-            let _ = killpg(leader, Signal::SIGTERM);
-        }
-        if stopper.wait_for_exit() == Wake::Deadline {
-            let _ = killpg(leader, Signal::SIGKILL);
-        }
-    }
+    stopper.began(leader);
+    // Leaves the zombie: while it is there its number belongs to our group and nobody else's.
+    while waitid(Id::Pid(leader), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    let stopped = stopper.ended();
     if !stopped {
         let _ = killpg(leader, Signal::SIGKILL);
     }
-    let status = child.wait()?;
+    let ended = child.wait4()?;
     if stopped {
         grant_grace(leader, stopper);
     }
-    kill_the_rest();
-    Ok(status)
+    let haunted = !kill_the_rest();
+    Ok(End { status: ended.status, peak_memory_bytes: ended.rusage.maxrss, haunted })
 }
 
 /// Lets the rest of the group finish its work after the leader went, and kills it when the grace is over.
@@ -141,15 +139,20 @@ fn grant_grace(group: Pid, stopper: &Stopper) {
     }
 }
 
-/// Kills every process that is left under this one, those that left the group included, and waits until they are gone.
-fn kill_the_rest() {
-    let until = Instant::now() + REAP_WITHIN;
-    while reap() && Instant::now() < until {
+/// Kills every process that is left under this one, those that left the group included, and waits until they are gone;
+/// says whether they are.
+fn kill_the_rest() -> bool {
+    let mut until = None;
+    while reap() {
+        if *until.get_or_insert_with(|| Instant::now() + REAP_WITHIN) < Instant::now() {
+            return false;
+        }
         for child in children() {
             let _ = kill(child, Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    true
 }
 
 /// Takes the exits of ended children; says whether any child is left.
@@ -174,7 +177,7 @@ fn children() -> Vec<Pid> {
 }
 
 /// Says what an exit means. Signals that come from outside may pass, those of the program itself do not.
-fn judge(program: &str, status: ExitStatus, killed_for_memory: bool) -> JobResult {
+fn judge(program: &str, status: ExitStatus, killed_for_memory: impl FnOnce() -> bool) -> JobResult {
     if status.success() {
         return JobResult::Succeeded(Produced::default());
     }
@@ -186,7 +189,7 @@ fn judge(program: &str, status: ExitStatus, killed_for_memory: bool) -> JobResul
     let number = status.signal().unwrap_or(0);
     let signal = Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string());
     let mut failure = match number {
-        9 if killed_for_memory => Failure::new(FailureClass::Oom, format!("`{program}` was killed for memory"))
+        9 if killed_for_memory() => Failure::new(FailureClass::Oom, format!("`{program}` was killed for memory"))
             .hint("ask for more memory in the task's resources"),
         9 | 15 => Failure::new(FailureClass::Lost, format!("`{program}` was killed from outside with {signal}")),
         _ => Failure::new(FailureClass::User, format!("`{program}` died of {signal}")).hint("the program crashed"),
@@ -201,7 +204,7 @@ mod tests {
     use super::*;
 
     fn failure(status: i32, oom: bool) -> Failure {
-        match judge("x", ExitStatus::from_raw(status), oom) {
+        match judge("x", ExitStatus::from_raw(status), || oom) {
             JobResult::Failed(failure) => failure,
             JobResult::Succeeded(_) => panic!("status {status} is no success"),
         }

@@ -40,8 +40,6 @@ pub struct OperatorJob {
     pub run_facts: Value,
     /// GPUs that the attempt holds.
     pub gpus: u32,
-    /// Written to stderr after the last byte of the job's log.
-    pub end_mark: String,
 }
 
 /// One execution of a command.
@@ -51,7 +49,6 @@ pub struct CommandJob {
     pub working_dir: PathBuf,
     /// Added to the environment of the runner. May hold secrets.
     pub env: BTreeMap<String, String>,
-    pub end_mark: String,
 }
 
 // By hand: the environment may hold secrets.
@@ -65,7 +62,7 @@ impl std::fmt::Debug for CommandJob {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// The job runs in the process group of this number.
+    /// The command runs in the process group of this number. An operator runs in that of its runner.
     Started {
         group: i32,
     },
@@ -74,10 +71,13 @@ pub enum Reply {
         total: u64,
         message: String,
     },
-    /// Nothing of the job is left but its outputs.
+    /// Nothing of the job is left but its outputs, and every byte of its log is in the pipe.
     Ended {
         result: JobResult,
         usage: JobUsage,
+        /// Not so: a process of it does not die.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        haunted: bool,
     },
 }
 

@@ -2,6 +2,8 @@
 
 use std::{
     any::Any,
+    collections::HashMap,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -20,19 +22,40 @@ use crate::ops::{Context, Operator};
 /// Progress is reported at most this often: people do not read faster.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
+/// The operators of a runner, by name. Their contracts are made once and not for each job.
+pub struct Operators<'a>(HashMap<String, (String, &'a dyn Operator)>);
+
+impl fmt::Debug for Operators<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+impl<'a> Operators<'a> {
+    /// Takes these operators.
+    pub fn new(operators: &'a [Box<dyn Operator>]) -> Self {
+        let entry = |operator: &'a dyn Operator| {
+            let spec = operator.spec();
+            (spec.name, (spec.version, operator))
+        };
+        Self(operators.iter().map(|operator| entry(&**operator)).collect())
+    }
+
+    fn find(&self, name: &str, version: &str) -> Option<&'a dyn Operator> {
+        self.0.get(name).filter(|(found, _)| found == version).map(|(_, operator)| *operator)
+    }
+}
+
 /// Runs the operator that the job names and gives what came of it.
 pub fn run(
     job: OperatorJob,
-    operators: &[Box<dyn Operator>],
+    operators: &Operators<'_>,
+    meter: &mut Meter,
     stopper: &Stopper,
     replies: &Arc<Replies>,
 ) -> (JobResult, JobUsage) {
-    let meter = Meter::start();
-    let found = operators.iter().find(|operator| {
-        let spec = operator.spec();
-        spec.name == job.name && spec.version == job.version
-    });
-    let Some(operator) = found else {
+    meter.start();
+    let Some(operator) = operators.find(&job.name, &job.version) else {
         let message = format!("this worker has no operator `{}` of version {}", job.name, job.version);
         let failure =
             Failure::new(FailureClass::User, message).hint("worker and coordinator are of different versions?");
@@ -118,10 +141,10 @@ mod tests {
             output_dir: directory.to_owned(),
             run_facts: Value::Null,
             gpus: 0,
-            end_mark: String::new(),
         };
         let replies = Arc::new(Replies::to(std::io::sink()));
-        run(job, &[Box::new(Probe)], &Stopper::default(), &replies).0
+        let operators: [Box<dyn Operator>; 1] = [Box::new(Probe)];
+        run(job, &Operators::new(&operators), &mut Meter::open(), &Stopper::default(), &replies).0
     }
 
     #[test]

@@ -5,11 +5,21 @@ use std::{
     io,
     process::Stdio,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::process::Command;
 
-use super::{child::Runner, spawner::Spawner};
+use super::{
+    child::{Duty, Runner},
+    spawner::Spawner,
+};
+
+/// How long an idle runner above the number that is kept waits for a job: the gaps of a busy worker are shorter.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Idle runners of which there are never more.
+const MOST_IDLE: usize = 256;
 
 /// Runners that wait for work, and the means to start more.
 #[derive(Debug)]
@@ -19,10 +29,16 @@ pub struct Pool {
     arguments: Vec<String>,
     /// Cores that one attempt may use in parallel.
     threads: u32,
-    /// Idle runners that are kept.
+    /// Idle runners of each duty that are kept for ever.
     keep: usize,
     /// Longest idle first.
-    idle: Mutex<Vec<Runner>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    runner: Runner,
+    since: Instant,
 }
 
 impl Pool {
@@ -38,53 +54,97 @@ impl Pool {
     ///
     /// # Errors
     /// If a new one cannot be started.
-    pub async fn take(&self, operator: &str) -> io::Result<Runner> {
-        let found = {
-            let mut idle = self.lock();
-            idle.retain_mut(Runner::is_alive);
-            let warm = idle.iter().rposition(|runner| runner.knows(operator));
-            warm.or_else(|| idle.len().checked_sub(1)).map(|index| idle.remove(index))
-        };
-        match found {
+    pub async fn for_operator(&self, name: &str) -> io::Result<Runner> {
+        match self.idle(Duty::Operators, |runner| runner.knows(name)) {
             Some(runner) => Ok(runner),
-            None => self.fresh(&BTreeMap::new()).await,
+            None => self.start(Duty::Operators, &BTreeMap::new()).await,
         }
     }
 
-    /// Starts a runner with these variables added to its environment.
+    /// Starts a runner for one operator alone, with these variables added to its environment.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub async fn fresh(&self, env: &BTreeMap<String, String>) -> io::Result<Runner> {
+    pub async fn with_environment(&self, env: &BTreeMap<String, String>) -> io::Result<Runner> {
+        self.start(Duty::Operators, env).await
+    }
+
+    /// Gives a runner that supervises a command.
+    ///
+    /// # Errors
+    /// If a new one cannot be started.
+    pub async fn for_command(&self) -> io::Result<Runner> {
+        match self.idle(Duty::Commands, |_| true) {
+            Some(runner) => Ok(runner),
+            None => self.start(Duty::Commands, &BTreeMap::new()).await,
+        }
+    }
+
+    /// Takes an idle runner of this duty that is alive, the latest preferred one if there is any.
+    fn idle(&self, duty: Duty, preferred: impl Fn(&Runner) -> bool) -> Option<Runner> {
+        loop {
+            let mut runner = {
+                let mut idle = self.lock();
+                let found = idle.iter().rposition(|one| one.runner.duty() == duty && preferred(&one.runner));
+                let found = found.or_else(|| idle.iter().rposition(|one| one.runner.duty() == duty));
+                idle.remove(found?).runner
+            };
+            if runner.is_alive() {
+                return Some(runner);
+            }
+        }
+    }
+
+    async fn start(&self, duty: Duty, env: &BTreeMap<String, String>) -> io::Result<Runner> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).envs(env);
         for variable in ["RAYON_NUM_THREADS", "POLARS_MAX_THREADS"] {
-            if std::env::var_os(variable).is_none() && !env.contains_key(variable) {
+            if duty == Duty::Operators && std::env::var_os(variable).is_none() && !env.contains_key(variable) {
                 command.env(variable, self.threads.to_string());
             }
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
-        Runner::new(self.spawner.spawn(command).await?)
+        Runner::new(self.spawner.spawn(command).await?, duty)
     }
 
-    /// Takes a runner back. Above the limit the one that was idle longest ends.
+    /// Takes a runner back.
     pub fn give_back(&self, runner: Runner) {
         let mut idle = self.lock();
-        idle.push(runner);
-        let excess = idle.len().saturating_sub(self.keep);
+        idle.push(Idle { runner, since: Instant::now() });
+        let excess = idle.len().saturating_sub(MOST_IDLE);
         idle.drain(..excess);
+    }
+
+    /// Ends runners that nobody needed for a while, above the number that is kept.
+    pub fn trim(&self, now: Instant) {
+        let gone: Vec<Idle> = {
+            let mut idle = self.lock();
+            let too_many = |duty| idle.iter().filter(|one| one.runner.duty() == duty).count().saturating_sub(self.keep);
+            let (mut operators, mut commands) = (too_many(Duty::Operators), too_many(Duty::Commands));
+            let is_over = |one: &mut Idle| {
+                let left = match one.runner.duty() {
+                    Duty::Operators => &mut operators,
+                    Duty::Commands => &mut commands,
+                };
+                let over = *left > 0 && now.saturating_duration_since(one.since) >= LINGER;
+                *left -= usize::from(over);
+                over
+            };
+            idle.extract_if(.., is_over).collect()
+        };
+        drop(gone);
     }
 
     /// Ends every idle runner and waits until they are gone.
     pub async fn close(&self) {
         let idle = std::mem::take(&mut *self.lock());
-        for mut runner in idle {
-            runner.kill().await;
+        for mut one in idle {
+            one.runner.kill().await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Runner>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
         // Nothing in here can panic half way.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

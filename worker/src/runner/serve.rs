@@ -15,8 +15,9 @@ use nix::sys::{prctl, signal::Signal};
 use super::{
     command,
     frame::{self, Reply, Request},
-    operator,
+    operator::{self, Operators},
     stop::Stopper,
+    usage::Meter,
 };
 use crate::ops::{self, Operator};
 
@@ -68,6 +69,7 @@ pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
     // Dies with the thread that started it, even where it is too busy to see the end of its stdin.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     start_log();
+    let (operators, mut meter) = (Operators::new(operators), Meter::open());
     let (jobs, inbox) = mpsc::channel::<(Request, Arc<Stopper>)>();
     let reader = std::thread::Builder::new().name("requests".into()).spawn(move || read_requests(jobs));
     if let Err(e) = reader {
@@ -75,16 +77,17 @@ pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     for (request, stopper) in inbox {
-        let (end_mark, (result, usage)) = match request {
+        let ended = match request {
             Request::Operator(job) => {
-                replies.send(&Reply::Started { group: nix::unistd::getpgrp().as_raw() });
-                (job.end_mark.clone(), operator::run(job, operators, &stopper, &replies))
+                let (result, usage) = operator::run(job, &operators, &mut meter, &stopper, &replies);
+                Reply::Ended { result, usage, haunted: false }
             }
-            Request::Command(job) => (job.end_mark.clone(), command::run(&job, &stopper, &replies)),
+            Request::Command(job) => command::run(&job, &stopper, &replies),
             Request::Stop { .. } => continue,
         };
-        end_log(&end_mark);
-        replies.send(&Reply::Ended { result, usage });
+        // The worker takes the log as whole once it hears of the end.
+        let _ = io::stdout().flush();
+        replies.send(&ended);
     }
     ExitCode::SUCCESS
 }
@@ -134,9 +137,4 @@ fn start_log() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,xgboost_rs=warn"));
     // A second subscriber in one process is refused; the first one is as good.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
-}
-
-/// Marks the end of an attempt's log: the worker reads until it, so that not a byte is missed.
-fn end_log(mark: &str) {
-    let _ = io::stderr().write_all(mark.as_bytes());
 }

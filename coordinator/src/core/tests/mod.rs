@@ -4,6 +4,7 @@
 
 mod audit;
 mod finally;
+mod fleet;
 mod flow;
 mod keep;
 mod leases;
@@ -11,5 +12,6 @@ mod life;
 mod model;
 mod placement;
 mod rerun;
+mod scale_in;
 mod support;
 mod waits;

@@ -140,6 +140,7 @@ pub fn spec(tasks: Vec<BoundTask>) -> Arc<RunSpec> {
         priority: 0,
         concurrency: None,
         tasks,
+        hooks: crate::spec::Hooks::default(),
     })
 }
 

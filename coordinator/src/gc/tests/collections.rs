@@ -20,6 +20,7 @@ fn everything_of(n: u32) -> Vec<Key> {
         Key::Run(run(n)),
         Key::Task { run: run(n), task: 0 },
         Key::Attempt { run: run(n), task: 0, attempt: 1 },
+        Key::Expansion { run: run(n), task: 0 },
         Key::Produced { run: run(n), task: 0, output: "out0".parse().unwrap() },
         Key::Idempotency(format!("key-{n}")),
         Key::PipelineRun { name: "demo".parse().unwrap(), run: run(n) },
@@ -46,7 +47,7 @@ async fn old_runs_go_with_all_that_is_theirs_and_what_is_shared_stays() {
     assert_eq!(place.keep(2, true).await.0, dry, "a dry run changes nothing");
     let (planned, done) = place.keep(2, false).await;
     assert_eq!((&planned, &done), (&dry, &dry), "what was planned is what was done");
-    assert_eq!(done.runs.iter().map(|drop| drop.run.clone()).collect::<Vec<_>>(), [run(1), run(2)]);
+    assert_eq!(done.runs.iter().map(|drop| drop.run).collect::<Vec<_>>(), [run(1), run(2)]);
     assert_eq!((done.blobs.len(), done.log_bytes()), (3, 12));
     for n in 1..=2 {
         assert!(everything_of(n).iter().all(|key| !place.has(key)), "run {n}");
@@ -213,7 +214,7 @@ async fn the_newest_text_of_a_pipeline_says_what_is_kept_of_all_its_runs() {
         place.put(&Key::Pipeline(version), &record).await;
     }
     let (_, done) = collect(&place.shared, &Ask::default()).await.unwrap();
-    assert_eq!(done.runs.iter().map(|drop| drop.run.clone()).collect::<Vec<_>>(), [run(1), run(2)]);
+    assert_eq!(done.runs.iter().map(|drop| drop.run).collect::<Vec<_>>(), [run(1), run(2)]);
 }
 
 #[tokio::test]
@@ -228,4 +229,47 @@ async fn a_store_that_cannot_be_read_whole_loses_nothing() {
     let error = collect(&place.shared, &Ask { rules, ..Ask::default() }).await.unwrap_err();
     assert!(error.to_string().contains("cache/k"), "{error}");
     assert!(place.has(&Key::Run(run(1))) && place.has_blob(b"one").await);
+}
+
+#[tokio::test]
+async fn a_run_of_many_records_goes_in_several_batches() {
+    let place = Place::new().await;
+    place.add_run(1, &[b"one"]).await;
+    let mut batch = Batch::new();
+    for task in 1..=700 {
+        batch.put(&Key::Task { run: run(1), task }, &stored::TaskRecord::default());
+    }
+    place.shared.committer.commit(batch).await.unwrap();
+    place.add_run(2, &[b"two"]).await;
+    place.keep(1, false).await;
+    assert!(place.shared.store.scan(&prefix::tasks(&run(1)), None, 1).unwrap().is_empty());
+    assert!(place.shared.store.scan(&prefix::dropped_runs(), None, 1).unwrap().is_empty());
+    assert_eq!(place.problems().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_run_stays_until_the_schedule_or_the_backfill_that_started_it_has_noted_its_end() {
+    let place = Place::new().await;
+    for n in 1..=4 {
+        place.add_run(n, &[format!("own {n}").as_bytes()]).await;
+    }
+    let active = stored::ActiveInterval { run_id: run(1).to_string(), ..Default::default() };
+    let schedule = stored::ScheduleRecord { name: "demo".to_owned(), active: vec![active], ..Default::default() };
+    let of_schedule = Key::Schedule("demo".parse().unwrap());
+    place.put(&of_schedule, &schedule).await;
+    let interval = stored::BackfillIntervalRecord {
+        run_id: run(2).to_string(),
+        state: v1::BackfillIntervalState::Running.into(),
+        ..Default::default()
+    };
+    let backfill: segue_proto::ids::BackfillId = "bf_01j8zk5m8w0000000000000000".parse().unwrap();
+    let of_interval = Key::BackfillInterval { backfill, index: 0 };
+    place.put(&of_interval, &interval).await;
+    let going = |plan: &super::super::GcPlan| plan.runs.iter().map(|drop| drop.run).collect::<Vec<_>>();
+    assert_eq!(going(&place.keep(1, false).await.1), [run(3)]);
+
+    place.put(&of_schedule, &stored::ScheduleRecord { active: Vec::new(), ..schedule }).await;
+    let noted = v1::BackfillIntervalState::Succeeded.into();
+    place.put(&of_interval, &stored::BackfillIntervalRecord { state: noted, ..interval }).await;
+    assert_eq!(going(&place.keep(1, false).await.1), [run(1), run(2)]);
 }

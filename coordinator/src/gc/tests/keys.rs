@@ -10,11 +10,8 @@ use segue_proto::{
 
 use crate::{
     core::cache,
-    spec::{self, RunSpec},
+    spec::{self, RunSpec, tests::fixture},
 };
-
-#[path = "../../../tests/common/catalogue.rs"]
-mod fixture;
 
 const SHIPPED: &str = include_str!("../../../../pipelines/customer-segmentation.toml");
 

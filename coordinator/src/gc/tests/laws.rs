@@ -72,7 +72,7 @@ fn blob(n: u32) -> impl Strategy<Value = BlobFact> {
 
 prop_compose! {
     fn facts()(
-        runs in prop::collection::vec((pipeline(), end(), needs()), 0..12),
+        runs in prop::collection::vec((pipeline(), end(), prop::bool::weighted(0.1), needs()), 0..12),
         cache in prop::collection::vec((pipeline(), moment(), needs()), 0..5),
         models in prop::collection::vec(needs(), 0..3),
         always in subsequence((0..BLOBS).collect::<Vec<_>>(), 0..2),
@@ -88,7 +88,13 @@ prop_compose! {
             runs: runs
                 .into_iter()
                 .enumerate()
-                .map(|(n, (pipeline, end, needs))| RunFact { run: run(n as u32), pipeline, end, needs })
+                .map(|(n, (pipeline, end, awaited, needs))| RunFact {
+                    run: run(n as u32),
+                    pipeline,
+                    end,
+                    awaited,
+                    needs,
+                })
                 .collect(),
             cache: cache
                 .into_iter()
@@ -123,6 +129,9 @@ prop_compose! {
 fn stays(facts: &Facts, policies: &Policies, at: usize) -> bool {
     let fact = &facts.runs[at];
     let Some(end) = fact.end else { return true };
+    if fact.awaited {
+        return true;
+    }
     let rules = policies.of(&fact.pipeline);
     let by_failure = |end: End| end.state != RunState::Succeeded && rules.keep_failed_for_ms.is_some();
     if by_failure(end) {
@@ -175,9 +184,9 @@ proptest! {
     #[test]
     fn exactly_the_runs_and_results_go_that_no_rule_keeps(facts in facts(), policies in policies()) {
         let plan = plan(&facts, &policies, NOW);
-        let going: Vec<_> = plan.runs.iter().map(|drop| drop.run.clone()).collect();
+        let going: Vec<_> = plan.runs.iter().map(|drop| drop.run).collect();
         let expected: Vec<_> =
-            (0..facts.runs.len()).filter(|&at| !stays(&facts, &policies, at)).map(|at| facts.runs[at].run.clone()).collect();
+            (0..facts.runs.len()).filter(|&at| !stays(&facts, &policies, at)).map(|at| facts.runs[at].run).collect();
         prop_assert_eq!(going, expected);
         let going: Vec<_> = plan.cache.iter().map(|drop| drop.key.clone()).collect();
         let expected: Vec<_> = (0..facts.cache.len())
@@ -263,7 +272,7 @@ fn blobs_that_only_models_keep_are_counted_with_the_versions_that_keep_them() {
     let model = |version, needs| ModelFact { name: "m".to_owned(), version, needs };
     let end = Some(End { at: 0, state: RunState::Succeeded });
     let facts = Facts {
-        runs: vec![RunFact { run: run(1), pipeline: "a".to_owned(), end, needs: vec![0] }],
+        runs: vec![RunFact { run: run(1), pipeline: "a".to_owned(), end, awaited: false, needs: vec![0] }],
         models: vec![model(1, vec![0]), model(2, vec![1, 2]), model(3, vec![2])],
         blobs: (0..4).map(old).collect(),
         ..Facts::default()

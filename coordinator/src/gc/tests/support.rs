@@ -23,6 +23,8 @@ use crate::{
     server::{
         actor::{Actor, Clock, StorePast},
         api::Shared,
+        feed::Feed,
+        probes::Probes,
         wire::WelcomeFacts,
     },
     spec::Retention,
@@ -49,15 +51,9 @@ impl Place {
             WelcomeFacts { epoch: 1, lease_ms: 1_000, blob_url: blobs.url().to_owned(), store_id: String::new() };
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
         let core = Core::new(Config { epoch: 1, lease_ms: 1_000 });
-        let (actor, handle) = Actor::new(
-            core,
-            clock,
-            committer.clone(),
-            past,
-            facts,
-            crate::server::probes::Probes::channel().0,
-            stop.clone(),
-        );
+        let (feed, ends) = Feed::open(&*store, &core).unwrap();
+        let probes = Probes::channel().0;
+        let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, feed, stop.clone());
         tokio::spawn(actor.run());
         let shared = Shared {
             handle,
@@ -68,6 +64,7 @@ impl Place {
             state_dir,
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
             gc: Arc::new(Gc::default()),
+            feed: ends,
             clock,
             epoch: 1,
             started_ms: 0,
@@ -94,16 +91,18 @@ impl Place {
             idempotency_key,
             ..run_record(&id, 1)
         };
-        batch.put(&Key::Run(id.clone()), &record);
+        batch.put(&Key::Run(id), &record);
         let name = record.pipeline.parse().unwrap();
-        batch.put(&Key::PipelineRun { name, run: id.clone() }, &stored::PipelineRunRecord {});
+        batch.put(&Key::PipelineRun { name, run: id }, &stored::PipelineRunRecord {});
         let names: Vec<String> = (0..outputs.len()).map(|at| format!("out{at}")).collect();
         let named: Vec<_> = names.iter().zip(outputs).map(|(name, bytes)| named(name, bytes)).collect();
         let task = stored::TaskRecord { outputs: named.clone(), ..Default::default() };
-        batch.put(&Key::Task { run: id.clone(), task: 0 }, &task);
+        batch.put(&Key::Task { run: id, task: 0 }, &task);
+        let expansion = stored::ExpansionRecord::default();
+        batch.put(&Key::Expansion { run: id, task: 0 }, &expansion);
         let view = Some(v1::AttemptView { attempt: 1, ..Default::default() });
         let attempt = stored::AttemptRecord { view, outputs: named, ..Default::default() };
-        batch.put(&Key::Attempt { run: id.clone(), task: 0, attempt: 1 }, &attempt);
+        batch.put(&Key::Attempt { run: id, task: 0, attempt: 1 }, &attempt);
         for (name, bytes) in names.iter().zip(outputs) {
             self.add_output(&mut batch, &id, name, bytes);
             self.add_old_blob(bytes).await;
@@ -116,7 +115,7 @@ impl Place {
     /// Adds what an attempt commits of one output.
     pub(super) fn add_output(&self, batch: &mut Batch, id: &RunId, name: &str, bytes: &[u8]) {
         let view = v1::ArtifactView { artifact: Some(artifact(bytes)), ..Default::default() };
-        batch.put(&Key::Produced { run: id.clone(), task: 0, output: name.parse().unwrap() }, &view);
+        batch.put(&Key::Produced { run: *id, task: 0, output: name.parse().unwrap() }, &view);
         let key = Key::Artifact(Digest::of(bytes));
         let mut record: stored::ArtifactRecord = store::read(&*self.shared.store, &key).unwrap().unwrap_or_default();
         record.artifact = Some(artifact(bytes));

@@ -2,6 +2,9 @@
 
 pub mod admin;
 pub mod blobs;
+pub mod events;
+pub mod fleet;
+pub mod keda;
 pub mod logs;
 pub mod maintenance;
 pub mod registry;
@@ -14,7 +17,10 @@ use std::sync::{Arc, RwLock};
 use segue_proto::operator::Catalogue;
 use tokio_util::sync::CancellationToken;
 
-use super::actor::{Clock, Handle};
+use super::{
+    actor::{Clock, Handle},
+    feed::Ends,
+};
 use crate::{
     blobs::BlobStore,
     gc::Gc,
@@ -39,6 +45,7 @@ pub struct Shared {
     pub epoch: u64,
     pub started_ms: u64,
     pub stop: CancellationToken,
+    pub feed: Ends,
 }
 
 impl Shared {

@@ -15,7 +15,10 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use crate::{
     core::{Core, Event, Run, rerun},
-    server::{actor::resolve, error::Error, external, globs, pipelines, plan, records, views},
+    server::{
+        actor::resolve, deliver::command::KEY_PREFIX as HOOK_KEYS, error::Error, external, globs, pipelines, plan,
+        records, views,
+    },
     spec::{self, Pipeline, RunSpec},
     store::{self, Key, keys::prefix},
 };
@@ -98,6 +101,14 @@ impl Runs {
             diagnostics: warnings,
             pipeline: pipeline.name.to_string(),
         })
+    }
+
+    /// Submits the run of a command hook.
+    ///
+    /// # Errors
+    /// As any submission.
+    pub(in crate::server) async fn submit_hook(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+        self.submit(request).await
     }
 
     /// Shows a run, active or ended.
@@ -279,7 +290,12 @@ impl RunService for Runs {
     }
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
-        Ok(Response::new(Self::submit(self, request.into_inner()).await?))
+        let request = request.into_inner();
+        if request.idempotency_key.starts_with(HOOK_KEYS) {
+            let message = format!("idempotency keys that begin with `{HOOK_KEYS}` are those of hooks: choose another");
+            return Err(Error::BadRequest(message).into());
+        }
+        Ok(Response::new(Self::submit(self, request).await?))
     }
 
     async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {

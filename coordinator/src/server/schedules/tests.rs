@@ -65,6 +65,7 @@ impl Fixture {
             tls: None,
             fires_schedules,
             gc: GcConfig::default(),
+            openlineage: None,
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await.unwrap();
         let url = format!("http://{}", coordinator.address);

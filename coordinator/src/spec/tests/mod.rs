@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod bind;
-mod corpus_tmp;
 mod diff;
 mod flow;
+mod hooks;
 mod hostile;
 mod properties;
 mod schedule;
@@ -15,7 +15,7 @@ mod toml;
 mod version;
 
 #[path = "../../../tests/common/catalogue.rs"]
-mod fixture;
+pub(crate) mod fixture;
 
 use fixture::catalogue;
 

@@ -9,7 +9,7 @@ use segue_proto::{
     v1::{self, command::Command, finished, worker_event::Event},
 };
 
-use super::{Drain, Link, Next, Worker, event, hand_back};
+use super::{Drain, Link, Next, Outgoing, Worker, event, hand_back};
 use crate::agent::{
     config::SUPERSEDED,
     held::{Held, State, Why},
@@ -87,11 +87,11 @@ impl Worker {
             self.fence(&token);
         }
         // A report that was made before this welcome waits already; each is sent once on a link.
-        self.outbox.retain(|waiting| !matches!(waiting.event, Some(Event::Finished(_))));
-        for (_, held) in self.held.counting() {
+        self.outbox.retain(|waiting| !matches!(waiting, Outgoing::End(_)));
+        for (token, held) in self.held.counting() {
             held.feed.rewind();
-            if let State::Finished(report) = &held.state {
-                self.outbox.push_back(event(Event::Finished((**report).clone())));
+            if matches!(held.state, State::Finished(_)) {
+                self.outbox.push_back(Outgoing::End(token.clone()));
             }
         }
         tracing::info!(
@@ -162,7 +162,7 @@ impl Worker {
 }
 
 /// Reads a token of the coordinator. One that cannot be read is its mistake and costs only that command.
-pub(super) fn token(wire: Option<v1::Token>) -> Option<Token> {
+fn token(wire: Option<v1::Token>) -> Option<Token> {
     let wire = wire?;
     match Token::try_from(wire) {
         Ok(token) => Some(token),
