@@ -225,9 +225,8 @@ fn show(view: &v1::ScheduleView, out: &mut Printer) -> Result<(), Error> {
         out.text(&format!("  {}", clean(&view.note)))?;
     }
     out.text(&format!("  {} version {}", view.path, view.version.get(..12).unwrap_or(&view.version)))?;
-    let window = format::duration(view.catch_up_window_ms);
-    let jitter =
-        if view.jitter_ms > 0 { format!(", jitter {}", format::duration(view.jitter_ms)) } else { String::new() };
+    let window = span(view.catch_up_window_ms);
+    let jitter = if view.jitter_ms > 0 { format!(", jitter {}", span(view.jitter_ms)) } else { String::new() };
     out.text(&format!("  overlap {}, catch up {} within {window}{jitter}", view.overlap, view.catch_up))?;
     if view.params_json != "{}" {
         out.text(&format!("  params {}", clean(&view.params_json)))?;
@@ -291,9 +290,14 @@ pub fn trigger_of(cron: &str, every_ms: u64) -> String {
     if !cron.is_empty() {
         return format!("cron {cron}");
     }
-    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let mut left = every_ms;
-    let mut text = String::from("every ");
+    format!("every {}", span(every_ms))
+}
+
+/// A span of time as the file says it: `1d12h`.
+fn span(ms: u64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+    let mut left = ms;
+    let mut text = String::new();
     for (ms, unit) in units {
         if left >= ms {
             text.push_str(&format!("{}{unit}", left / ms));

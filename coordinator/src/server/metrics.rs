@@ -88,6 +88,7 @@ pub async fn serve(State(shared): State<Shared>) -> Response {
     let figures = Figures {
         core,
         epoch: shared.epoch,
+        last_event: shared.feed.flushed.borrow().saturating_sub(1),
         now: shared.clock.now(),
         started: shared.started_ms,
         commits: shared.committer.stats(),
@@ -163,6 +164,7 @@ impl CoreFigures {
 struct Figures {
     core: CoreFigures,
     epoch: u64,
+    last_event: u64,
     now: UnixMillis,
     started: UnixMillis,
     commits: CommitStats,
@@ -214,6 +216,7 @@ fn render(figures: Figures) -> Result<String, fmt::Error> {
     let gauge = Gauge::<i64>::default();
     gauge.set(i64::try_from(uptime).unwrap_or(i64::MAX));
     registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, gauge);
+    number(&mut registry, "events", "Offset of the last event of the feed", figures.last_event);
     runs_and_tasks(&mut registry, &figures.core);
     queue(&mut registry, &figures.core.queue, figures.now);
     workers(&mut registry, figures.core.workers);

@@ -6,6 +6,7 @@ fn figures(core: CoreFigures) -> Figures {
     Figures {
         core,
         epoch: 3,
+        last_event: 11,
         now: 20_000,
         started: 10_000,
         commits: CommitStats { flushes: 7, batches: 9, ..CommitStats::default() },
@@ -37,6 +38,7 @@ fn depth_and_oldest_wait_are_shown_by_class() {
         format!("segue_queue_running{label} 2"),
         format!("segue_queue_oldest_wait_seconds{label} 2.5"),
         "segue_uptime_seconds 10".to_owned(),
+        "segue_events 11".to_owned(),
         "segue_store_flushes_total 7".to_owned(),
         "# EOF".to_owned(),
     ] {

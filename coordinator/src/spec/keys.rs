@@ -102,13 +102,7 @@ pub static FILE: Table = table(
         key!("params", Form::Map(&Form::Either(&[Form::Value, Form::Table(&PARAM)])), "`{}`", "what a run may set", ""),
         key!("defaults", Form::Table(&DEFAULTS), "`{}`", "what every task starts from", ""),
         key!("schedule", Form::Table(&SCHEDULE), "none", "when it runs by itself", ""),
-        key!(
-            "hooks",
-            Form::List(&Form::Table(&HOOK)),
-            "none",
-            "whom a run tells that ends or is late, `[[hooks]]`",
-            ""
-        ),
+        key!("hooks", Form::List(&Form::Table(&HOOK)), "`[]`", "whom to tell, and of what: `[[hooks]]`", ""),
         key!("retention", Form::Table(&RETENTION), "`{}`", "what is kept of the runs, and for how long", ""),
         key!("tasks", Form::Map(&Form::Table(&TASK)), "required", "one table for each task, `[tasks.NAME]`", ""),
     ],
@@ -139,10 +133,78 @@ pub static PIPELINE: Table = table(
             Form::Duration,
             "none",
             "a run that still goes after this time is late: one `sla.missed` event, and the hooks that wait for it",
-            "\"2h\"",
+            "\"2h\""
         ),
     ],
 );
+
+pub static HOOK: Table = Table {
+    name: "[[hooks]]",
+    intro: "A hook has a `webhook` or a `command`. It takes no parameters of the pipeline, and `[defaults]` do not reach it.",
+    others: None,
+    one_of: &["webhook", "command"],
+    keys: &[
+        key!("on", Form::List(&Form::Word(&ON)), "required", "what it waits for", "[\"failure\", \"sla_miss\"]"),
+        key!(
+            "webhook",
+            Form::Either(&[Form::Text, Form::Table(&HOOK_SECRET)]),
+            "",
+            "an address that gets a signed POST",
+            "\"https://alerts.example.com/segue\"",
+        ),
+        key!(
+            "secret",
+            Form::Table(&HOOK_SECRET),
+            "unsigned",
+            "key of the signature, from the environment of the coordinator",
+            "{ secret = \"env:SEGUE_HOOK_KEY\" }",
+        ),
+        key!(
+            "headers",
+            Form::Map(&Form::Either(&[Form::Text, Form::Table(&HOOK_SECRET)])),
+            "`{}`",
+            "further headers",
+            "{ Authorization = { secret = \"env:SEGUE_HOOK_TOKEN\" } }",
+        ),
+        key!(
+            "command",
+            Form::List(&Form::Text),
+            "",
+            "a program that a worker executes",
+            "[\"python3\", \"notify.py\"]"
+        ),
+        key!("timeout", Form::Duration, "webhook `\"10s\"`; command none", "of one try", "\"20s\""),
+        key!(
+            "retry",
+            Form::Either(&[Form::Int(1, MOST_TRIES), Form::Table(&RETRY)]),
+            "webhook: for a day; command: as in a task",
+            "as in a task",
+            "{ attempts = 5 }"
+        ),
+        key!("resources", Form::Table(&RESOURCES), "as in a task", "of a command", "{ cpu = 2, memory = \"1GiB\" }"),
+        key!(
+            "env",
+            Form::Map(&Form::Either(&[Form::Text, Form::Table(&SECRET)])),
+            "`{}`",
+            "of a command",
+            "{ TOKEN = { secret = \"env:TRACKER_TOKEN\" } }"
+        ),
+    ],
+};
+
+pub static HOOK_SECRET: Table = table(
+    "secret of a hook",
+    "",
+    &[key!(
+        "secret",
+        Form::Text,
+        "required",
+        "a variable of the coordinator that begins with SEGUE_HOOK_",
+        "\"env:SEGUE_HOOK_KEY\""
+    )],
+);
+
+const ON: [&str; 4] = ["success", "failure", "cancelled", "sla_miss"];
 
 pub static SCHEDULE: Table = table(
     "[schedule]",
@@ -209,61 +271,6 @@ pub static RETENTION: Table = table(
     ],
 );
 
-pub static HOOK: Table = Table {
-    name: "[[hooks]]",
-    intro: "It takes no parameters of the pipeline, and `[defaults]` do not reach it. Up to 32 of them.",
-    others: None,
-    one_of: &["webhook", "command"],
-    keys: &[
-        key!("on", Form::List(&Form::Word(&ON)), "required", "what it waits for", "[\"failure\", \"sla_miss\"]"),
-        key!(
-            "webhook",
-            Form::Either(&[Form::Text, Form::Table(&SECRET)]),
-            "",
-            "an `https://` address that gets a POST, or a secret that holds it",
-            "\"https://alerts.example.com/segue\"",
-        ),
-        key!(
-            "command",
-            Form::List(&Form::Text),
-            "",
-            "a program that a worker executes, in the folder of the pipeline file",
-            "[\"python3\", \"open_ticket.py\"]",
-        ),
-        key!(
-            "secret",
-            Form::Table(&SECRET),
-            "unsigned",
-            "of a webhook: key of the signature, a variable of the coordinator that begins with `SEGUE_HOOK_`",
-            "{ secret = \"env:SEGUE_HOOK_KEY\" }",
-        ),
-        key!(
-            "headers",
-            Form::Map(&Form::Either(&[Form::Text, Form::Table(&SECRET)])),
-            "`{}`",
-            "of a webhook: further headers",
-            "{ Authorization = { secret = \"env:SEGUE_HOOK_TOKEN\" } }",
-        ),
-        key!(
-            "timeout",
-            Form::Duration,
-            "webhook: `\"10s\"`; command: none",
-            "of one try; at most `\"60s\"` for a webhook",
-            "\"30s\"",
-        ),
-        key!(
-            "retry",
-            Form::Either(&[Form::Int(1, MOST_TRIES), Form::Table(&RETRY)]),
-            "webhook: 100 attempts, `\"5s\"` to `\"1h\"`; command: as in a task",
-            "when it is tried again; a webhook has no `on`, and gives up after a day",
-            "{ attempts = 5 }",
-        ),
-        RESOURCES_KEY,
-        ENV,
-    ],
-};
-
-const ON: [&str; 4] = ["success", "failure", "cancelled", "sla_miss"];
 const CATCH_UP: [&str; 3] = ["none", "last", "all"];
 const OVERLAP: [&str; 4] = ["skip", "queue", "cancel_running", "allow"];
 

@@ -54,9 +54,13 @@ pub(super) fn show(view: &v1::BackfillView, out: &mut Printer) -> Result<(), Err
     if out.is_json() {
         return out.json(&backfill(view));
     }
-    let id = if view.id.is_empty() { "would be created" } else { &view.id };
     let trigger = trigger_of(&view.cron, view.every_ms);
-    out.text(&format!("{id}  {}  {}  {trigger} in {}", view.pipeline, state(view.state), view.timezone))?;
+    if view.id.is_empty() {
+        out.text(&format!("{} would be executed for each interval of {trigger} in {}", view.pipeline, view.timezone))?;
+    } else {
+        let state = state(view.state);
+        out.text(&format!("{}  {}  {state}  {trigger} in {}", view.id, view.pipeline, view.timezone))?;
+    }
     out.text(&format!("  {} to {}, at most {} at a time: {}", view.from, view.to, view.max_running, counts(view)))?;
     if !view.problem.is_empty() {
         out.text(&format!("  the last submission failed: {}", clean(&view.problem)))?;

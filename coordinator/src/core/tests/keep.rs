@@ -117,8 +117,3 @@ fn attempts(task: &Task) -> Vec<Attempt> {
 fn results(task: &Task) -> impl PartialEq + std::fmt::Debug {
     (task.outputs.clone(), task.failure.clone(), task.metrics_json.clone(), task.inline.clone())
 }
-
-/// Says whether a run has ended, in memory or in the store.
-pub fn has_ended(bench: &Bench, id: &segue_proto::ids::RunId) -> bool {
-    bench.core.run(id).map_or_else(|| bench.load(id).unwrap().state, |run| run.state) != RunState::Running
-}

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod audit;
+mod fanout;
+mod fanout_rerun;
 mod finally;
 mod fleet;
 mod flow;
+mod items;
 mod keep;
 mod leases;
 mod life;
@@ -13,5 +16,6 @@ mod model;
 mod placement;
 mod rerun;
 mod scale_in;
+mod sim;
 mod support;
 mod waits;

@@ -13,12 +13,14 @@ use segue_proto::{
     resources::{GpuPreference, Resources},
 };
 
+use proptest::prelude::ProptestConfig;
 use serde_json::Value;
 
 use crate::{
     core::{
         CachedResult, Command, Config, Core, Dirty, Effect, Event, Held, Outcome, Refused, Run, RunState, TaskState,
         Verdict, Worker, WorkerKey, explain,
+        rerun::{self, Plan, Selector},
     },
     spec::{BoundTask, FanOut, OutputRef, Over, ResourceRequest, RetryPolicy, RunIf, RunSpec, Work},
     store::MemoryStore,
@@ -33,7 +35,15 @@ pub fn cached(content: &str) -> CachedResult {
 
 pub const LEASE: u64 = 1_000;
 
+/// Has a property tried on so many cases, or as many as `PROPTEST_CASES` says.
+pub fn few(cases: u32) -> ProptestConfig {
+    let told = std::env::var_os("PROPTEST_CASES").is_some();
+    let config = ProptestConfig { max_shrink_iters: 3_000, failure_persistence: None, ..ProptestConfig::default() };
+    if told { config } else { ProptestConfig { cases, ..config } }
+}
+
 /// A cluster under test: the core, what it last did, and the time.
+#[derive(Debug)]
 pub struct Bench {
     pub core: Core,
     pub cache: Cache,
@@ -259,6 +269,11 @@ impl Bench {
         key
     }
 
+    pub const fn next_link(&mut self) -> u64 {
+        self.links += 1;
+        self.links
+    }
+
     pub fn state(&self, run: &RunId, task: u32) -> &TaskState {
         &self.core.run(run).unwrap().task(task).unwrap().state
     }
@@ -367,6 +382,16 @@ impl Bench {
         let id = run_id(n);
         self.tell(Event::Submit(Box::new(Run::new(id, Arc::new(spec), String::new(), self.now)))).unwrap();
         id
+    }
+
+    /// Starts an ended run again, as the server does: from the store, by a plan.
+    pub fn rerun(&mut self, run: &RunId, selector: &Selector, latest: Option<&RunSpec>) -> Plan {
+        self.core.forget_terminal();
+        let run = self.load(run).expect("the run is in the store");
+        let plan = rerun::plan(&run, selector, latest).unwrap();
+        let event = Event::Rerun { run: Box::new(run), spec: Arc::clone(&plan.spec), plan: Box::new(plan.clone()) };
+        self.tell(event).unwrap();
+        plan
     }
 
     /// Gives the looks that the last decision asked for.

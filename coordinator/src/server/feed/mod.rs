@@ -90,7 +90,11 @@ impl Feed {
     pub const fn look_at(&mut self, event: &Event) {
         if matches!(
             event,
-            Event::Hello { .. } | Event::LinkClosed { .. } | Event::Draining { .. } | Event::Drain { .. }
+            Event::Hello { .. }
+                | Event::LinkClosed { .. }
+                | Event::Draining { .. }
+                | Event::Drain { .. }
+                | Event::ScaleIn { .. }
         ) {
             self.workers.moved();
         }

@@ -93,15 +93,3 @@ fn a_schedule_is_part_of_the_version_and_its_spelling_is_not() {
         assert_ne!(version(other), base, "{other}");
     }
 }
-
-#[test]
-fn zz_snap() {
-    for name in ["bad-schedules", "schedule-without-time", "bad-cron", "bad-every", "two-triggers"] {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-        let text = std::fs::read_to_string(dir.join(format!("bad-pipelines/{name}.toml"))).unwrap();
-        let path = format!("{name}.toml");
-        let rendered = crate::spec::check(&text, &path, &catalogue()).render(&path, &text, false);
-        let snap = format!("---\nsource: coordinator/tests/diagnostics.rs\n---\n{}\n", rendered.trim_end());
-        std::fs::write(dir.join(format!("snapshots/{name}.snap")), snap).unwrap();
-    }
-}

@@ -203,6 +203,11 @@ fn around(table: &Table, line: &str) -> String {
             };
             format!("{head}sla = \"1h\"\n[tasks.a]\ncommand = [\"x\"]\n[[hooks]]\n{line}\n{rest}\n")
         }
+        "secret of a hook" => {
+            let hook =
+                format!("[[hooks]]\non = [\"failure\"]\nwebhook = \"https://example.org\"\nsecret = {{ {line} }}\n");
+            format!("{head}[tasks.a]\ncommand = [\"x\"]\n{hook}")
+        }
         "[retention]" => format!("{head}[retention]\n{line}\n[tasks.a]\ncommand = [\"x\"]\n"),
         "sensor" => {
             let rest = match line.split(' ').next().unwrap() {
