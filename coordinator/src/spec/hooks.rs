@@ -10,6 +10,7 @@ use super::{
     diagnostic::quote,
     faults::{Span, list},
     fields::Check,
+    keys,
     model::{Backoff, EnvValue, ResourceRequest, RetryPolicy},
     policy::{self, Policy},
     secrets,
@@ -21,7 +22,6 @@ use super::{
 /// pipeline chooses where its hooks send things, so that the coordinator's other credentials must be out of reach.
 pub const SECRET_PREFIX: &str = "SEGUE_HOOK_";
 
-const KEYS: [&str; 9] = ["on", "webhook", "command", "secret", "headers", "timeout", "retry", "resources", "env"];
 const OF_WEBHOOKS: [&str; 2] = ["secret", "headers"];
 const OF_COMMANDS: [&str; 2] = ["resources", "env"];
 
@@ -172,9 +172,7 @@ fn tables(node: &Node, check: &mut Check<'_>) -> Vec<TableId> {
 }
 
 fn hook(table: &Table, place: Span, has_sla: bool, check: &mut Check<'_>) -> Option<Hook> {
-    for entry in table.entries.iter().filter(|entry| !KEYS.contains(&entry.key.as_str())) {
-        check.unknown_key(entry, "a hook", &KEYS);
-    }
+    check.known_keys(table, "a hook", &keys::HOOK);
     // Of several hooks, the first line of the one at fault.
     let place = table.entries.first().map_or(place, |entry| entry.key_span);
     let on = on(table, place, has_sla, check);

@@ -174,9 +174,21 @@ pub static HOOK: Table = Table {
             "[\"python3\", \"notify.py\"]"
         ),
         key!("timeout", Form::Duration, "webhook `\"10s\"`; command none", "of one try", "\"20s\""),
-        key!("retry", Form::Any, "webhook: for a day; command: as in a task", "as in a task", ""),
-        key!("resources", Form::Any, "as in a task", "of a command", ""),
-        key!("env", Form::Any, "`{}`", "of a command", ""),
+        key!(
+            "retry",
+            Form::Either(&[Form::Int(1, MOST_TRIES), Form::Table(&RETRY)]),
+            "webhook: for a day; command: as in a task",
+            "as in a task",
+            "{ attempts = 5 }"
+        ),
+        key!("resources", Form::Table(&RESOURCES), "as in a task", "of a command", "{ cpu = 2, memory = \"1GiB\" }"),
+        key!(
+            "env",
+            Form::Map(&Form::Either(&[Form::Text, Form::Table(&SECRET)])),
+            "`{}`",
+            "of a command",
+            "{ TOKEN = { secret = \"env:TRACKER_TOKEN\" } }"
+        ),
     ],
 };
 

@@ -175,7 +175,12 @@ fn around(table: &Table, line: &str) -> String {
         "[tasks.NAME]" => {
             let name = line.split(' ').next().unwrap();
             let text = match name {
-                "op" | "command" | "sensor" => return format!("{head}{params}{check}[tasks.a]\n{line}\n"),
+                "op" => {
+                    return format!(
+                        "{head}{params}{check}[tasks.a]\n{line}\ninputs = {{ orders = \"clean.orders\" }}\n"
+                    );
+                }
+                "command" | "sensor" => return format!("{head}{params}{check}[tasks.a]\n{line}\n"),
                 "key" | "max_parallel" | "fail_fast" | "tolerate" => format!("foreach = [{{ id = 1 }}]\n{line}"),
                 "after" => return task("").replacen("after = [\"check\"]", line, 1).replace("report\"]", "check\"]"),
                 "foreach" | "matrix" | "inputs" => line.replace("list.items", "check.items"),
@@ -188,6 +193,20 @@ fn around(table: &Table, line: &str) -> String {
             let day = if line.starts_with("params") { "[params]\nday = \"x\"\n" } else { "" };
             let used = if day.is_empty() { "" } else { "${params.day}" };
             format!("{head}{day}[schedule]\n{rest}{line}\n[tasks.a]\ncommand = [\"x\", \"{used}\"]\n")
+        }
+        "[[hooks]]" => {
+            let rest = match line.split(' ').next().unwrap() {
+                "on" => "command = [\"x\"]",
+                "webhook" | "command" => "on = [\"failure\"]",
+                "secret" | "headers" => "on = [\"failure\"]\nwebhook = \"https://example.org\"",
+                _ => "on = [\"failure\"]\ncommand = [\"x\"]",
+            };
+            format!("{head}sla = \"1h\"\n[tasks.a]\ncommand = [\"x\"]\n[[hooks]]\n{line}\n{rest}\n")
+        }
+        "secret of a hook" => {
+            let hook =
+                format!("[[hooks]]\non = [\"failure\"]\nwebhook = \"https://example.org\"\nsecret = {{ {line} }}\n");
+            format!("{head}[tasks.a]\ncommand = [\"x\"]\n{hook}")
         }
         "[retention]" => format!("{head}[retention]\n{line}\n[tasks.a]\ncommand = [\"x\"]\n"),
         "sensor" => {
