@@ -2,7 +2,7 @@
 
 use super::support::Bench;
 use crate::{
-    core::{Attempt, Config, Core, Dirty, Live, Run, RunState, Task, TaskState},
+    core::{Attempt, Config, Core, Dirty, Live, Run, Task, TaskState},
     server::records,
     store::{Batch, Key, Store as _},
 };
