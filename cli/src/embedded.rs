@@ -11,8 +11,7 @@ use segue_coordinator::{
     gc::GcConfig,
     server::{Config, Coordinator},
 };
-use segue_proto::resources::Resources;
-use segue_worker::agent::{self, WorkerConfig};
+use segue_worker::agent::{self, Machine, WorkerConfig};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -70,13 +69,14 @@ impl Embedded {
         Ok(Self { url, state_dir, coordinator, stop_coordinator: stop, worker: None, hooks })
     }
 
-    /// Adds a worker with what this machine has, or with `capacity`.
-    pub fn add_worker(&mut self, capacity: Option<Resources>) -> Result<(), Error> {
+    /// Adds a worker that offers `machine`, whose commands inherit the variables that `pass_env` names.
+    pub fn add_worker(&mut self, machine: Machine, pass_env: Vec<String>) -> Result<(), Error> {
         let name = "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?;
         let config = WorkerConfig {
             name,
             server: self.url.clone(),
-            capacity: capacity.unwrap_or_else(agent::detect),
+            machine,
+            pass_env,
             labels: std::collections::BTreeMap::default(),
             cache_dir: self.state_dir.join("worker"),
             cache_limit_bytes: CACHE_LIMIT,

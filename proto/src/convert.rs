@@ -4,7 +4,7 @@ use crate::{
     failure::{Failure, FailureClass},
     ids::{BadId, Token},
     operator::{OperatorSpec, ParamSpec, ParamType, Port},
-    resources::{GpuPreference, Resources},
+    resources::{Gpu, GpuPreference, Resources},
     v1,
 };
 
@@ -132,6 +132,12 @@ impl From<Resources> for v1::Resources {
             devices: amounts.devices,
             custom: amounts.custom,
         }
+    }
+}
+
+impl From<Gpu> for v1::Gpu {
+    fn from(gpu: Gpu) -> Self {
+        Self { index: gpu.index, memory_bytes: gpu.memory_bytes, name: gpu.name }
     }
 }
 

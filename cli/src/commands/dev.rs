@@ -53,7 +53,8 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
     let worker = WorkerConfig {
         name: "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?,
         server: url.clone(),
-        capacity: args.amounts.resources()?,
+        machine: args.amounts.machine()?,
+        pass_env: args.amounts.environment.pass_env.clone(),
         labels: std::collections::BTreeMap::new(),
         cache_dir: state_dir.join("worker"),
         cache_limit_bytes: embedded::CACHE_LIMIT,

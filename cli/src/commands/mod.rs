@@ -69,7 +69,7 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
             if let Command::Rerun(args) = &command
                 && args.needs_worker()
             {
-                rerun::with_worker(&mut client).await?;
+                rerun::with_worker(&mut client, &args.environment).await?;
             }
             let done = with_client(command, &client, out).await;
             client.finish_hooks(out).await;

@@ -29,7 +29,7 @@ pub async fn run(args: PlanArgs, global: &Global, out: &mut Printer) -> Result<E
         None => Client::embed(global).await?,
     };
     if let Some(embedded) = client.embedded_mut() {
-        embedded.add_worker(None)?;
+        embedded.add_worker(segue_worker::agent::detect(), Vec::new())?;
         wait_for_worker(&mut client).await?;
     }
     let done = show(&args, &client, out).await;

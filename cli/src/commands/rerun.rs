@@ -10,6 +10,7 @@ use super::{
     pipelines, read_pipeline,
     run::{follow, wait_for_worker},
     summary,
+    worker::PassEnv,
 };
 use crate::{
     client::Client,
@@ -45,6 +46,8 @@ pub struct RerunArgs {
     /// Return as soon as the rerun is accepted
     #[arg(long)]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub environment: PassEnv,
 }
 
 /// Versions of the pipeline.
@@ -178,9 +181,9 @@ fn print_plan(plan: &v1::RerunResponse, out: &mut Printer) -> Result<(), Error> 
 }
 
 /// A rerun without a server needs hands: this process becomes the worker.
-pub async fn with_worker(client: &mut Client) -> Result<(), Error> {
+pub async fn with_worker(client: &mut Client, environment: &PassEnv) -> Result<(), Error> {
     if let Some(embedded) = client.embedded_mut() {
-        embedded.add_worker(None)?;
+        embedded.add_worker(segue_worker::agent::detect(), environment.pass_env.clone())?;
         wait_for_worker(client).await?;
     }
     Ok(())

@@ -44,12 +44,12 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
         None => Client::embed(global).await?,
     };
     if let Some(embedded) = client.embedded_mut() {
-        let mut offered = args.amounts.resources()?;
+        let mut machine = args.amounts.machine()?;
         if args.amounts.cpu.is_none() {
             // On a machine of one core, tasks that ask for two run all the same, only slower.
-            offered.cpu_milli = offered.cpu_milli.max(LEAST_CPU_MILLI);
+            machine.capacity.cpu_milli = machine.capacity.cpu_milli.max(LEAST_CPU_MILLI);
         }
-        embedded.add_worker(Some(offered))?;
+        embedded.add_worker(machine, args.amounts.environment.pass_env.clone())?;
         wait_for_worker(&mut client).await?;
     }
     let done = execute(&args, &mut client, out).await;

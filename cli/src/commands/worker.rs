@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
-use segue_proto::resources::Resources;
-use segue_worker::agent::{self, Tls, WorkerConfig};
+use segue_worker::agent::{self, Machine, Tls, WorkerConfig};
 
 use super::coordinator::read;
 use crate::{
@@ -49,17 +48,40 @@ pub struct Amounts {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
     /// GPUs to offer; those of this machine unless told
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MOST_GPUS))]
     pub gpus: Option<u32>,
+    /// Memory of each GPU, such as 80GiB; what the driver says unless told
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub gpu_memory: Option<u64>,
     /// Custom resource to offer
     #[arg(long = "resource", value_name = "NAME=N")]
     pub custom: Vec<String>,
+    #[command(flatten)]
+    pub environment: PassEnv,
 }
+
+/// What commands inherit.
+#[derive(Debug, Args)]
+pub struct PassEnv {
+    /// Variables that commands inherit beside PATH, HOME, USER, LANG, TZ and the like; `AWS_*` is all that begin so
+    #[arg(long, value_name = "NAME", env = "SEGUE_PASS_ENV", value_delimiter = ',')]
+    pub pass_env: Vec<String>,
+}
+
+/// GPUs that one worker can offer.
+const MOST_GPUS: i64 = 64;
 
 impl Amounts {
     /// Gives what is offered: what was detected, with what was told.
-    pub fn resources(&self) -> Result<Resources, Error> {
-        let mut offered = agent::detect();
+    pub fn machine(&self) -> Result<Machine, Error> {
+        let mut machine = agent::detect();
+        if let Some(gpus) = self.gpus {
+            machine = machine.gpu_count(gpus);
+        }
+        if let Some(bytes) = self.gpu_memory {
+            machine = machine.gpu_memory(bytes);
+        }
+        let offered = &mut machine.capacity;
         if let Some(cpu) = self.cpu {
             if !(0.001..=4_096.0).contains(&cpu) {
                 return Err(Error::usage(format!("`--cpu {cpu}` is not between 0.001 and 4096")));
@@ -69,15 +91,12 @@ impl Amounts {
         if let Some(memory) = self.memory {
             offered.memory_bytes = memory;
         }
-        if let Some(gpus) = self.gpus {
-            offered.gpu_milli = gpus.saturating_mul(1_000);
-        }
         for (name, value) in pairs("--resource", &self.custom)? {
             let amount =
                 value.parse().map_err(|_| Error::usage(format!("`--resource {name}={value}`: not a whole number")))?;
             offered.custom.insert(name, amount);
         }
-        Ok(offered)
+        Ok(machine)
     }
 }
 
@@ -104,7 +123,8 @@ pub async fn run(args: WorkerArgs, global: &Global) -> Result<ExitStatus, Error>
     let config = WorkerConfig {
         name,
         server,
-        capacity: args.amounts.resources()?,
+        machine: args.amounts.machine()?,
+        pass_env: args.amounts.environment.pass_env.clone(),
         labels: pairs("--label", &args.labels)?.into_iter().collect::<BTreeMap<_, _>>(),
         cache_dir,
         cache_limit_bytes: args.cache_limit,

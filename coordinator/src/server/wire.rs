@@ -15,7 +15,7 @@ use segue_proto::{
 use super::views;
 use crate::{
     core::{Command, Event, Held, Outcome, Progress, Run, Worker, WorkerKey},
-    spec::{EnvValue, Work},
+    spec::{BoundTask, EnvValue, Work},
 };
 
 /// Between SIGTERM and SIGKILL of an attempt.
@@ -109,7 +109,7 @@ fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resourc
         token: Some(token.into()),
         pipeline: run.spec.pipeline.to_string(),
         work: Some(work),
-        inputs: inputs.into_iter().map(Into::into).collect(),
+        inputs: with_empty_joins(run, bound, inputs),
         resources: Some(reserved.into()),
         timeout_ms: bound.timeout_ms.unwrap_or(0),
         env,
@@ -122,6 +122,19 @@ fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resourc
         item_index: item.as_ref().map_or(0, |item| item.ordinal),
         item_json: item.map(|item| item.value.to_string()).unwrap_or_default(),
     })
+}
+
+/// Gives the wire form of inputs. One that joins no child at all is named without an artifact, so that who reads it finds
+/// it, and empty.
+fn with_empty_joins(run: &Run, bound: &BoundTask, inputs: Vec<NamedArtifact>) -> Vec<v1::NamedArtifact> {
+    let is_join = |producer: usize| run.spec.tasks.get(producer).is_some_and(|task| task.flow.fan_out.is_some());
+    let empty: Vec<v1::NamedArtifact> = bound
+        .inputs
+        .iter()
+        .filter(|(name, from)| is_join(from.task) && inputs.iter().all(|input| input.name != **name))
+        .map(|(name, _)| v1::NamedArtifact { name: name.to_string(), artifact: None, key: String::new() })
+        .collect();
+    inputs.into_iter().map(Into::into).chain(empty).collect()
 }
 
 /// A hello in the words of the core, and the operators it brings.

@@ -100,7 +100,7 @@ impl Worker {
     /// Makes a worker that holds nothing.
     pub fn new(config: WorkerConfig, incarnation: Incarnation, shared: Arc<Shared>) -> Self {
         Self {
-            queue: Queue::new(config.capacity.clone()),
+            queue: Queue::new(config.machine.capacity.clone()),
             config,
             incarnation,
             shared,
@@ -374,14 +374,14 @@ impl Worker {
             worker: self.config.name.to_string(),
             incarnation: self.incarnation.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capacity: Some(self.config.capacity.clone().into()),
+            capacity: Some(self.config.machine.capacity.clone().into()),
             labels: self.config.labels.clone(),
             operators: self.shared.catalogue.iter().cloned().map(Into::into).collect(),
             held: self.held.listing(),
             hostname,
             pid: std::process::id(),
             draining: self.drain.is_some(),
-            gpus: Vec::new(),
+            gpus: self.config.machine.gpus.iter().cloned().map(Into::into).collect(),
         })
     }
 

@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     frame::{self, JobResult, JobUsage, Reply, Request},
+    heartbeat::Heartbeat,
     oom,
 };
 use crate::agent::redact::Redactor;
@@ -74,12 +75,16 @@ pub enum Exit {
     Stopped { usage: JobUsage, reusable: bool },
     /// Ended because its time was over. No process of it is left.
     TimedOut { usage: JobUsage, reusable: bool },
+    /// Ended because it gave no sign of life. No process of it is left.
+    Silent { usage: JobUsage, reusable: bool },
 }
 
 /// What accompanies a job.
 pub struct Supervision<'a> {
     pub limits: Limits,
     pub stop: watch::Receiver<StopKind>,
+    /// Where the job must give signs of life.
+    pub heartbeat: Option<Heartbeat>,
     pub redactor: Redactor,
     pub sink: &'a mut dyn LogSink,
 }
@@ -116,12 +121,15 @@ pub struct Runner {
     used: bool,
     /// Operators that it ran.
     served: BTreeSet<String>,
+    /// GPUs that it sees, by index of the worker; its drivers were told when it started.
+    devices: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Stop,
     Timeout,
+    Silence,
 }
 
 /// What the runner said about the end of a job.
@@ -136,7 +144,7 @@ impl Runner {
     ///
     /// # Errors
     /// If it is not such a child.
-    pub fn new(mut child: Child, duty: Duty) -> io::Result<Self> {
+    pub fn new(mut child: Child, duty: Duty, devices: Vec<u32>) -> io::Result<Self> {
         let missing = || io::Error::other("the runner ended before it began");
         Ok(Self {
             pid: Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(missing)?),
@@ -150,12 +158,18 @@ impl Runner {
             piece: vec![0; LOG_PIECE],
             used: false,
             served: BTreeSet::new(),
+            devices,
         })
     }
 
     /// Says what it is kept for.
     pub const fn duty(&self) -> Duty {
         self.duty
+    }
+
+    /// Lists the GPUs that it sees.
+    pub fn devices(&self) -> &[u32] {
+        &self.devices
     }
 
     /// Says whether it ran this operator before.
@@ -203,6 +217,7 @@ impl Runner {
                 kill_at = Some(self.ask_to_stop(grace, is_command, kill_at).await);
             }
             let deadline = with.limits.deadline.filter(|_| cause.is_none());
+            let look_at = with.heartbeat.as_ref().map(Heartbeat::look_at).filter(|_| cause.is_none());
             tokio::select! {
                 read = self.stdout.read_buf(&mut self.frames) => {
                     replies_open = matches!(read, Ok(n) if n > 0);
@@ -235,6 +250,12 @@ impl Runner {
                     cause = Some(Cause::Timeout);
                     kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
                 }
+                () = at(look_at), if look_at.is_some() => {
+                    if with.heartbeat.as_mut().is_some_and(|heartbeat| heartbeat.is_silent(Instant::now())) {
+                        cause = Some(Cause::Silence);
+                        kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
+                    }
+                }
                 () = at(kill_at), if kill_at.is_some() => {
                     kill_at = None;
                     self.kill_groups();
@@ -255,6 +276,7 @@ impl Runner {
         match (cause, ended) {
             (Some(Cause::Stop), _) => Exit::Stopped { usage, reusable },
             (Some(Cause::Timeout), _) => Exit::TimedOut { usage, reusable },
+            (Some(Cause::Silence), _) => Exit::Silent { usage, reusable },
             (None, Some(report)) => Exit::Ended { result: report.result, usage, reusable },
             (None, None) => Exit::Crashed(crash(status, oom::kills() > kills_before)),
         }

@@ -47,7 +47,7 @@ pub struct OperatorJob {
 pub struct CommandJob {
     pub argv: Vec<String>,
     pub working_dir: PathBuf,
-    /// Added to the environment of the runner. May hold secrets.
+    /// All of its environment. May hold secrets.
     pub env: BTreeMap<String, String>,
 }
 

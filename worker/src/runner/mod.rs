@@ -9,6 +9,7 @@ pub mod frame;
 
 mod child;
 mod command;
+mod heartbeat;
 mod oom;
 mod operator;
 mod pool;
@@ -18,5 +19,6 @@ mod stop;
 mod usage;
 
 pub(crate) use child::{Duty, Exit, Limits, LogSink, StopKind, Supervision};
-pub(crate) use pool::Pool;
+pub(crate) use heartbeat::Heartbeat;
+pub(crate) use pool::{Pool, Wanted};
 pub use serve::{runner_main, serve};

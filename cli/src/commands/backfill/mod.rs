@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use segue_proto::v1;
 
 use self::view::{backfill, counts, list, progress, show, state};
-use super::{read_pipeline, run::wait_for_worker, submit};
+use super::{read_pipeline, run::wait_for_worker, submit, worker::PassEnv};
 use crate::{
     args::{Global, Params},
     client::Client,
@@ -66,6 +66,8 @@ pub enum BackfillCommand {
 /// Arguments of a new backfill.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
+    #[command(flatten)]
+    pub environment: PassEnv,
     /// Pipeline file, or the name of a schedule or of a pipeline that was submitted before
     #[arg(required = true, value_name = "FILE_OR_PIPELINE")]
     pub target: Option<String>,
@@ -134,7 +136,7 @@ pub async fn run(args: BackfillArgs, global: &Global, out: &mut Printer) -> Resu
     if args.command.is_none()
         && let Some(embedded) = client.embedded_mut()
     {
-        embedded.add_worker(None)?;
+        embedded.add_worker(segue_worker::agent::detect(), args.create.environment.pass_env.clone())?;
         wait_for_worker(&mut client).await?;
     }
     let done = with_client(args, &client, out).await;
