@@ -7,6 +7,7 @@ mod fanout;
 mod fanout_rerun;
 mod finally;
 mod fleet;
+mod gpu_load;
 mod flow;
 mod items;
 mod keep;
