@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Failure, FailureClass},
-    ids::{BadId, Token},
+    ids::{BadId, PortName, Token},
     operator::{OperatorSpec, ParamSpec, ParamType, Port},
     resources::{Gpu, GpuPreference, Resources},
     v1,
@@ -246,6 +246,10 @@ impl TryFrom<v1::OperatorSpec> for OperatorSpec {
     fn try_from(wire: v1::OperatorSpec) -> Result<Self, BadMessage> {
         if wire.name.is_empty() {
             return Err(BadMessage::Missing("operator.name"));
+        }
+        // What cannot be named in a pipeline could not be named in the store either.
+        for port in wire.inputs.iter().chain(&wire.outputs) {
+            id::<PortName>("operator.port.name", port.name.clone())?;
         }
         Ok(Self {
             name: wire.name,

@@ -142,7 +142,7 @@ impl Core {
                         .unwrap_or_default();
                     for other in going {
                         if self.run_state(&other) == Some(RunState::Running) {
-                            let _ = self.cancel_run(other, now);
+                            let _ = self.cancel_run(other, false, now);
                         }
                     }
                     // Those that wait were meant to be replaced as well.
@@ -153,7 +153,7 @@ impl Core {
                         .map(|waiting| waiting.iter().map(|turn| turn.2).filter(|other| *other != id).collect())
                         .unwrap_or_default();
                     for other in waiting {
-                        let _ = self.cancel_run(other, now);
+                        let _ = self.cancel_run(other, false, now);
                     }
                 }
             }

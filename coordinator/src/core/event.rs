@@ -29,6 +29,8 @@ pub enum Event {
     },
     CancelRun {
         run: RunId,
+        /// Not by a person: a run that is being cancelled already goes on as it does, with what runs `always` or `finally`.
+        gently: bool,
     },
     CancelTask {
         run: RunId,

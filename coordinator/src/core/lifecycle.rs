@@ -92,11 +92,14 @@ impl Core {
     }
 
     /// Running -> Cancelling: what has not started ends at once, what runs is told to stop. What runs `always` or `finally`
-    /// still has its turn, unless the run was being cancelled already.
-    pub(super) fn cancel_run(&mut self, id: RunId, now: UnixMillis) -> Result<Verdict, Refused> {
+    /// still has its turn, unless the run was being cancelled already and this is no gentle reminder.
+    pub(super) fn cancel_run(&mut self, id: RunId, gently: bool, now: UnixMillis) -> Result<Verdict, Refused> {
         let Some(run) = self.runs.get_mut(&id) else { return Err(Refused::NoSuchRun(id)) };
         if run.state.is_terminal() {
             return Err(Refused::RunEnded(id));
+        }
+        if gently && run.state == RunState::Cancelling {
+            return Ok(Verdict::Stale);
         }
         let for_good = matches!(run.state, RunState::Cancelling | RunState::Queued);
         if run.state == RunState::Running {
@@ -499,7 +502,8 @@ fn wrong_outputs(
         let failure = Failure::new(FailureClass::User, format!("`{name}` is not an output of the task, or came twice"));
         return Some(failure.hint("declare it in `outputs`, and write each output once"));
     }
-    let missing = bound.outputs.iter().find(|port| !outputs.iter().any(|output| output.name == port.name));
+    let is_missing = |port: &&Port| !port.optional && !outputs.iter().any(|output| output.name == port.name);
+    let missing = bound.outputs.iter().find(is_missing);
     if let Some(port) = missing {
         let output = &port.name;
         let failure = Failure::new(FailureClass::User, format!("the task ended without its output `{output}`"));

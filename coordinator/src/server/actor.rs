@@ -7,9 +7,10 @@ use std::{
 };
 
 use segue_proto::{
+    artifact::Usage,
     blob_key,
     failure::{Failure, FailureClass},
-    ids::{AliasName, ModelName, RunId},
+    ids::{AliasName, ModelName, RunId, Token},
     store::v1::{CacheRecord, PipelineRecord, RunRecord},
     v1,
 };
@@ -21,13 +22,14 @@ use super::{
     error::Error,
     feed::Feed,
     metrics::Timings,
+    outbox::{Outbox, TooLarge},
     probes::{Look, Probes},
     records,
     wire::{self, WelcomeFacts},
 };
 use crate::{
     blobs::BlobStore,
-    core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict},
+    core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict, WorkerKey},
     registry,
     store::{Batch, Committer, Key, Store, keys::prefix},
 };
@@ -575,7 +577,7 @@ impl Actor {
 
     /// Lets effects go: one message per link, one notice per run.
     fn act(&mut self, effects: Vec<Effect>) {
-        let mut outgoing: BTreeMap<u64, Vec<v1::Command>> = BTreeMap::new();
+        let mut outgoing: BTreeMap<u64, Outbox> = BTreeMap::new();
         let mut workers = BTreeMap::new();
         let mut changed = Vec::new();
         for effect in effects {
@@ -583,20 +585,24 @@ impl Actor {
                 Effect::RunChanged(id) | Effect::RunEnded(id) => changed.push(id),
                 Effect::Probe { run, task, since } => self.probe(run, task, since),
                 Effect::Send { worker, link, command } => {
-                    workers.insert(link, worker);
-                    let run = match &command {
-                        crate::core::Command::Assign { token, .. } => self.core.run(&token.run),
+                    let assigned = match &command {
+                        crate::core::Command::Assign { token, .. } => Some(token.clone()),
                         _ => None,
                     };
-                    if let Some(command) = wire::command(command, run, &self.facts) {
-                        outgoing.entry(link).or_default().push(command);
+                    let run = assigned.as_ref().and_then(|token| self.core.run(&token.run));
+                    if let Some(command) = wire::command(command, run, &self.facts)
+                        && let Err(too_large) = outgoing.entry(link).or_default().push(command)
+                    {
+                        self.undeliverable(&worker, assigned, &too_large);
                     }
+                    workers.insert(link, worker);
                 }
             }
         }
-        for (link, commands) in outgoing {
-            let message = v1::CoordinatorMessage { commands };
-            let sent = self.links.get(&link).is_some_and(|sender| sender.try_send(message).is_ok());
+        for (link, outbox) in outgoing {
+            let sent = self.links.get(&link).is_some_and(|sender| {
+                outbox.into_messages().into_iter().all(|message| sender.try_send(message).is_ok())
+            });
             if !sent {
                 // A worker that is gone or does not read is cut off, and gets no more work; it comes back and says what it
                 // holds.
@@ -616,6 +622,28 @@ impl Actor {
 }
 
 impl Actor {
+    /// Ends an attempt whose assignment no link takes: it would break every link that it is put on, again and again.
+    fn undeliverable(&mut self, worker: &WorkerKey, assigned: Option<Token>, too_large: &TooLarge) {
+        let mib = too_large.bytes.div_ceil(1 << 20);
+        let Some(token) = assigned else {
+            error!(%worker, mib, "a command is too large to be sent");
+            return;
+        };
+        let most = segue_proto::MAX_MESSAGE_BYTES >> 20;
+        let message =
+            format!("its inputs and parameters make an assignment of {mib} MiB, of {most} MiB that a worker takes");
+        let failure = Failure::new(FailureClass::User, message)
+            .hint("join fewer children at a time, in a task for each part, or hand the list over as a file");
+        let event = Event::Finished {
+            worker: worker.clone(),
+            token,
+            usage: Usage::default(),
+            outcome: Outcome::Failure(failure),
+            log_bytes: 0,
+        };
+        self.backlog.push(Message::Event { event, reply: None });
+    }
+
     /// Has somebody look at the condition of a sensor. What he saw comes back as an event.
     fn probe(&self, run: RunId, task: u32, since: UnixMillis) {
         let Some(work) = self.core.run(&run).and_then(|run| run.bound(task)).map(|bound| bound.work.clone()) else {

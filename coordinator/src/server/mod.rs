@@ -14,7 +14,9 @@ pub mod http;
 mod keda;
 mod lineage;
 mod metrics;
+mod offers;
 pub mod openlineage;
+mod outbox;
 mod pipelines;
 mod plan;
 pub mod probes;
@@ -128,6 +130,7 @@ impl Coordinator {
             blobs,
             logs,
             state_dir: state_dir.clone(),
+            offers: Arc::default(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
             gc: Arc::new(Gc::new(config.gc)),
             clock,

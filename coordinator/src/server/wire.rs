@@ -8,7 +8,7 @@ use segue_proto::{
     failure::Failure,
     ids::Token,
     operator::OperatorSpec,
-    resources::{Gpu, Resources},
+    resources::{Gpu, Resources, WHOLE_GPU},
     v1,
 };
 
@@ -168,6 +168,11 @@ pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
         .take(MOST_GPUS)
         .map(|gpu| Gpu { index: gpu.index, memory_bytes: gpu.memory_bytes, name: clip(gpu.name) })
         .collect();
+    let promised = (worker.capacity.gpu_milli / WHOLE_GPU) as usize;
+    if promised > MOST_GPUS {
+        let reason = format!("{promised} GPUs, of {MOST_GPUS} that one worker can have");
+        return Err(BadMessage::Value { field: "hello.capacity.gpu_milli", reason });
+    }
     worker.labels = wire.labels;
     worker.operators = operators.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect::<BTreeSet<_>>();
     worker.draining = wire.draining;

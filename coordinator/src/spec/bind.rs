@@ -6,7 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use segue_proto::operator::{Catalogue, OperatorSpec, ParamSpec, ParamType, Port};
+use segue_proto::operator::{Catalogue, OperatorSpec, ParamSpec, ParamType};
 use serde_json::{Map, Value};
 
 use super::{
@@ -267,7 +267,7 @@ impl Binder<'_> {
             retry: task.retry.clone(),
             cache: !self.no_cache && task.cache.unwrap_or(pure),
             priority: task.priority,
-            outputs: required(outputs),
+            outputs,
             flow,
             inline: Vec::new(),
         })
@@ -540,10 +540,4 @@ fn operator(spec: &OperatorSpec) -> Work {
         pure: spec.pure,
         wants_run_facts: spec.wants_run_facts,
     }
-}
-
-/// Gives the outputs that a success must bring.
-fn required(mut outputs: Vec<Port>) -> Vec<Port> {
-    outputs.retain(|port| !port.optional);
-    outputs
 }

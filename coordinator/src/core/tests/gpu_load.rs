@@ -40,7 +40,10 @@ impl World {
     fn settle(&mut self) {
         loop {
             for (worker, command) in std::mem::take(&mut self.bench.sent) {
-                self.sims.iter_mut().filter(|sim| sim.key == worker).for_each(|sim| sim.inbox.push_back(command.clone()));
+                self.sims
+                    .iter_mut()
+                    .filter(|sim| sim.key == worker)
+                    .for_each(|sim| sim.inbox.push_back(command.clone()));
             }
             for sim in &mut self.sims {
                 while !sim.inbox.is_empty() {

@@ -355,7 +355,7 @@ impl Bench {
     }
 
     pub fn cancel(&mut self, run: &RunId) {
-        self.tell(Event::CancelRun { run: *run }).unwrap();
+        self.tell(Event::CancelRun { run: *run, gently: false }).unwrap();
     }
 
     pub fn cancel_task(&mut self, run: &RunId, name: &str) {

@@ -62,6 +62,7 @@ impl Place {
             blobs,
             logs,
             state_dir,
+            offers: Arc::default(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
             gc: Arc::new(Gc::default()),
             feed: ends,

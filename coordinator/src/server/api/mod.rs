@@ -12,7 +12,7 @@ pub mod runs;
 pub mod schedules;
 pub mod worker;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use segue_proto::operator::Catalogue;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     actor::{Clock, Handle},
     feed::Ends,
+    offers::Offers,
 };
 use crate::{
     blobs::BlobStore,
@@ -37,7 +38,9 @@ pub struct Shared {
     pub blobs: BlobStore,
     pub logs: Logs,
     pub state_dir: StateDir,
-    /// Operators that workers have advertised since this start.
+    /// What the connected workers offer.
+    pub offers: Arc<Mutex<Offers>>,
+    /// The operators that a pipeline may use, derived from those.
     pub catalogue: Arc<RwLock<Catalogue>>,
     /// Settings of collections, and whose turn it is.
     pub gc: Arc<Gc>,
@@ -54,6 +57,14 @@ impl Shared {
     pub fn operators(&self) -> Catalogue {
         // A poisoned lock still holds a whole catalogue: each change is one assignment.
         self.catalogue.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Changes what workers offer.
+    pub(crate) fn offer(&self, change: impl FnOnce(&mut Offers)) {
+        let mut offers = self.offers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut offers);
+        // Under the lock, so that the later change is the one that stays.
+        *self.catalogue.write().unwrap_or_else(std::sync::PoisonError::into_inner) = offers.catalogue();
     }
 
     /// Runs a blocking read of the store off the runtime.

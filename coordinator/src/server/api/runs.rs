@@ -424,7 +424,7 @@ impl RunService for Runs {
         let request = request.into_inner();
         let id = self.resolve(request.run_id).await?;
         let event = match request.task.as_str() {
-            "" => Event::CancelRun { run: id },
+            "" => Event::CancelRun { run: id, gently: false },
             task => {
                 let wanted = task.to_owned();
                 let found = self.0.handle.read(move |core| core.run(&id).map(|run| run.find(&wanted))).await?;

@@ -3,10 +3,7 @@
 use std::{
     collections::BTreeSet,
     pin::Pin,
-    sync::{
-        PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use futures::Stream;
@@ -52,17 +49,16 @@ impl WorkerService for Workers {
         };
         let introduction = wire::hello(hello, link).map_err(Error::from)?;
         let key = introduction.worker.key.clone();
-        {
-            let mut catalogue = self.0.catalogue.write().unwrap_or_else(PoisonError::into_inner);
-            for operator in introduction.operators {
-                catalogue.insert(operator);
-            }
-        }
+        // Before the worker counts as connected: who waits for one submits at once.
+        self.0.offer(|offers| offers.open(link, introduction.operators));
         let (sender, receiver) = mpsc::channel::<v1::CoordinatorMessage>(OUTBOX);
         // Weak, so that the actor alone decides how long the link lives.
         let answers = sender.downgrade();
         let hello = Event::Hello { worker: Box::new(introduction.worker), held: introduction.held };
-        self.0.handle.open(link, sender, hello).await?;
+        if let Err(e) = self.0.handle.open(link, sender, hello).await {
+            self.0.offer(|offers| offers.close(link));
+            return Err(e.into());
+        }
         info!(worker = %key, link, "worker connected");
 
         let shared = self.0.clone();
@@ -74,6 +70,7 @@ impl WorkerService for Workers {
                 // A malformed message costs this worker its connection and nothing else.
                 Err(e) => warn!(worker = %key, link, error = %e, "link of a worker ended"),
             }
+            shared.offer(|offers| offers.close(link));
             let _ = shared.handle.report(Event::LinkClosed { worker: key, link }).await;
         });
 

@@ -283,7 +283,7 @@ fn work_that_is_handed_back_or_cancelled_is_told_as_that() {
     let back = scene.tell(Event::HandBack { worker: key("1"), token, started: false });
     assert_eq!(kinds(&back), ["task.handed_back a", "task.assigned a"]);
     assert_eq!((back[0].attempt, back[1].attempt), (1, 2));
-    let told = scene.tell(Event::CancelRun { run: run_id(1) });
+    let told = scene.tell(Event::CancelRun { run: run_id(1), gently: false });
     assert_eq!(kinds(&told), ["task.cancelled b"], "the other one still has to stop");
     let told = scene.finished(1, 0, Outcome::Cancelled);
     assert_eq!(kinds(&told), ["run.started", "task.started a", "task.cancelled a", "run.cancelled"]);

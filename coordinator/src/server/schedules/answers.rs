@@ -173,7 +173,7 @@ impl Schedules {
         let this = self.clone();
         self.0.tasks.spawn(async move {
             let Ok(id) = run.parse() else { return };
-            if let Err(e) = this.0.shared.handle.decide(Event::CancelRun { run: id }).await {
+            if let Err(e) = this.0.shared.handle.decide(Event::CancelRun { run: id, gently: true }).await {
                 debug!(run, error = %e, "run not cancelled");
             }
         });
