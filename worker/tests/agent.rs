@@ -743,3 +743,32 @@ async fn operators_on_different_gpus_never_share_a_runner() {
     assert_eq!(runners.iter().collect::<BTreeSet<_>>().len(), 3);
     worker.drain().await;
 }
+
+#[test]
+fn a_command_ends_with_the_lease_even_if_the_worker_is_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut runner = std::process::Command::new(env!("CARGO_BIN_EXE_segue-worker-runner"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let job = CommandJob {
+        argv: ["sh", "-c", STUBBORN].map(str::to_owned).to_vec(),
+        working_dir: directory.path().to_owned(),
+        env: BTreeMap::new(),
+    };
+    // What a worker says before it is stopped: its pipes stay open.
+    let mut stdin = runner.stdin.take().unwrap();
+    for request in [frame::Request::Lease { left_ms: 700 }, frame::Request::Command(job)] {
+        stdin.write_all(&frame::encode(&request).unwrap()).unwrap();
+    }
+    let stdout = runner.stdout.as_mut().unwrap();
+    let Some(Reply::Started { group }) = frame::read(stdout).unwrap() else { panic!("it must start") };
+    let group = u32::try_from(group).unwrap();
+    assert!(!group_is_gone(group));
+    let Some(Reply::Ended { .. }) = frame::read(stdout).unwrap() else { panic!("it must end") };
+    assert!(group_is_gone(group));
+    drop(stdin);
+    runner.wait().unwrap();
+}

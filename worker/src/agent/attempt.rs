@@ -84,6 +84,8 @@ pub struct Attempt {
     pub assign: v1::Assign,
     pub feed: Arc<Feed>,
     pub stop: watch::Receiver<StopKind>,
+    /// When the lease of this worker ends.
+    pub lease: watch::Receiver<Option<std::time::Instant>>,
 }
 
 impl std::fmt::Debug for Attempt {
@@ -264,7 +266,8 @@ impl Attempt {
             Request::Command(_) => self.heartbeat(&prepared.scratch)?,
             _ => None,
         };
-        let supervision = Supervision { limits, stop: self.stop.clone(), heartbeat, redactor, sink: &mut sink };
+        let (stop, lease) = (self.stop.clone(), self.lease.clone());
+        let supervision = Supervision { limits, stop, lease, heartbeat, redactor, sink: &mut sink };
         let exit = runner.run(&request, supervision).await;
         let (result, usage, reusable) = match exit {
             Exit::Ended { result: JobResult::Succeeded(produced), usage, reusable } => (Ok(produced), usage, reusable),

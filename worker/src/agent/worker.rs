@@ -57,6 +57,8 @@ pub struct Worker {
     held: Table,
     queue: Queue,
     lease: LeaseClock,
+    /// When it ends, for those who run.
+    lease_until: watch::Sender<Option<Instant>>,
     news: Arc<News>,
     /// When the news that came first is told at the latest.
     news_due: Option<Instant>,
@@ -106,6 +108,7 @@ impl Worker {
             shared,
             held: Table::default(),
             lease: LeaseClock::default(),
+            lease_until: watch::Sender::new(None),
             news: Arc::default(),
             news_due: None,
             outbox: VecDeque::new(),
@@ -130,6 +133,7 @@ impl Worker {
         let result = 'work: loop {
             let now = Instant::now();
             self.pass_time(now);
+            self.tell_lease();
             self.start_waiting(&reports);
             if self.is_done() {
                 break Ok(());
@@ -214,6 +218,12 @@ impl Worker {
         }
     }
 
+    /// Tells those who run when the lease ends, where that has changed.
+    fn tell_lease(&self) {
+        let until = self.lease.until();
+        self.lease_until.send_if_modified(|told| std::mem::replace(told, until) != until);
+    }
+
     /// Ends what runs and forgets what waits: the coordinator has given it to others. Reports of finished attempts stay,
     /// they harm nobody and may still count.
     fn fence_all(&mut self) {
@@ -268,6 +278,7 @@ impl Worker {
                 assign: *assign,
                 feed: Arc::clone(&held.feed),
                 stop: stopped,
+                lease: self.lease_until.subscribe(),
             };
             let reports = reports.clone();
             self.tasks.spawn(async move {

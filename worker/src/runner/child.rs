@@ -83,6 +83,8 @@ pub enum Exit {
 pub struct Supervision<'a> {
     pub limits: Limits,
     pub stop: watch::Receiver<StopKind>,
+    /// When the lease ends, as far as it is known; a later time each time that it is renewed.
+    pub lease: watch::Receiver<Option<std::time::Instant>>,
     /// Where the job must give signs of life.
     pub heartbeat: Option<Heartbeat>,
     pub redactor: Redactor,
@@ -194,6 +196,7 @@ impl Runner {
             // What a library said after the job before had ended is nobody's log.
             self.rest_of_log(|_| {});
         }
+        self.tell_lease(&mut with.lease).await;
         // A runner that does not read it is found dead below.
         let _ = self.stdin.write_all(&frame).await;
         if let Request::Operator(job) = request {
@@ -246,6 +249,7 @@ impl Runner {
                     with.sink.log(&clean);
                 }
                 Ok(()) = with.stop.changed() => {}
+                Ok(()) = with.lease.changed() => self.tell_lease(&mut with.lease).await,
                 () = at(deadline), if deadline.is_some() => {
                     cause = Some(Cause::Timeout);
                     kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
@@ -300,6 +304,16 @@ impl Runner {
         }
         let kill_at = Instant::now() + grace + if is_command { BURIAL } else { Duration::ZERO };
         earlier.map_or(kill_at, |earlier| earlier.min(kill_at))
+    }
+
+    /// Tells the runner how long its job may go on. It ends the job by itself then: this process may be stopped.
+    async fn tell_lease(&mut self, lease: &mut watch::Receiver<Option<std::time::Instant>>) {
+        let Some(until) = *lease.borrow_and_update() else { return };
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        if let Ok(frame) = frame::encode(&Request::Lease { left_ms }) {
+            let _ = self.stdin.write_all(&frame).await;
+        }
     }
 
     /// Gives what is in the pipe of the log now, without waiting for more.

@@ -296,6 +296,7 @@ fn what_ends_is_counted_by_outcome() {
     bench.pass(100);
     bench.start(&run, 0);
     bench.pass(LEASE);
+    bench.worker("w", 1);
     let tally = bench.core.tally().clone();
     assert_eq!((tally.retries, tally.leases_lost), (1, 1), "two tries in all");
     assert_eq!(tally.attempts, BTreeMap::from([(("failed", "infra"), 1), (("lost", "lost"), 1)]));

@@ -56,11 +56,35 @@ fn a_heartbeat_with_a_token_that_is_not_current_is_told_to_stop_it() {
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.start(&run, 0);
     let old = bench.token(&run, 0);
-    bench.pass(LEASE);
-    bench.pass(100);
+    // It beats, and does not say that it has it.
+    for _ in 0..3 {
+        bench.now += LEASE / 2;
+        bench.beat(&worker, vec![]);
+        bench.pass(0);
+    }
     bench.sent.clear();
     bench.beat(&worker, vec![old.clone()]);
     assert!(bench.sent.contains(&(worker, Command::HeartbeatAck { sequence: 1, lost: vec![old] })));
+}
+
+#[test]
+fn a_worker_that_was_silent_for_a_lease_gets_nothing_more_over_its_open_link() {
+    let mut bench = Bench::new();
+    let silent = bench.worker("silent", 1);
+    let run = bench.submit(1, vec![task("a", &[])]);
+    bench.start(&run, 0);
+    bench.pass(LEASE);
+    let reason = "nothing was heard of this worker for longer than its lease";
+    assert!(bench.sent.contains(&(silent.clone(), Command::Goodbye { reason })));
+    bench.pass(100);
+    assert_eq!(*bench.state(&run, 0), TaskState::Ready, "the only worker does not answer");
+    // It was only stopped: it goes on, hears the goodbye and comes back.
+    assert!(matches!(
+        bench.tell(Event::Heartbeat { worker: silent, sequence: 9, tokens: vec![] }),
+        Err(Refused::UnknownWorker(_))
+    ));
+    bench.worker("silent", 1);
+    assert_eq!(bench.token(&run, 0).attempt, 2);
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn a_try_that_timed_out_and_one_that_was_lost_say_so() {
     bench.pass(100);
     bench.start(&run, 0);
     bench.pass(LEASE);
+    bench.worker("w", 1);
     bench.pass(100);
     bench.end(&run, "a", crate::core::Outcome::Cancelled);
     let states: Vec<AttemptState> = bench.core.run(&run).unwrap().tasks[0].attempts.iter().map(|a| a.state).collect();

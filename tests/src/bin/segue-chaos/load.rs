@@ -27,7 +27,7 @@ if read -r old 2>/dev/null < "$pid" && tr '\0' '\n' 2>/dev/null < "/proc/$old/en
 fi
 echo $$ > "$pid"
 echo "begin $SEGUE_RUN_ID $SEGUE_TASK $SEGUE_ATTEMPT" >> ledger
-sleep 0.0$SEGUE_PARAM_SLOW
+sleep "$SEGUE_PARAM_SLOW"
 if [ "$SEGUE_ATTEMPT" -le "$SEGUE_PARAM_FAILS" ]; then exit 75; fi
 for name in $SEGUE_PARAM_MAKES; do echo "$SEGUE_TASK" > "$SEGUE_OUTPUT_DIR/$name"; done
 echo "end $SEGUE_RUN_ID $SEGUE_TASK $SEGUE_ATTEMPT" >> ledger
@@ -123,9 +123,12 @@ fn pipeline(draw: &mut Draw) -> String {
 }
 
 fn task(name: &str, draw: &mut Draw, more: &str) -> String {
-    let (slow, fails) = (draw.below(10), u64::from(draw.below(10) == 0));
+    // Now and then so long that a lease passes in the middle.
+    let slow = if draw.below(20) == 0 { draw.below(5_000) } else { draw.below(90) };
+    let fails = u64::from(draw.below(10) == 0);
     let makes = if more.contains("outputs") { "part" } else { "" };
+    let (seconds, rest) = (slow / 1_000, slow % 1_000);
     format!(
-        "[tasks.{name}]\ncommand = [\"sh\", \"work.sh\"]\nwith = {{ slow = {slow}, fails = {fails}, makes = \"{makes}\" }}\n{more}"
+        "[tasks.{name}]\ncommand = [\"sh\", \"work.sh\"]\nwith = {{ slow = \"{seconds}.{rest:03}\", fails = {fails}, makes = \"{makes}\" }}\n{more}"
     )
 }
