@@ -772,3 +772,25 @@ fn a_command_ends_with_the_lease_even_if_the_worker_is_stopped() {
     drop(stdin);
     runner.wait().unwrap();
 }
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_much_memory_is_killed_and_no_other() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let gate = fake.path("gate");
+    // A child of the command takes it, a little at a time, and would go on for ever.
+    let grows = r#"x=a; (while :; do x="$x$x"; sleep 0.02; done) & wait"#;
+    let limit = 64 << 20;
+    let large = v1::Assign { memory_limit_bytes: limit, ..script("large", grows) };
+    let small = script("small", &format!("while ! [ -e {} ]; do sleep 0.02; done", gate.display()));
+    fake.send(Command::Assign(v1::Assign { memory_limit_bytes: limit, ..small })).await;
+    fake.send(Command::Assign(large)).await;
+    let group = fake.started(&token("large")).await;
+    let end = fake.finished(&token("large")).await;
+    assert_eq!(failure(&end).class(), FailureClass::Oom);
+    assert!(failure(&end).message.contains("64 MiB"), "{end:?}");
+    assert!(group_is_gone(group), "the end was reported before the group was gone");
+    fs::write(gate, "").unwrap();
+    success(&fake.finished(&token("small")).await);
+    worker.drain().await;
+}

@@ -116,6 +116,7 @@ fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resourc
         run_facts_json: if wants_facts { views::run_facts(run) } else { String::new() },
         grace_ms: bound.flow.grace_ms.unwrap_or(GRACE_MS),
         heartbeat_timeout_ms: bound.flow.heartbeat_timeout_ms.unwrap_or(0),
+        memory_limit_bytes: bound.flow.memory_limit_bytes.unwrap_or(0),
         inline: bound.inline.clone(),
         ahead,
         key: item.as_ref().map(|item| item.key.to_string()).unwrap_or_default(),

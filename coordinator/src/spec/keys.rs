@@ -335,6 +335,13 @@ const HEARTBEAT_TIMEOUT: Key = key!(
 );
 const GRACE: Key =
     key!("grace", Form::Duration, "that of the worker", "between SIGTERM and SIGKILL; at most an hour", "\"10s\"");
+const MEMORY_LIMIT: Key = key!(
+    "memory_limit",
+    Form::Memory,
+    "none",
+    "an attempt whose processes take more memory is killed and fails with class `oom`; `resources` only reserves",
+    "\"4GiB\"",
+);
 const RETRY_KEY: Key = key!(
     "retry",
     Form::Either(&[Form::Int(1, MOST_TRIES), Form::Table(&RETRY)]),
@@ -369,7 +376,7 @@ pub static DEFAULTS: Table = table(
     "[defaults]",
     "What every task starts from. A task changes it key by key: with `[defaults] resources = { cpu = 2, memory = \
      \"1GiB\" }`, a task's `resources = { cpu = 1 }` still asks for 1 GiB.",
-    &[TIMEOUT, QUEUE_TIMEOUT, HEARTBEAT_TIMEOUT, GRACE, RETRY_KEY, RESOURCES_KEY, ENV, POOLS, POOL],
+    &[TIMEOUT, QUEUE_TIMEOUT, HEARTBEAT_TIMEOUT, GRACE, MEMORY_LIMIT, RETRY_KEY, RESOURCES_KEY, ENV, POOLS, POOL],
 );
 
 pub static TASK: Table = Table {
@@ -505,6 +512,7 @@ pub static TASK: Table = Table {
         QUEUE_TIMEOUT,
         HEARTBEAT_TIMEOUT,
         GRACE,
+        MEMORY_LIMIT,
         RETRY_KEY,
         key!(
             "cache",

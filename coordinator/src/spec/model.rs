@@ -119,6 +119,8 @@ pub struct Flow {
     pub heartbeat_timeout_ms: Option<u64>,
     /// Between SIGTERM and SIGKILL.
     pub grace_ms: Option<u32>,
+    /// Memory of its own that an attempt may take: one that takes more is killed.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// Which ends of its needs let a task run. It is decided once all of them have ended.

@@ -69,6 +69,7 @@ enum Halt {
     Stopped,
     TimedOut,
     Silent,
+    TooLarge,
 }
 
 impl From<Failure> for Halt {
@@ -125,6 +126,13 @@ impl Attempt {
                 Failure::new(FailureClass::Timeout, format!("stopped after its time of {} s", limit.as_secs_f64()))
                     .hint("raise the timeout of the task if it needs longer"),
             ),
+            Err(Halt::TooLarge) => {
+                let mib = self.assign.memory_limit_bytes.div_ceil(1 << 20);
+                let message = format!("killed because it took more memory than its `memory_limit` of {mib} MiB");
+                Outcome::Failed(
+                    Failure::new(FailureClass::Oom, message).hint("raise the limit, or let the task do less at a time"),
+                )
+            }
             Err(Halt::Silent) => {
                 let limit = Duration::from_millis(self.assign.heartbeat_timeout_ms);
                 let silence = format!("stopped because it gave no sign of life for {} s", limit.as_secs_f64());
@@ -261,7 +269,11 @@ impl Attempt {
         let mut runner =
             runner.map_err(|e| Failure::new(FailureClass::Infra, format!("the worker cannot start a runner: {e}")))?;
         let mut sink = FeedSink(Arc::clone(&self.feed));
-        let limits = Limits { deadline, grace: Duration::from_millis(self.assign.grace_ms.into()) };
+        let limits = Limits {
+            deadline,
+            grace: Duration::from_millis(self.assign.grace_ms.into()),
+            memory_bytes: Some(self.assign.memory_limit_bytes).filter(|bytes| *bytes > 0),
+        };
         let heartbeat = match request {
             Request::Command(_) => self.heartbeat(&prepared.scratch)?,
             _ => None,
@@ -278,6 +290,7 @@ impl Attempt {
             Exit::Stopped { usage, reusable } => (Err(Halt::Stopped), usage, reusable),
             Exit::TimedOut { usage, reusable } => (Err(Halt::TimedOut), usage, reusable),
             Exit::Silent { usage, reusable } => (Err(Halt::Silent), usage, reusable),
+            Exit::TooLarge { usage, reusable } => (Err(Halt::TooLarge), usage, reusable),
         };
         *cost = usage;
         if reusable && (runner.duty() == Duty::Commands || prepared.environment.variables.is_empty()) {

@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     frame::{self, JobResult, JobUsage, Reply, Request},
     heartbeat::Heartbeat,
-    oom,
+    memory, oom,
 };
 use crate::agent::redact::Redactor;
 
@@ -52,6 +52,8 @@ pub enum StopKind {
 pub struct Limits {
     pub deadline: Option<Instant>,
     pub grace: Duration,
+    /// Bytes of memory that its processes may take for themselves.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Where the news of a job go.
@@ -77,6 +79,8 @@ pub enum Exit {
     TimedOut { usage: JobUsage, reusable: bool },
     /// Ended because it gave no sign of life. No process of it is left.
     Silent { usage: JobUsage, reusable: bool },
+    /// Ended because it took more memory than it may. No process of it is left.
+    TooLarge { usage: JobUsage, reusable: bool },
 }
 
 /// What accompanies a job.
@@ -132,6 +136,7 @@ enum Cause {
     Stop,
     Timeout,
     Silence,
+    Memory,
 }
 
 /// What the runner said about the end of a job.
@@ -211,6 +216,7 @@ impl Runner {
         let mut ended: Option<Report> = None;
         let (mut replies_open, mut log_open) = (true, true);
         let mut urgency = StopKind::GoOn;
+        let mut weigh_at = with.limits.memory_bytes.map(|_| Instant::now() + memory::LOOK_EVERY);
         while ended.is_none() && replies_open {
             let wanted = *with.stop.borrow_and_update();
             if wanted > urgency {
@@ -260,6 +266,14 @@ impl Runner {
                         kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
                     }
                 }
+                () = at(weigh_at), if weigh_at.is_some() => {
+                    weigh_at = Some(Instant::now() + memory::LOOK_EVERY);
+                    if cause.is_none() && self.is_too_large(with.limits.memory_bytes, is_command) {
+                        cause = Some(Cause::Memory);
+                        weigh_at = None;
+                        kill_at = Some(self.ask_to_stop(Duration::ZERO, is_command, None).await);
+                    }
+                }
                 () = at(kill_at), if kill_at.is_some() => {
                     kill_at = None;
                     self.kill_groups();
@@ -281,6 +295,7 @@ impl Runner {
             (Some(Cause::Stop), _) => Exit::Stopped { usage, reusable },
             (Some(Cause::Timeout), _) => Exit::TimedOut { usage, reusable },
             (Some(Cause::Silence), _) => Exit::Silent { usage, reusable },
+            (Some(Cause::Memory), _) => Exit::TooLarge { usage, reusable },
             (None, Some(report)) => Exit::Ended { result: report.result, usage, reusable },
             (None, None) => Exit::Crashed(crash(status, oom::kills() > kills_before)),
         }
@@ -314,6 +329,12 @@ impl Runner {
         if let Ok(frame) = frame::encode(&Request::Lease { left_ms }) {
             let _ = self.stdin.write_all(&frame).await;
         }
+    }
+
+    /// Looks at the memory of the job. A runner that supervises a command does not count.
+    fn is_too_large(&self, limit: Option<u64>, is_command: bool) -> bool {
+        let of = if is_command { memory::Of::Children } else { memory::Of::Tree };
+        limit.is_some_and(|limit| memory::own_bytes(self.pid, of) > limit)
     }
 
     /// Gives what is in the pipe of the log now, without waiting for more.

@@ -8,7 +8,6 @@
 //! comes to it when its parent ends, and as only one command runs at a time, whoever is left then belongs to that command.
 
 use std::{
-    fs,
     io::{self, ErrorKind},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
@@ -31,7 +30,7 @@ use wait4::Wait4 as _;
 
 use super::{
     frame::{CommandJob, JobResult, JobUsage, Produced, Reply},
-    oom,
+    memory, oom,
     serve::Replies,
     stop::Stopper,
     usage,
@@ -175,7 +174,7 @@ fn kill_the_rest() -> bool {
         if *until.get_or_insert_with(|| Instant::now() + REAP_WITHIN) < Instant::now() {
             return false;
         }
-        for child in children() {
+        for child in memory::children(Pid::this()) {
             let _ = kill(child, Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -192,16 +191,6 @@ fn reap() -> bool {
             Ok(_) | Err(_) => {}
         }
     }
-}
-
-/// Lists the children of this process, adopted ones included.
-fn children() -> Vec<Pid> {
-    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Vec::new() };
-    let lists = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
-        .map(Pid::from_raw)
-        .collect()
 }
 
 /// Says what an exit means. Signals that come from outside may pass, those of the program itself do not.
@@ -229,7 +218,7 @@ fn judge(program: &str, status: ExitStatus, killed_for_memory: impl FnOnce() -> 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 

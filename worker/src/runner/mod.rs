@@ -12,6 +12,7 @@ mod child;
 mod command;
 mod heartbeat;
 mod lease;
+mod memory;
 mod oom;
 mod operator;
 mod pool;

@@ -245,7 +245,7 @@ fn conditions_and_ends_are_taken_over() {
 
 #[test]
 fn pools_limits_and_times_come_from_the_defaults_and_are_changed_one_by_one() {
-    let text = "[defaults]\npools = { db = 2, api = 1 }\nqueue_timeout = \"1h\"\nheartbeat_timeout = \"30s\"\ngrace = \"10s\"\n\
+    let text = "[defaults]\npools = { db = 2, api = 1 }\nqueue_timeout = \"1h\"\nheartbeat_timeout = \"30s\"\ngrace = \"10s\"\nmemory_limit = \"2GiB\"\n\
                 [tasks.a]\ncommand = [\"x\"]\npools = { api = 0, gpu-quota = 3 }\ngrace = \"1s\"\n\
                 limit = { key = \"api-${params.customer}\", max = 2 }\n\
                 [tasks.b]\nop = \"core.noop\"\npool = \"one\"\n\
@@ -255,6 +255,7 @@ fn pools_limits_and_times_come_from_the_defaults_and_are_changed_one_by_one() {
     assert_eq!(a.pools, BTreeMap::from([("db".to_owned(), 2), ("gpu-quota".to_owned(), 3)]));
     let times = (a.queue_timeout_ms, a.heartbeat_timeout_ms, a.grace_ms);
     assert_eq!(times, (Some(3_600_000), Some(30_000), Some(1_000)));
+    assert_eq!(a.memory_limit_bytes, Some(2 << 30));
     let limit = a.limit.as_ref().unwrap();
     assert_eq!((limit.key.as_str(), limit.max), ("api-acme", 2));
     let b = &of(&spec, "b").flow;
