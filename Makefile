@@ -11,7 +11,7 @@ SEGUE := $(CARGO_TARGET_DIR)/debug/segue
 with_env = if [ -f "$(ENV)" ]; then . "$(ENV)"; fi;
 DEMO_ROWS ?= 50000
 
-.PHONY: help demo test bench lint build bootstrap model
+.PHONY: help demo test bench chaos lint build bootstrap model
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ test: lint model ## Formatting, lints and all tests
 lint: bootstrap ## Formatting and lints, warnings as errors
 	@cargo fmt --all --check
 	@$(with_env) cargo clippy --workspace --all-targets --locked -- -D warnings
+
+chaos: build ## Kill, stop and cut off processes of a cluster at random while it works, and audit it
+	@$(CARGO_TARGET_DIR)/debug/segue-chaos $(if $(CYCLES),--cycles $(CYCLES)) $(CHAOS_ARGS)
 
 bench: build model ## Time the pipeline, stage by stage, and what a task costs beside its work
 	@$(CARGO_TARGET_DIR)/debug/segue-bench $(BENCH_ARGS)

@@ -71,7 +71,17 @@ impl Faults {
 
     /// Waits a little and injects one fault. The cluster is whole again when it returns.
     pub fn inject(&mut self, cluster: &mut TestCluster) {
-        thread::sleep(self.draw.time(PAUSE));
+        loop {
+            thread::sleep(self.draw.time(PAUSE));
+            if let Some(kind) = self.happened(cluster) {
+                *self.done.entry(kind).or_default() += 1;
+                return;
+            }
+        }
+    }
+
+    /// Injects one fault and says which; none where there was nothing to hit.
+    fn happened(&mut self, cluster: &mut TestCluster) -> Option<Kind> {
         let kind = self.draw.one_of(&self.kinds).copied().unwrap_or(Kind::KillCoordinator);
         let worker = self.draw.one_of(&self.workers).cloned().unwrap_or_default();
         let away = self.draw.time(AWAY);
@@ -115,22 +125,18 @@ impl Faults {
             }
             Kind::KillRunner => {
                 let runners = children(cluster.worker(&worker).id());
-                let Some(runner) = self.draw.one_of(&runners).copied() else { return };
-                if kill(runner, Signal::SIGKILL).is_err() {
-                    return;
-                }
+                let runner = self.draw.one_of(&runners).copied()?;
+                kill(runner, Signal::SIGKILL).ok()?;
                 until("the killed runner is gone", || (!is_alive(runner)).then_some(()));
             }
             Kind::KillCommand => {
                 let runners = children(cluster.worker(&worker).id());
                 let commands: Vec<Pid> = runners.into_iter().flat_map(children).collect();
-                let Some(command) = self.draw.one_of(&commands).copied() else { return };
-                if killpg(command, Signal::SIGKILL).is_err() {
-                    return;
-                }
+                let command = self.draw.one_of(&commands).copied()?;
+                killpg(command, Signal::SIGKILL).ok()?;
             }
         }
-        *self.done.entry(kind).or_default() += 1;
+        Some(kind)
     }
 
     /// Gives what was done.
