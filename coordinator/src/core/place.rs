@@ -133,7 +133,9 @@ impl Core {
             let (Some(entry), Some(Some(Seen { candidates, ways }))) = (queue.class(class), seen.get(&class)) else {
                 continue;
             };
-            let Some(way) = ways.first().filter(|_| may_go_ahead(entry)) else { continue };
+            // By a way with a GPU an attempt would hold devices, which are chosen only where they are free.
+            let without_gpu = |way: &&Way| way.needs.gpu_milli == 0 && may_go_ahead(entry);
+            let Some(way) = ways.first().filter(without_gpu) else { continue };
             let needs = way.needs.clone();
             let mut room: Vec<(usize, usize)> = way
                 .able

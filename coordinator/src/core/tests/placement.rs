@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use segue_proto::resources::{Gpu, GpuPreference, Resources};
 
-use super::support::{Bench, key, task};
+use super::support::{Bench, key, success, task};
 use crate::{
     core::{
         TaskState, WorkerKey,
@@ -176,6 +176,26 @@ fn the_longest_remaining_path_goes_first_and_priority_before_it() {
     bench.worker("w", 1);
     assert_eq!(bench.assigned(), ["urgent"]);
     let run = super::support::run_id(1);
-    bench.finish(&run, 3, super::support::success("u"));
+    bench.finish(&run, 3, success("u"));
     assert_eq!(bench.assigned(), ["urgent", "long"]);
+}
+
+#[test]
+fn no_work_is_given_ahead_that_would_take_a_gpu_by_one_of_its_ways() {
+    let mut bench = Bench::new();
+    bench.took_ms = 1;
+    bench.hello("gpu", "a", 8, 1, vec![]);
+    let either = |name: &str| {
+        let mut made = task(name, &[]);
+        made.resources.amounts = amounts(64, 0);
+        made.resources.alternatives = vec![amounts(1, 1)];
+        made
+    };
+    let run = bench.submit(1, vec![either("a"), either("b"), either("c")]);
+    // From now on its class is known to be short.
+    bench.finish(&run, 0, success("a"));
+    let state = bench.core.run(&run).unwrap();
+    let live: Vec<_> = state.tasks.iter().filter_map(|task| task.state.live()).collect();
+    assert_eq!(live.len(), 1, "the one GPU is taken, and nothing waits at it without a device");
+    assert_eq!((live[0].ahead, live[0].reserved.devices.as_slice()), (false, &[0][..]));
 }
