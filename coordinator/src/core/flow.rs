@@ -12,7 +12,7 @@ use super::{
     Core, Effect, Record, Run, RunState, TaskState, UnixMillis,
     event::{CachedResult, Past},
     group::{Group, Items},
-    readiness::{self, Condition, Rule},
+    readiness::{self, Condition, News, Rule},
     run::{FIRST_CHILD, Task, UNQUEUED, count},
 };
 use crate::spec::{Over, Work};
@@ -51,7 +51,7 @@ impl Core {
     pub(super) fn launch(&mut self, id: RunId, now: UnixMillis, past: &dyn Past) {
         let Some(run) = self.runs.get(&id) else { return };
         for node in 0..count(run.tasks.len()) {
-            self.consider(id, node, now, past);
+            self.consider(id, node, News::Any, now, past);
         }
         self.touched.insert(id);
     }
@@ -132,7 +132,7 @@ impl Core {
             let Some(run) = self.runs.get_mut(&id) else { return };
             if let TaskState::Waiting { needs_left } = &mut run.tasks[next as usize].state {
                 *needs_left = needs_left.saturating_sub(1);
-                self.consider(id, next, now, past);
+                self.consider(id, next, News::Ended(node), now, past);
             }
         }
     }
@@ -145,18 +145,18 @@ impl Core {
             let Some(run) = self.runs.get_mut(&id) else { return };
             if let TaskState::Waiting { needs_left } = &mut run.tasks[node as usize].state {
                 *needs_left = needs_left.saturating_sub(1);
-                self.consider(id, node, now, past);
+                self.consider(id, node, News::AllElse, now, past);
             }
         }
     }
 
     /// Asks the rule of a waiting task whether it may begin.
-    fn consider(&mut self, id: RunId, node: u32, now: UnixMillis, past: &dyn Past) {
+    fn consider(&mut self, id: RunId, node: u32, news: News, now: UnixMillis, past: &dyn Past) {
         let Some(run) = self.runs.get(&id) else { return };
         if run.state == RunState::Queued {
             return;
         }
-        match readiness::rule(run, node as usize) {
+        match readiness::rule(run, node as usize, news) {
             Rule::Wait => {}
             Rule::Run => self.begin(id, node, now, past),
             Rule::Skip => self.close(id, node, TaskState::Skipped, now),
