@@ -51,6 +51,7 @@ impl Core {
         }
         run.spec = spec;
         run.generation += 1;
+        run.waits_since = now;
         run.ended_at = 0;
         run.revision += 1;
         // A version may have brought new tasks; those that it dropped keep their place and have no say.

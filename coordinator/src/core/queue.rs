@@ -10,14 +10,15 @@ use segue_proto::{ids::RunId, resources::GpuPreference};
 use super::{Core, Run, UnixMillis, run::FIRST_CHILD};
 use crate::spec::{BoundTask, ResourceRequest, Work};
 
-/// What one step of priority is worth in waiting. A task of priority 1 goes before one of priority 0 that is ready for
-/// less than a minute longer, and after one that waits since before that: nothing starves.
+/// What one step of priority is worth in waiting. A task of priority 1 goes before one of priority 0 whose run was let in
+/// less than a minute before its own, and after one whose run was let in earlier than that: no stream of urgent work
+/// holds the rest back for ever. A rerun waits from when it was asked for, a run of a full lane from when it got its turn.
 pub const AGEING_MS: i64 = 60_000;
 
 /// Classes that are kept without asking whether they are still needed.
 const MANY_CLASSES: usize = 1_024;
 
-/// Order of ready tasks: start of the run moved by the priority, longest remaining path, arrival of the run, index.
+/// Order of ready tasks: since when the run waits, moved by the priority; longest remaining path, arrival of the run, index.
 ///
 /// The first part ages by itself: it is a point in time, so that it never has to be computed again.
 pub(super) type ReadyKey = (i64, Reverse<u32>, u64, u32);
@@ -204,8 +205,8 @@ fn ready_key(run: &Run, arrival: u64, index: u32) -> Option<ReadyKey> {
     let node = run.node_of(index);
     let bound = run.spec.tasks.get(node)?;
     let priority = i64::from(run.priority).saturating_add(i64::from(bound.priority));
-    let created = i64::try_from(run.created_at).unwrap_or(i64::MAX);
-    let start = created.saturating_sub(priority.saturating_mul(AGEING_MS));
+    let since = i64::try_from(run.waits_since).unwrap_or(i64::MAX);
+    let start = since.saturating_sub(priority.saturating_mul(AGEING_MS));
     Some((start, Reverse(run.graph.remaining[node]), arrival, index))
 }
 

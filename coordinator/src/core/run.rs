@@ -294,6 +294,9 @@ pub struct Run {
     pub path: String,
     pub state: RunState,
     pub created_at: UnixMillis,
+    /// Since when it waits: for its turn while it is queued, for workers once it goes on. Runs stand in this order, moved
+    /// by their priority.
+    pub waits_since: UnixMillis,
     pub ended_at: UnixMillis,
     /// 0, and one more for each rerun.
     pub generation: u32,
@@ -332,6 +335,7 @@ impl Run {
             path,
             state: RunState::Running,
             created_at,
+            waits_since: created_at,
             ended_at: 0,
             generation: 0,
             priority: spec.priority,

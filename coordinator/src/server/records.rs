@@ -28,6 +28,7 @@ pub fn run_record(run: &Run) -> RunRecord {
         params: run.spec.params.clone(),
         state: run_state(run.state).into(),
         created_ms: run.created_at,
+        waits_since_ms: run.waits_since,
         ended_ms: run.ended_at,
         generation: run.generation,
         idempotency_key: run.idempotency_key.clone(),
@@ -120,6 +121,8 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
     let spec: RunSpec = serde_json::from_slice(&record.spec).map_err(|e| corrupt(&key, e.to_string()))?;
     let mut run = Run::new(*id, Arc::new(spec), record.path, record.created_ms);
     run.state = run_state_from(record.state).ok_or_else(|| corrupt(&key, "unknown state of a run".to_owned()))?;
+    // Records of before there was this field have none.
+    run.waits_since = if record.waits_since_ms == 0 { record.created_ms } else { record.waits_since_ms };
     run.ended_at = record.ended_ms;
     run.generation = record.generation;
     run.idempotency_key = record.idempotency_key;

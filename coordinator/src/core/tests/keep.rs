@@ -90,7 +90,7 @@ fn assert_same(memory: &Run, read: &Run) {
 
 fn facts(run: &Run) -> impl PartialEq + std::fmt::Debug {
     let texts = (run.path.clone(), run.idempotency_key.clone(), run.external_inputs.clone(), run.tags.clone());
-    let times = (run.created_at, run.ended_at, run.generation, run.priority);
+    let times = (run.created_at, run.waits_since, run.ended_at, run.generation, run.priority);
     (run.id, run.state, texts, times, run.no_cache)
 }
 
