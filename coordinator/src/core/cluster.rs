@@ -61,6 +61,10 @@ pub struct Core {
     pub(super) touched: BTreeSet<RunId>,
     /// Workers that have room since the last placement.
     pub(super) freed: BTreeSet<WorkerKey>,
+    /// Workers, pools or the kinds of work that are open may have changed since the last placement.
+    pub(super) stirred: bool,
+    /// First tasks that rounds of placement have looked at.
+    pub(super) looks: u64,
     /// When to look again whether work given ahead is stuck.
     pub(super) look_ahead_at: Option<UnixMillis>,
     pub(super) changed: Changed,
@@ -98,6 +102,8 @@ impl Core {
             settled: Vec::new(),
             touched: BTreeSet::new(),
             freed: BTreeSet::new(),
+            stirred: true,
+            looks: 0,
             look_ahead_at: None,
             changed: Changed::default(),
             records: Vec::new(),
@@ -146,6 +152,7 @@ impl Core {
         let wants = |node: usize| run.spec.tasks[node].resources.gpu != segue_proto::resources::GpuPreference::None;
         let gpu = (0..run.tasks.len()).filter(|&node| !run.tasks[node].state.is_terminal() && wants(node)).count();
         self.gpu_open += gpu as u64;
+        self.stirred |= gpu > 0;
         self.runs.insert(id, run);
         self.resume(id, now);
     }
@@ -155,6 +162,17 @@ impl Core {
     /// # Errors
     /// An event that no arrow allows changes nothing and is answered.
     pub fn decide(&mut self, event: Event, now: UnixMillis, past: &dyn Past) -> Result<Verdict, Refused> {
+        // What these change of the fleet may let other work in. Everything else that could shows in queue and leases.
+        self.stirred |= matches!(
+            event,
+            Event::Hello { .. }
+                | Event::LinkClosed { .. }
+                | Event::Draining { .. }
+                | Event::Drain { .. }
+                | Event::Cordon { .. }
+                | Event::Label { .. }
+                | Event::ScaleIn { .. }
+        );
         let verdict = match event {
             Event::Submit(run) => self.submit(*run, now, past),
             Event::Rerun { run, spec, plan } => self.rerun(*run, spec, &plan, now, past),
@@ -251,6 +269,7 @@ impl Core {
 
     /// Sets the slots of a pool, or forgets it. What holds slots beyond the new number keeps them until it ends.
     pub fn set_pool(&mut self, name: String, slots: Option<u32>) {
+        self.stirred = true;
         match slots {
             Some(slots) => drop(self.pools.insert(name, slots)),
             None => drop(self.pools.remove(&name)),

@@ -442,6 +442,7 @@ impl Core {
             run.open = run.open.saturating_sub(1);
             if bound.resources.gpu != GpuPreference::None {
                 self.gpu_open = self.gpu_open.saturating_sub(1);
+                self.stirred |= self.gpu_open == 0;
             }
             if !bound.flow.finally {
                 run.open_main = run.open_main.saturating_sub(1);

@@ -59,7 +59,7 @@ struct Given {
     ahead: bool,
 }
 
-/// What a round has found out about a class.
+/// What a round has found out about a shape.
 struct Seen<'a> {
     candidates: Vec<Candidate<'a>>,
     ways: Vec<Way>,
@@ -74,16 +74,21 @@ impl Core {
         Fleet { workers, free }
     }
 
-    /// Gives ready tasks to workers until nothing more fits. Called once after a batch of events.
+    /// Gives ready tasks to workers until nothing more fits. Called once after a batch of events; costs nothing where
+    /// they changed neither the queue nor what there is for it.
     pub fn place(&mut self, now: UnixMillis) {
-        for worker in std::mem::take(&mut self.freed) {
+        let freed = std::mem::take(&mut self.freed);
+        self.stirred |= !freed.is_empty() || self.queue.changed;
+        for worker in freed {
             self.promote_all(&worker);
         }
-        if !self.queue.is_empty() {
+        if self.stirred && !self.queue.is_empty() {
             for given in self.round() {
                 self.assign(given, now);
             }
         }
+        // What a round has given leaves nothing more to give.
+        (self.stirred, self.queue.changed) = (false, false);
         self.take_back_what_is_stuck(now);
     }
 
@@ -96,43 +101,50 @@ impl Core {
             return Vec::new();
         }
         let mut fleet = Fleet { free: fleet.iter().map(|worker| worker.free()).collect(), workers: fleet };
-        let mut seen: HashMap<u32, Option<Seen<'_>>> = HashMap::new();
+        let mut seen: HashMap<u64, Option<Seen<'_>>> = HashMap::new();
         let mut given = Vec::new();
-        let mut full: Vec<u32> = Vec::new();
-        // The head of each class, best first. A class whose head finds no place is left out of this round: all of its
+        let mut full: Vec<u64> = Vec::new();
+        // The head of each shape, best first. A shape whose head finds no place is left out of this round: all of its
         // tasks want the same.
-        let mut heads: BTreeSet<(ReadyKey, u32)> =
-            queue.ready.iter().filter_map(|(class, tasks)| Some((*tasks.first()?, *class))).collect();
+        let mut heads: BTreeSet<(ReadyKey, u32)> = queue.heads.values().filter_map(BTreeSet::first).copied().collect();
         while let Some((key, class)) = heads.pop_first() {
-            let Some(run) = order.get(&key.2).and_then(|id| runs.get(id)) else {
-                drop_head(queue, class, &key);
-                continue;
-            };
+            self.looks += 1;
             let Some(entry) = queue.class(class) else { continue };
-            if queue.shut(entry, pools).is_some() {
+            let shape = entry.shape;
+            let first = queue.head(shape);
+            if first != Some((key, class)) {
+                heads.extend(first); // A limit that it shares with another shape has been reached in this round.
                 continue;
             }
-            let known = seen.entry(class).or_insert_with(|| look(entry, &fleet, self.gpu_open > 0).ok());
+            let Some(run) = order.get(&key.2).and_then(|id| runs.get(id)) else {
+                queue.remove(class, &key);
+                heads.extend(queue.head(shape));
+                continue;
+            };
+            if queue.full_pool(entry, pools).is_some() {
+                continue;
+            }
+            let known = seen.entry(shape).or_insert_with(|| look(entry, &fleet, self.gpu_open > 0).ok());
             let Some(Seen { candidates, ways }) = known else { continue };
             let local = local_bytes(run, key.3);
             let bytes = |at: usize| local.get(candidates[at].key).copied().unwrap_or(0);
             let Some((at, reserved)) = placement::pick(ways, candidates, &fleet.free, bytes) else {
-                full.push(class);
+                full.push(shape);
                 continue;
             };
             fleet.free[at].take(&reserved);
+            queue.remove(class, &key);
             queue.hold(class, (run.id, key.3));
             given.push(Given { run: run.id, index: key.3, worker: candidates[at].key.clone(), reserved, ahead: false });
-            drop_head(queue, class, &key);
-            if let Some(next) = queue.ready.get(&class).and_then(BTreeSet::first) {
-                heads.insert((*next, class));
-            }
+            heads.extend(queue.head(shape));
         }
         let mut lying: Vec<usize> = fleet.workers.iter().map(|worker| worker.ahead.len()).collect();
-        for class in full {
-            let (Some(entry), Some(Some(Seen { candidates, ways }))) = (queue.class(class), seen.get(&class)) else {
+        for shape in full {
+            // What has a limit does not go ahead.
+            let Some((class, entry)) = queue.plain(shape).and_then(|class| Some((class, queue.class(class)?))) else {
                 continue;
             };
+            let Some(Some(Seen { candidates, ways })) = seen.get(&shape) else { continue };
             // By a way with a GPU an attempt would hold devices, which are chosen only where they are free.
             let without_gpu = |way: &&Way| way.needs.gpu_milli == 0 && may_go_ahead(entry);
             let Some(way) = ways.first().filter(without_gpu) else { continue };
@@ -146,10 +158,11 @@ impl Core {
             // One to each worker in turn, so that none lies idle beside a heap.
             let mut turn = 0;
             while !room.is_empty() {
-                let Some(key) = queue.ready.get(&class).and_then(|tasks| tasks.first().copied()) else { break };
+                let Some(key) = queue.first(class) else { break };
                 let Some(run) = order.get(&key.2) else { break };
                 let slot = turn % room.len();
                 let at = room[slot].0;
+                queue.remove(class, &key);
                 queue.hold(class, (*run, key.3));
                 given.push(Given {
                     run: *run,
@@ -158,7 +171,6 @@ impl Core {
                     reserved: needs.clone(),
                     ahead: true,
                 });
-                drop_head(queue, class, &key);
                 lying[at] += 1;
                 room[slot].1 -= 1;
                 if room[slot].1 == 0 {
@@ -236,6 +248,8 @@ impl Core {
     /// The worker has begun an attempt that was given ahead: from now on its amounts count.
     pub(super) fn promote(&mut self, worker: &WorkerKey, id: RunId, index: u32) {
         let Some(holder) = self.workers.get_mut(worker) else { return };
+        // Another one may be given ahead in its place.
+        self.stirred = true;
         if let Some(at) = holder.ahead.iter().position(|waiting| *waiting == (id, index)) {
             holder.ahead.remove(at);
         }
@@ -295,7 +309,7 @@ impl Core {
     /// they would only be given ahead again.
     fn stuck(&self, now: UnixMillis) -> Vec<(WorkerKey, Vec<(RunId, u32)>)> {
         let mut fleet = self.fleet();
-        let mut seen: HashMap<u32, Option<Seen<'_>>> = HashMap::new();
+        let mut seen: HashMap<u64, Option<Seen<'_>>> = HashMap::new();
         let mut stuck = Vec::new();
         let waiting = self.workers.values().filter(|worker| worker.link.is_some() && !worker.ahead.is_empty());
         for worker in waiting.filter(|worker| worker.retracted_at.saturating_add(STUCK_MS) <= now) {
@@ -306,7 +320,7 @@ impl Core {
                 let Some(class) = self.queue.class(task.class).filter(|_| !task.state.is_cancelling()) else {
                     continue;
                 };
-                let known = seen.entry(task.class).or_insert_with(|| look(class, &fleet, self.gpu_open > 0).ok());
+                let known = seen.entry(class.shape).or_insert_with(|| look(class, &fleet, self.gpu_open > 0).ok());
                 let Some(Seen { candidates, ways }) = known else { continue };
                 let Some((at, reserved)) = placement::pick(ways, candidates, &fleet.free, |_| 0) else { continue };
                 if *candidates[at].key != worker.key {
@@ -319,15 +333,6 @@ impl Core {
             }
         }
         stuck
-    }
-}
-
-fn drop_head(queue: &mut super::queue::Queue, class: u32, key: &ReadyKey) {
-    if let Some(tasks) = queue.ready.get_mut(&class) {
-        tasks.remove(key);
-        if tasks.is_empty() {
-            queue.ready.remove(&class);
-        }
     }
 }
 

@@ -179,6 +179,20 @@ fn queue(core: &Core) {
     assert_eq!(core.queue.len(), ready.len());
     assert_eq!(core.order.len(), core.arrival.len());
     assert!(core.queue.ready.values().all(|tasks| !tasks.is_empty()));
+    let classes = core.queue.ready.iter().map(|(class, tasks)| (*class, core.queue.class(*class).unwrap(), tasks));
+    let mut heads: BTreeMap<u64, BTreeSet<_>> = BTreeMap::new();
+    let mut limited: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for (id, class, tasks) in classes {
+        let used = |key: &str| core.queue.limit_use.get(key).map_or(0, BTreeSet::len);
+        if class.limit.as_ref().is_none_or(|(key, max)| used(key) < *max as usize) {
+            heads.entry(class.shape).or_default().insert((*tasks.first().unwrap(), id));
+        }
+        if let Some((key, _)) = &class.limit {
+            limited.entry(key.clone()).or_default().insert(id);
+        }
+    }
+    assert_eq!(core.queue.heads, heads, "first tasks of classes whose limit lets one more in");
+    assert_eq!(core.queue.limited.clone().into_iter().collect::<BTreeMap<_, _>>(), limited, "classes of limits");
 }
 
 /// Slots are held by live attempts, and no more than there are.
