@@ -63,6 +63,8 @@ pub struct Core {
     pub(super) freed: BTreeSet<WorkerKey>,
     /// Workers, pools or the kinds of work that are open may have changed since the last placement.
     pub(super) stirred: bool,
+    /// What overdue tasks have been promised.
+    pub(super) kept: super::Kept,
     /// First tasks that rounds of placement have looked at.
     pub(super) looks: u64,
     /// When to look again whether work given ahead is stuck.
@@ -103,6 +105,7 @@ impl Core {
             touched: BTreeSet::new(),
             freed: BTreeSet::new(),
             stirred: true,
+            kept: super::Kept::default(),
             looks: 0,
             look_ahead_at: None,
             changed: Changed::default(),

@@ -160,6 +160,8 @@ impl Core {
                 if std::mem::replace(&mut live.cancelling, true) {
                     return;
                 }
+                // Whatever was kept for it is free.
+                self.stirred = true;
                 let worker = live.worker.clone();
                 if let Some(token) = token {
                     self.send(&worker, Command::Cancel { token });

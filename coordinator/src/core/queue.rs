@@ -7,12 +7,13 @@ use std::{
 
 use segue_proto::{ids::RunId, resources::GpuPreference};
 
-use super::{Core, Run, UnixMillis, run::FIRST_CHILD};
+use super::{Core, Kept, Run, UnixMillis, kept, run::FIRST_CHILD};
 use crate::spec::{BoundTask, ResourceRequest, Work};
 
 /// What one step of priority is worth in waiting. A task of priority 1 goes before one of priority 0 whose run was let in
 /// less than a minute before its own, and after one whose run was let in earlier than that: no stream of urgent work
 /// holds the rest back for ever. A rerun waits from when it was asked for, a run of a full lane from when it got its turn.
+/// What needs more than is ever free at a time is another matter: see [`Kept`].
 pub const AGEING_MS: i64 = 60_000;
 
 /// Classes that are kept without asking whether they are still needed.
@@ -45,6 +46,11 @@ impl Class {
     #[must_use]
     pub fn wants_gpu(&self) -> bool {
         self.request.gpu != GpuPreference::None
+    }
+
+    /// Says whether its pools let one of its tasks in when nobody else holds slots.
+    pub(super) fn pools_could(&self, pools: &BTreeMap<String, u32>) -> bool {
+        self.pools.iter().all(|(name, wanted)| pools.get(name).is_some_and(|slots| wanted <= slots))
     }
 }
 
@@ -245,12 +251,32 @@ impl Queue {
     pub(super) fn full_pool(&self, class: &Class, pools: &BTreeMap<String, u32>) -> Option<Shut> {
         for (name, wanted) in &class.pools {
             let Some(&slots) = pools.get(name) else { return Some(Shut::NoPool(name.clone())) };
-            let used = self.pool_use.get(name).map_or(0, |holders| holders.values().sum());
+            let used = self.pool_used(name);
             if wanted.saturating_add(used) > slots {
                 return Some(Shut::Pool { name: name.clone(), slots, used });
             }
         }
         None
+    }
+
+    /// Says from which pool slots are kept that a task of a class would take, for one that stands before it.
+    pub(super) fn kept_pool<'a>(
+        &self,
+        class: &'a Class,
+        place: &ReadyKey,
+        kept: &Kept,
+        pools: &BTreeMap<String, u32>,
+    ) -> Option<&'a str> {
+        class.pools.iter().map(|(name, wanted)| (name.as_str(), wanted)).find_map(|(name, wanted)| {
+            let slots = kept.slots(name, place);
+            let taken = self.pool_used(name).saturating_add(slots).saturating_add(*wanted);
+            (slots > 0 && pools.get(name).is_none_or(|all| taken > *all)).then_some(name)
+        })
+    }
+
+    /// Adds up the slots of a pool that live attempts hold.
+    pub(super) fn pool_used(&self, name: &str) -> u32 {
+        self.pool_use.get(name).map_or(0, |holders| holders.values().sum())
     }
 
     /// Notes that a live attempt of a class holds its slots.
@@ -386,6 +412,12 @@ impl Core {
     #[must_use]
     pub const fn class_of(&self, task: &super::Task) -> u32 {
         task.class
+    }
+
+    /// Gives the place of a task in the queue; the last one to what is not in memory.
+    pub(super) fn place_of(&self, run: &Run, index: u32) -> ReadyKey {
+        let arrival = self.arrival.get(&run.id);
+        arrival.and_then(|arrival| ready_key(run, *arrival, index)).unwrap_or(kept::LAST)
     }
 
     /// Gives the ready queue.

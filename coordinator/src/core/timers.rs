@@ -70,6 +70,7 @@ impl Core {
     /// Gives the next time at which a tick may change something.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<UnixMillis> {
-        self.timers.first().map(|(at, ..)| *at).into_iter().chain(self.look_ahead_at).min()
+        let timer = self.timers.first().map(|(at, ..)| *at);
+        timer.into_iter().chain(self.look_ahead_at).chain(self.kept.next_at).min()
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn could_take(worker: &Worker, work: &Work, request: &ResourceRequest
 #[must_use]
 pub fn held_back(core: &Core, task: &BoundTask, why: Unplaced) -> Option<Reason> {
     const NAMED: usize = 4;
-    if why == Unplaced::Busy {
+    if matches!(why, Unplaced::Busy | Unplaced::Kept) {
         return None;
     }
     let back: Vec<&Worker> = core

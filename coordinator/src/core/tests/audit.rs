@@ -10,7 +10,8 @@ use segue_proto::{
 use super::support::Bench;
 use crate::{
     core::{
-        Core, FIRST_CHILD, Run, RunState, Task, TaskState, explain, place,
+        Core, FIRST_CHILD, OVERDUE_MS, Run, RunState, Task, TaskState, Worker, explain, kept, placement,
+        queue::ReadyKey,
         run::{UNQUEUED, count},
     },
     spec::RunIf,
@@ -34,8 +35,15 @@ impl Bench {
         timers(core);
         admission(core);
         if self.looks_closely {
-            reasons(core);
+            reasons(core, self.now);
         }
+    }
+}
+
+impl Bench {
+    /// Checks that whatever waits can say why, and waits for a reason.
+    pub fn check_reasons(&self) {
+        reasons(&self.core, self.now);
     }
 }
 
@@ -266,8 +274,29 @@ fn admission(core: &Core) {
     }
 }
 
-/// Everything that is not going can say why; and what could be given to a worker has been.
-fn reasons(core: &Core) {
+/// Says whether a task would find room if nothing were kept for others.
+fn fits_somewhere(core: &Core, run: &Run, index: u32) -> bool {
+    let (fleet, bound) = (core.fleet(), run.bound(index).unwrap());
+    let candidates = fleet.candidates(&bound.work);
+    placement::choose(&bound.resources, &candidates, &fleet.free, core.gpu_work_open()).is_ok()
+}
+
+/// Gives the place in the queue of the first task that has waited too long, whatever for.
+fn first_overdue(core: &Core, now: u64) -> Option<ReadyKey> {
+    let ready = |run: &Run| {
+        let ready = all(run).filter(|(_, task)| task.state == TaskState::Ready && !task.is_held());
+        let overdue = ready.filter(|(_, task)| task.ready_at + OVERDUE_MS <= now);
+        overdue.map(|(index, _)| core.place_of(run, index)).min()
+    };
+    let ahead = |worker: &Worker| kept::oldest_ahead(&core.runs, worker).filter(|(_, since)| since + OVERDUE_MS <= now);
+    let ahead = core.workers().find_map(ahead).map(|_| kept::FIRST);
+    ahead.or_else(|| core.runs().filter_map(ready).min())
+}
+
+/// Everything that is not going can say why; and what could be given to a worker has been, unless what has waited too
+/// long comes before it.
+fn reasons(core: &Core, now: u64) {
+    let first_overdue = first_overdue(core, now);
     for run in core.runs() {
         for (index, task) in all(run).filter(|(_, task)| !task.state.is_terminal()) {
             let runs = task.state.live().is_some_and(|live| live.started && !live.cancelling);
@@ -279,7 +308,9 @@ fn reasons(core: &Core) {
                 assert_ne!(reason.code, "ready", "{} was not given out", run.name_of(index).unwrap());
                 let class = core.queue.class(task.class).unwrap();
                 let open = core.queue.shut(class, &core.pools).is_none();
-                assert!(!open || place::try_place(core, run, index).is_err(), "work lies idle");
+                let fits = open && fits_somewhere(core, run, index);
+                let may_wait = first_overdue.is_some_and(|first| first < core.place_of(run, index));
+                assert!(!fits || may_wait, "work lies idle, and nothing before it is overdue");
             }
             if index >= FIRST_CHILD && task.is_held() {
                 assert_eq!(reason.code, "max_parallel");
