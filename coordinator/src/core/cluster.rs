@@ -1,6 +1,6 @@
 //! The whole state that decisions are made from, and the function that makes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use segue_proto::ids::RunId;
 
@@ -59,6 +59,8 @@ pub struct Core {
     pub(super) settled: Vec<Settled>,
     /// Runs that may have ended; empty between two decisions.
     pub(super) touched: BTreeSet<RunId>,
+    /// Fan-outs with children that have not begun, in the order of their turns.
+    pub(super) expanding: VecDeque<(RunId, u32)>,
     /// Workers that have room since the last placement.
     pub(super) freed: BTreeSet<WorkerKey>,
     /// Workers, pools or the kinds of work that are open may have changed since the last placement.
@@ -103,6 +105,7 @@ impl Core {
             gpu_open: 0,
             settled: Vec::new(),
             touched: BTreeSet::new(),
+            expanding: VecDeque::new(),
             freed: BTreeSet::new(),
             stirred: true,
             kept: super::Kept::default(),
@@ -203,6 +206,7 @@ impl Core {
             Event::Sensed { run, task, since, seen } => self.sensed(run, task, since, seen, now),
             Event::Tick => {
                 self.tick(now);
+                self.begin_more_children(now, past);
                 Ok(Verdict::Done)
             }
         };

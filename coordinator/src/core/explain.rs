@@ -71,6 +71,9 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             Reason::new("starting", format!("worker `{}` has it and fetches its inputs", live.worker.name))
         }
         _ if run.state == RunState::Queued => return explain_run(core, run),
+        TaskState::Waiting { .. } if index >= FIRST_CHILD => {
+            Reason::new("expanding", format!("the children of `{}` begin some at a time, in their order", bound.name))
+        }
         TaskState::Waiting { .. } => {
             let open = names(&|state| !state.is_terminal());
             if open.is_empty() && bound.flow.finally {

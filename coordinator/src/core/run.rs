@@ -222,6 +222,9 @@ pub struct Task {
     /// When it could first have been placed, or its sensor began to look.
     pub ready_at: UnixMillis,
     pub ended_at: UnixMillis,
+    /// Of an expanded fan-out: the first of its children that has not begun, by index; they begin in this order, some at a
+    /// time. 0: all have.
+    pub next_child: u32,
     pub progress: Option<Box<Progress>>,
 }
 
@@ -242,6 +245,7 @@ impl Task {
             inline: BTreeMap::new(),
             ready_at: 0,
             ended_at: 0,
+            next_child: 0,
             progress: None,
         }
     }

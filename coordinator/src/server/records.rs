@@ -56,6 +56,7 @@ pub fn task_record(task: &Task) -> TaskRecord {
         ended_ms: task.ended_at,
         ready_ms: task.ready_at,
         forced: task.forced,
+        next_child: task.next_child,
         last: task.attempts.last().map(attempt_record),
         inline_json: inline_json(&task.inline),
         ..TaskRecord::default()
@@ -208,6 +209,7 @@ fn task_from(record: TaskRecord, mut attempts: Vec<Attempt>) -> Result<Task, Bad
     task.ready_at = record.ready_ms;
     task.ended_at = record.ended_ms;
     task.forced = record.forced;
+    task.next_child = record.next_child;
     Ok(task)
 }
 

@@ -80,7 +80,12 @@ fn fan_outs(run: &Run) {
             assert_eq!(item.ordinal as usize, ordinal);
             assert_eq!(group.find(item.key.as_str()), Some(member), "a child is found by its key");
         }
-        let expanded = run.tasks[*node as usize].state == TaskState::Expanded;
+        let task = &run.tasks[*node as usize];
+        let expanded = task.state == TaskState::Expanded;
+        assert!(expanded || task.next_child == 0, "{node} has ended, and would begin more children");
+        let mut waiting =
+            group.members.iter().filter(|&&m| matches!(run.task(m).unwrap().state, TaskState::Waiting { .. }));
+        assert!(waiting.all(|&member| task.next_child > 0 && member >= task.next_child), "a child never begins");
         assert!(expanded || group.open == 0, "children of {node} are open after it has ended");
         assert!(!expanded || group.open > 0, "{node} goes on without children");
         let members = || group.members.iter().map(|&member| run.task(member).unwrap());

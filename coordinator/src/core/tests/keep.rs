@@ -107,7 +107,7 @@ fn outline(task: &Task) -> impl PartialEq + std::fmt::Debug {
         state => (state.clone(), None),
     };
     let waits = matches!(task.state, TaskState::Backoff { .. } | TaskState::Sensing { .. } | TaskState::Live(_));
-    (state, task.tries, task.forced, task.cached, task.ended_at, if waits { task.ready_at } else { 0 })
+    (state, task.tries, task.forced, task.cached, task.next_child, task.ended_at, if waits { task.ready_at } else { 0 })
 }
 
 fn attempts(task: &Task) -> Vec<Attempt> {
