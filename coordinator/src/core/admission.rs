@@ -13,7 +13,7 @@ use crate::spec::OnFull;
 /// Runs that count together: pipeline and key.
 pub(super) type Lane = (String, String);
 
-/// Order in a lane: larger priority, then older.
+/// Order in a lane: larger priority, then who waits for longer.
 pub(super) type Turn = (Reverse<i32>, UnixMillis, RunId);
 
 /// Who goes and who waits, by lane.
@@ -32,7 +32,7 @@ fn lane(run: &Run) -> Option<(Lane, u32, OnFull)> {
 }
 
 const fn turn(run: &Run) -> Turn {
-    (Reverse(run.priority), run.created_at, run.id)
+    (Reverse(run.priority), run.waits_since, run.id)
 }
 
 impl Admission {
@@ -169,6 +169,8 @@ impl Core {
         while let Some(next) = self.admission.next(&free, |id| max(&self.runs, id)) {
             if let Some(run) = self.runs.get_mut(&next) {
                 run.state = RunState::Running;
+                // What it waited for until now was no worker.
+                run.waits_since = now;
             }
             self.changed.runs.insert(next);
             self.watchers(next);

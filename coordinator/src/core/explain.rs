@@ -1,6 +1,6 @@
 //! Why a run or a task is not going, by code.
 
-use super::{Core, Run, RunState, Shut, TaskState, fleet, place, placement, run::FIRST_CHILD};
+use super::{Core, OVERDUE_MS, Run, RunState, Shut, TaskState, fleet, place, placement, run::FIRST_CHILD};
 use crate::spec::{RunIf, Work};
 
 /// Names that one sentence lists; more are counted.
@@ -71,6 +71,9 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             Reason::new("starting", format!("worker `{}` has it and fetches its inputs", live.worker.name))
         }
         _ if run.state == RunState::Queued => return explain_run(core, run),
+        TaskState::Waiting { .. } if index >= FIRST_CHILD => {
+            Reason::new("expanding", format!("the children of `{}` begin some at a time, in their order", bound.name))
+        }
         TaskState::Waiting { .. } => {
             let open = names(&|state| !state.is_terminal());
             if open.is_empty() && bound.flow.finally {
@@ -146,6 +149,18 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
     if let Some(shut) = core.queue.class(entry.class).and_then(|class| core.queue.shut(class, &core.pools)) {
         return gate(core, &shut);
     }
+    let place = core.place_of(run, index);
+    if let Some(pool) =
+        core.queue.class(entry.class).and_then(|class| core.queue.kept_pool(class, &place, &core.kept, &core.pools))
+    {
+        let keeper = core.kept.keeper_of_pool(pool, &place).map(|keeper| named(core, keeper.run, keeper.index));
+        let used = core.queue.pool_used(pool);
+        return kept_for(
+            "pool_kept",
+            &format!("of pool `{pool}` {used} slots are held, and others are kept"),
+            &keeper.unwrap_or_default(),
+        );
+    }
     let placed = place::try_place(core, run, index);
     if let Some(reason) = placed.as_ref().err().and_then(|why| fleet::held_back(core, bound, *why)) {
         return reason;
@@ -178,20 +193,38 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
             Reason::new("no_worker_fits", format!("no connected worker has {}", amounts(bound)))
                 .hint("ask for less in `resources`, or add a larger worker")
         }
-        Err(placement::Unplaced::Busy) => Reason::new(
-            "workers_busy",
-            format!("{} worker(s) connected, none has {} free now", place::takers(core), amounts(bound)),
-        ),
+        Err(placement::Unplaced::Busy) => {
+            let busy = format!("{} worker(s) connected, none has {} free now", place::takers(core), amounts(bound));
+            let kept = core.kept.worker_for(run.id, index);
+            let then = kept.map(|worker| {
+                let name = &worker.name;
+                format!("; `{name}` begins nothing that would take its room, until there is enough for one of these")
+            });
+            Reason::new("workers_busy", busy + &then.unwrap_or_default())
+        }
+        Err(placement::Unplaced::Kept) => {
+            let keeper = core.workers().find_map(|worker| core.kept.keeper_of_worker(&worker.key, &place));
+            let keeper = keeper.map(|keeper| named(core, keeper.run, keeper.index)).unwrap_or_default();
+            kept_for("room_kept", "what the workers have free is kept", &keeper)
+        }
     }
 }
 
+/// Says that something is kept for a task that has waited too long.
+fn kept_for(code: &'static str, what: &str, keeper: &str) -> Reason {
+    let minutes = OVERDUE_MS / 60_000;
+    Reason::new(code, format!("{what} for {keeper}, which comes first and has waited for more than {minutes} min"))
+        .hint("it goes on when that one has begun; `priority` says what comes first")
+}
+
+fn named(core: &Core, run: segue_proto::ids::RunId, index: u32) -> String {
+    let name = core.run(&run).and_then(|run| run.name_of(index)).map(|name| name.to_string());
+    format!("{} of {run}", name.unwrap_or_default())
+}
+
 fn gate(core: &Core, shut: &Shut) -> Reason {
-    let holders = |held: Vec<(segue_proto::ids::RunId, u32)>| {
-        list(held.into_iter().map(|(run, index)| {
-            let name = core.run(&run).and_then(|run| run.name_of(index)).map(|name| name.to_string());
-            format!("{} of {run}", name.unwrap_or_default())
-        }))
-    };
+    let holders =
+        |held: Vec<(segue_proto::ids::RunId, u32)>| list(held.into_iter().map(|(run, index)| named(core, run, index)));
     match shut {
         Shut::NoPool(name) => Reason::new("no_pool", format!("there is no pool `{name}`"))
             .hint(format!("make it: segue pools set {name} SLOTS")),

@@ -51,6 +51,7 @@ impl Core {
         }
         run.spec = spec;
         run.generation += 1;
+        run.waits_since = now;
         run.ended_at = 0;
         run.revision += 1;
         // A version may have brought new tasks; those that it dropped keep their place and have no say.
@@ -162,6 +163,8 @@ impl Core {
                 if std::mem::replace(&mut live.cancelling, true) {
                     return;
                 }
+                // Whatever was kept for it is free.
+                self.stirred = true;
                 let worker = live.worker.clone();
                 if let Some(token) = token {
                     self.send(&worker, Command::Cancel { token });

@@ -26,17 +26,38 @@ pub(super) enum Rule {
     Cancel,
 }
 
+/// What has happened since the rule of a task was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Anything: its run starts, or is taken from the store.
+    Any,
+    /// This need has ended.
+    Ended(u32),
+    /// Everything in the run that is not `finally` has ended.
+    AllElse,
+}
+
 /// Applies the rule of a task of the spec.
 ///
 /// A rule is decided once all needs have ended, so that the outcome does not depend on their order; a failed need that
 /// must succeed is the one thing that cannot get better, and is decided at once. A cancelled run begins nothing but
 /// what runs `always` or `finally`.
-pub(super) fn rule(run: &Run, node: usize) -> Rule {
+///
+/// While needs are left it costs one look at the need that has ended, so that an end costs as many steps as there are
+/// tasks behind it, however many there are beside it.
+pub(super) fn rule(run: &Run, node: usize, news: News) -> Rule {
     let TaskState::Waiting { needs_left } = run.tasks[node].state else { return Rule::Wait };
     let flow = &run.spec.tasks[node].flow;
     let states = || run.graph.needs[node].iter().map(|&need| &run.tasks[need as usize].state);
-    if flow.run_if == RunIf::AllSucceeded && states().any(TaskState::is_failure) {
-        return Rule::UpstreamFailed;
+    if flow.run_if == RunIf::AllSucceeded {
+        let failed = match news {
+            News::Ended(need) if needs_left > 0 => run.tasks[need as usize].state.is_failure(),
+            News::AllElse if needs_left > 0 => false,
+            News::Any | News::Ended(_) | News::AllElse => states().any(TaskState::is_failure),
+        };
+        if failed {
+            return Rule::UpstreamFailed;
+        }
     }
     if needs_left > 0 {
         return Rule::Wait;

@@ -222,6 +222,9 @@ pub struct Task {
     /// When it could first have been placed, or its sensor began to look.
     pub ready_at: UnixMillis,
     pub ended_at: UnixMillis,
+    /// Of an expanded fan-out: the first of its children that has not begun, by index; they begin in this order, some at a
+    /// time. 0: all have.
+    pub next_child: u32,
     pub progress: Option<Box<Progress>>,
 }
 
@@ -242,6 +245,7 @@ impl Task {
             inline: BTreeMap::new(),
             ready_at: 0,
             ended_at: 0,
+            next_child: 0,
             progress: None,
         }
     }
@@ -294,6 +298,9 @@ pub struct Run {
     pub path: String,
     pub state: RunState,
     pub created_at: UnixMillis,
+    /// Since when it waits: for its turn while it is queued, for workers once it goes on. Runs stand in this order, moved
+    /// by their priority.
+    pub waits_since: UnixMillis,
     pub ended_at: UnixMillis,
     /// 0, and one more for each rerun.
     pub generation: u32,
@@ -332,6 +339,7 @@ impl Run {
             path,
             state: RunState::Running,
             created_at,
+            waits_since: created_at,
             ended_at: 0,
             generation: 0,
             priority: spec.priority,

@@ -67,9 +67,13 @@ impl Core {
         }
     }
 
-    /// Gives the next time at which a tick may change something.
+    /// Gives the next time at which a tick may change something; 0 where it would at once.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<UnixMillis> {
-        self.timers.first().map(|(at, ..)| *at).into_iter().chain(self.look_ahead_at).min()
+        if !self.expanding.is_empty() {
+            return Some(0);
+        }
+        let timer = self.timers.first().map(|(at, ..)| *at);
+        timer.into_iter().chain(self.look_ahead_at).chain(self.kept.next_at).min()
     }
 }

@@ -14,6 +14,7 @@ mod keep;
 mod leases;
 mod life;
 mod model;
+mod overdue;
 mod placement;
 mod rerun;
 mod scale_in;
