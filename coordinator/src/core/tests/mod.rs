@@ -18,5 +18,5 @@ mod placement;
 mod rerun;
 mod scale_in;
 mod sim;
-mod support;
+pub(crate) mod support;
 mod waits;
