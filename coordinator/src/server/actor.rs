@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
+    active::Active,
     error::Error,
     feed::Feed,
     metrics::Timings,
@@ -252,6 +253,7 @@ pub struct Actor {
     past: StorePast,
     facts: WelcomeFacts,
     feed: Feed,
+    active: Active,
     inbox: mpsc::Receiver<Message>,
     changes: broadcast::Sender<RunId>,
     links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
@@ -291,6 +293,7 @@ impl Actor {
                 past,
                 facts,
                 feed,
+                active: Active::default(),
                 inbox,
                 changes,
                 links: HashMap::new(),
@@ -301,6 +304,13 @@ impl Actor {
             },
             handle,
         )
+    }
+
+    /// Takes the rows of the index of active runs that are in the store.
+    #[must_use]
+    pub(super) fn indexing(mut self, active: Active) -> Self {
+        self.active = active;
+        self
     }
 
     /// Runs until it is stopped or the store fails. A failed commit ends it: memory is ahead of the disk then, and a
@@ -539,6 +549,7 @@ impl Actor {
         for id in &dirty.runs {
             if let Some(run) = self.core.run(id) {
                 batch.put(&Key::Run(*id), &records::run_record(run));
+                self.active.note(run, &mut batch);
             }
         }
         for (id, task) in &dirty.tasks {
