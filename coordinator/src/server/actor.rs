@@ -23,7 +23,9 @@ use super::{
     feed::Feed,
     metrics::Timings,
     probes::{Look, Probes},
+    produce::{self, Made},
     records,
+    reread::Rereads,
     wire::{self, WelcomeFacts},
 };
 use crate::{
@@ -254,6 +256,7 @@ pub struct Actor {
     facts: WelcomeFacts,
     feed: Feed,
     active: Active,
+    rereads: Option<Rereads>,
     inbox: mpsc::Receiver<Message>,
     changes: broadcast::Sender<RunId>,
     links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
@@ -294,6 +297,7 @@ impl Actor {
                 facts,
                 feed,
                 active: Active::default(),
+                rereads: None,
                 inbox,
                 changes,
                 links: HashMap::new(),
@@ -310,6 +314,13 @@ impl Actor {
     #[must_use]
     pub(super) fn indexing(mut self, active: Active) -> Self {
         self.active = active;
+        self
+    }
+
+    /// Has external inputs digested again before results are cached that were made from them.
+    #[must_use]
+    pub(super) fn rereading(mut self, rereads: Rereads) -> Self {
+        self.rereads = Some(rereads);
         self
     }
 
@@ -473,7 +484,7 @@ impl Actor {
         let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
         let outcome = match outcome {
             Outcome::Success { outputs, models, metrics_json, inline } if !models.is_empty() => {
-                match super::produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
+                match produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
                     Ok(()) => Outcome::Success { outputs, models, metrics_json, inline },
                     Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
                 }
@@ -569,9 +580,14 @@ impl Actor {
                 batch.put(&key, &records::attempt_record(attempt));
             }
         }
+        let mut made = Made::default();
         for record in &dirty.records {
-            super::produce::add(record, &self.core, &*self.past.store, &mut batch, now)?;
+            if self.rereads.is_some() {
+                made.checks.note(record, &self.core);
+            }
+            produce::add(record, &self.core, &*self.past.store, &mut batch, &mut made, now)?;
         }
+        let checks = made.write(&mut batch);
         self.feed.add(&dirty, &self.core, &mut batch, now);
         if batch.is_empty() {
             return Ok(());
@@ -581,6 +597,9 @@ impl Actor {
         self.timings.commit.observe(begun.elapsed().as_secs_f64());
         committed?;
         self.feed.flushed();
+        if let Some(rereads) = &self.rereads {
+            rereads.look(checks);
+        }
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod plan;
 pub mod probes;
 mod produce;
 pub mod records;
+mod reread;
 pub mod schedules;
 #[cfg(test)]
 mod start_tests;
@@ -124,7 +125,10 @@ impl Coordinator {
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
         let (probes, looks) = probes::Probes::channel();
         let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, feed, stop.clone());
-        let actor = actor.indexing(active);
+        let (rereads, checks) = reread::Rereads::channel();
+        let unsettled = rereads.unsettled();
+        let actor = actor.indexing(active).rereading(rereads);
+        let rereader = reread::run(checks, committer.clone());
         let looker = probes::run(looks, handle.clone(), Arc::clone(&store), clock, stop.clone());
         let shared = Shared {
             handle,
@@ -140,9 +144,11 @@ impl Coordinator {
             started_ms: clock.now(),
             stop: stop.clone(),
             feed: ends,
+            unsettled,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
+        tasks.spawn(rereader);
         let actor = tokio::spawn(actor.run());
         let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
         tasks.spawn(schedules.clone().run());

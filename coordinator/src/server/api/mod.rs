@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     actor::{Clock, Handle},
     feed::Ends,
+    reread::Unsettled,
 };
 use crate::{
     blobs::BlobStore,
@@ -46,6 +47,8 @@ pub struct Shared {
     pub started_ms: u64,
     pub stop: CancellationToken,
     pub feed: Ends,
+    /// External inputs that are being digested again.
+    pub(crate) unsettled: Unsettled,
 }
 
 impl Shared {

@@ -83,6 +83,7 @@ impl Runs {
         let spec = Arc::new(spec);
         external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
+        self.0.unsettled.settled(external_inputs.keys()).await;
         let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
         run.no_cache = request.no_cache;
@@ -309,6 +310,7 @@ impl RunService for Runs {
             Ok(compiled) => {
                 let spec = Arc::new(compiled.spec);
                 let external_inputs = external::digests(&spec).await;
+                self.0.unsettled.settled(external_inputs.keys()).await;
                 let tasks = plan::tasks(&self.0, Arc::clone(&spec), external_inputs, request.no_cache).await?;
                 v1::PlanResponse { diagnostics: compiled.warnings, tasks, version: spec.version.clone() }
             }
