@@ -110,6 +110,7 @@ async fn lineage(digest: String, client: &Client, out: &mut Printer) -> Result<E
             json!({
                 "depth": node.depth, "artifact": node.artifact.as_ref().map(value), "work": node.work,
                 "inputs": format::named_artifacts(&node.inputs), "external_inputs": node.external_inputs,
+                "changed_inputs": node.changed_inputs,
             })
         })
         .collect();
@@ -121,7 +122,16 @@ async fn lineage(digest: String, client: &Client, out: &mut Printer) -> Result<E
             let external: Vec<String> = node
                 .external_inputs
                 .iter()
-                .map(|(name, digest)| format!("{name} {}", digest.get(..12).unwrap_or(digest)))
+                .map(|(name, digest)| {
+                    let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
+                    match node.changed_inputs.get(name).map(String::as_str) {
+                        None => format!("{name} {}", short(digest)),
+                        Some("") => format!("{name} {} (changed before the task ended, and gone since)", short(digest)),
+                        Some(after) => {
+                            format!("{name} {} (changed before the task ended: {})", short(digest), short(after))
+                        }
+                    }
+                })
                 .collect();
             rows.row([
                 format!("{}{}.{}", "  ".repeat(node.depth as usize), view.task, view.output),

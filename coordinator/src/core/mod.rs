@@ -26,7 +26,7 @@ mod timers;
 mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cluster::{Config, Core, Dirty};
 pub use event::{CachedResult, Command, Effect, Event, Held, Outcome, Past, Record, Refused, Sight, Verdict};

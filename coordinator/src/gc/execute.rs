@@ -137,7 +137,8 @@ async fn erase(shared: &Shared, run: &RunId) -> Result<(), Error> {
 /// Gives keys of what is left of a run: fewer than a batch only if they are all.
 fn left_of(store: &dyn Store, run: &RunId) -> Result<Vec<Vec<u8>>, StoreError> {
     let mut keys = Vec::new();
-    for start in [prefix::tasks(run), prefix::attempts(run), prefix::produced(run), prefix::expansions(run)] {
+    let kinds = [prefix::tasks, prefix::attempts, prefix::produced, prefix::expansions, prefix::changed_inputs];
+    for start in kinds.map(|of| of(run)) {
         let rows = store.scan(&start, None, BATCH - keys.len())?;
         keys.extend(rows.into_iter().map(|(key, _)| key));
     }

@@ -19,12 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
+    active::Active,
     error::Error,
     feed::Feed,
     metrics::Timings,
     outbox::{Outbox, TooLarge},
     probes::{Look, Probes},
+    produce::{self, Made},
     records,
+    reread::Rereads,
     wire::{self, WelcomeFacts},
 };
 use crate::{
@@ -254,6 +257,8 @@ pub struct Actor {
     past: StorePast,
     facts: WelcomeFacts,
     feed: Feed,
+    active: Active,
+    rereads: Option<Rereads>,
     inbox: mpsc::Receiver<Message>,
     changes: broadcast::Sender<RunId>,
     links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
@@ -293,6 +298,8 @@ impl Actor {
                 past,
                 facts,
                 feed,
+                active: Active::default(),
+                rereads: None,
                 inbox,
                 changes,
                 links: HashMap::new(),
@@ -303,6 +310,20 @@ impl Actor {
             },
             handle,
         )
+    }
+
+    /// Takes the rows of the index of active runs that are in the store.
+    #[must_use]
+    pub(super) fn indexing(mut self, active: Active) -> Self {
+        self.active = active;
+        self
+    }
+
+    /// Has external inputs digested again before results are cached that were made from them.
+    #[must_use]
+    pub(super) fn rereading(mut self, rereads: Rereads) -> Self {
+        self.rereads = Some(rereads);
+        self
     }
 
     /// Runs until it is stopped or the store fails. A failed commit ends it: memory is ahead of the disk then, and a
@@ -465,7 +486,7 @@ impl Actor {
         let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
         let outcome = match outcome {
             Outcome::Success { outputs, models, metrics_json, inline } if !models.is_empty() => {
-                match super::produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
+                match produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
                     Ok(()) => Outcome::Success { outputs, models, metrics_json, inline },
                     Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
                 }
@@ -541,6 +562,7 @@ impl Actor {
         for id in &dirty.runs {
             if let Some(run) = self.core.run(id) {
                 batch.put(&Key::Run(*id), &records::run_record(run));
+                self.active.note(run, &mut batch);
             }
         }
         for (id, task) in &dirty.tasks {
@@ -560,9 +582,14 @@ impl Actor {
                 batch.put(&key, &records::attempt_record(attempt));
             }
         }
+        let mut made = Made::default();
         for record in &dirty.records {
-            super::produce::add(record, &self.core, &*self.past.store, &mut batch, now)?;
+            if self.rereads.is_some() {
+                made.checks.note(record, &self.core);
+            }
+            produce::add(record, &self.core, &*self.past.store, &mut batch, &mut made, now)?;
         }
+        let checks = made.write(&mut batch);
         self.feed.add(&dirty, &self.core, &mut batch, now);
         if batch.is_empty() {
             return Ok(());
@@ -572,6 +599,9 @@ impl Actor {
         self.timings.commit.observe(begun.elapsed().as_secs_f64());
         committed?;
         self.feed.flushed();
+        if let Some(rereads) = &self.rereads {
+            rereads.look(checks);
+        }
         Ok(())
     }
 

@@ -59,17 +59,36 @@ pub fn of_task(run: &Run, task: u32, param: &str) -> Option<String> {
     run.external_inputs.get(place).cloned()
 }
 
-async fn digest(place: &str) -> io::Result<Digest> {
+/// Says whether a place is a file that was uploaded with the submission: its digest is its name.
+#[must_use]
+pub fn is_upload(place: &str) -> bool {
+    place.starts_with("blob:")
+}
+
+/// Gives the path of a place on a local disk.
+#[must_use]
+pub fn local_path(place: &str) -> Option<PathBuf> {
+    match Url::parse(place) {
+        Ok(url) if url.scheme() == "file" => url.to_file_path().ok(),
+        _ if is_upload(place) || place.contains("://") => None,
+        _ => Some(PathBuf::from(place)),
+    }
+}
+
+/// Digests what a place has now.
+///
+/// # Errors
+/// It cannot be read from here.
+pub async fn digest(place: &str) -> io::Result<Digest> {
     if let Some(hex) = place.strip_prefix("blob:") {
         return hex.parse().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e));
     }
+    if let Some(path) = local_path(place) {
+        return local(path).await;
+    }
     match Url::parse(place) {
-        Ok(url) if url.scheme() == "file" => {
-            let path = url.to_file_path().map_err(|()| io::Error::from(io::ErrorKind::InvalidInput))?;
-            local(path).await
-        }
-        Ok(url) if place.contains("://") => remote(&url).await,
-        _ => local(PathBuf::from(place)).await,
+        Ok(url) if url.scheme() != "file" => remote(&url).await,
+        _ => Err(io::Error::from(io::ErrorKind::InvalidInput)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The shell: an actor around the core, gRPC handlers, HTTP for health and metrics.
 
+mod active;
 pub mod actor;
 pub mod api;
 mod deliver;
@@ -22,7 +23,10 @@ mod plan;
 pub mod probes;
 mod produce;
 pub mod records;
+mod reread;
 pub mod schedules;
+#[cfg(test)]
+mod start_tests;
 mod text_diff;
 pub mod views;
 pub mod wire;
@@ -37,7 +41,7 @@ use std::{
 pub use error::Error;
 use segue_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
-    store::v1::RunRecord, v1,
+    v1,
 };
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
@@ -46,6 +50,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tracing::{info, warn};
 
 use self::{
+    active::Active,
     actor::{Actor, Clock, StorePast},
     api::Shared,
     feed::Feed,
@@ -56,7 +61,7 @@ use crate::{
     core::{Config as CoreConfig, Core},
     gc::{self, Gc, GcConfig},
     logs::Logs,
-    store::{self, Batch, Committer, Key, SledStore, StateDir, Store, keys::prefix, meta},
+    store::{Batch, Committer, SledStore, StateDir, Store, meta},
 };
 
 /// Settings of a coordinator.
@@ -112,7 +117,7 @@ impl Coordinator {
         let clock = Clock::start();
         let state_dir = StateDir::new(&config.state_dir);
         let opened = open(&config, &state_dir, clock).await?;
-        let Opened { store, committer, blobs, logs, core, epoch, feed, ends } = opened;
+        let Opened { store, committer, blobs, logs, core, active, epoch, feed, ends } = opened;
         let facts = WelcomeFacts {
             epoch,
             lease_ms: u32::try_from(config.lease.as_millis()).unwrap_or(u32::MAX),
@@ -122,6 +127,10 @@ impl Coordinator {
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
         let (probes, looks) = probes::Probes::channel();
         let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, feed, stop.clone());
+        let (rereads, checks) = reread::Rereads::channel();
+        let unsettled = rereads.unsettled();
+        let actor = actor.indexing(active).rereading(rereads);
+        let rereader = reread::run(checks, committer.clone());
         let looker = probes::run(looks, handle.clone(), Arc::clone(&store), clock, stop.clone());
         let shared = Shared {
             handle,
@@ -138,9 +147,11 @@ impl Coordinator {
             started_ms: clock.now(),
             stop: stop.clone(),
             feed: ends,
+            unsettled,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
+        tasks.spawn(rereader);
         let actor = tokio::spawn(actor.run());
         let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
         tasks.spawn(schedules.clone().run());
@@ -205,6 +216,7 @@ struct Opened {
     blobs: BlobStore,
     logs: Logs,
     core: Core,
+    active: Active,
     epoch: u64,
     feed: Feed,
     ends: feed::Ends,
@@ -225,39 +237,33 @@ async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Ope
     let mut batch = Batch::new();
     let epoch = meta::next_epoch(&*store, &mut batch)?;
     pipelines::index_old_store(&*store, &mut batch)?;
+    active::begin(&*store, &mut batch, epoch)?;
     committer.commit(batch).await?;
     let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
     let reader = Arc::clone(&store);
     let resumed = move || {
-        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, clock)?;
+        let active = Active::read(&*reader)?;
+        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, &active, clock)?;
         let (feed, ends) = Feed::open(&*reader, &core)?;
-        Ok::<_, Error>((core, feed, ends))
+        Ok::<_, Error>((core, active, feed, ends))
     };
-    let (core, feed, ends) = tokio::task::spawn_blocking(resumed)
+    let (core, active, feed, ends) = tokio::task::spawn_blocking(resumed)
         .await
         .map_err(|e| Error::Internal(format!("reading the runs ended early: {e}")))??;
-    Ok(Opened { store, committer, blobs, logs, core, epoch, feed, ends })
+    Ok(Opened { store, committer, blobs, logs, core, active, epoch, feed, ends })
 }
 
 /// Brings every run that has not ended back into memory.
-fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, Error> {
+fn resume(store: &dyn Store, config: CoreConfig, active: &Active, clock: Clock) -> Result<Core, Error> {
     let mut core = Core::new(config);
     fleet::load(store, &mut core)?;
-    let mut active = Vec::new();
-    store::visit(store, &prefix::runs(), |key, value| {
-        let (key, record) = store::codec::decode_row::<RunRecord>(&key, &value)?;
-        let ended = records::run_state_from(record.state).is_some_and(crate::core::RunState::is_terminal);
-        if let Key::Run(id) = key
-            && !ended
-        {
-            active.push(id);
-        }
-        Ok(())
-    })?;
-    for id in active {
-        if let Some(run) = records::load_run(store, &id)? {
-            info!(run = %id, "run resumed");
-            core.restore(run, clock.now());
+    for id in active.runs() {
+        match records::load_run(store, &id)? {
+            Some(run) if !run.state.is_terminal() => {
+                info!(run = %id, "run resumed");
+                core.restore(run, clock.now());
+            }
+            _ => warn!(run = %id, "the index of active runs names a run that is not active"),
         }
     }
     Ok(core)

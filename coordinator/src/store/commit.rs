@@ -1,11 +1,12 @@
 //! Group commit: one thread takes every batch that waits, applies them, flushes once, and only then answers.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -33,6 +34,7 @@ struct Inner {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
+    listeners: Listeners,
     /// Taken at the end.
     link: Mutex<Option<Link>>,
 }
@@ -40,6 +42,22 @@ struct Inner {
 struct Link {
     sender: mpsc::Sender<Job>,
     thread: JoinHandle<()>,
+}
+
+type Keys = Mutex<BTreeSet<Vec<u8>>>;
+type Listeners = Arc<Mutex<Vec<Weak<Keys>>>>;
+
+/// The keys that are written while this lives: for who reads a store page by page while it changes. A key comes after its
+/// write is visible, so what was read before its write is there to be read again.
+#[derive(Debug)]
+pub struct Written(Arc<Keys>);
+
+impl Written {
+    /// Takes the keys that were written since they were taken last.
+    #[must_use]
+    pub fn take(&self) -> BTreeSet<Vec<u8>> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 type Reading = Box<dyn FnOnce(&dyn Store) + Send>;
@@ -102,17 +120,25 @@ impl Committer {
         let (sender, jobs) = mpsc::channel(WAITING);
         let counters = Arc::new(Counters::default());
         let closing = Arc::new(AtomicBool::new(false));
+        let listeners = Listeners::default();
         let worker = Worker {
             store: Arc::clone(&store),
             counters: Arc::clone(&counters),
             closing: Arc::clone(&closing),
+            listeners: Arc::clone(&listeners),
             failed: None,
         };
         let thread = thread::Builder::new()
             .name("segue-commit".to_owned())
             .spawn(move || worker.run(jobs))
             .map_err(|e| Error::Stopped { reason: format!("the commit thread does not start ({e})") })?;
-        Ok(Self(Arc::new(Inner { store, counters, closing, link: Mutex::new(Some(Link { sender, thread })) })))
+        Ok(Self(Arc::new(Inner {
+            store,
+            counters,
+            closing,
+            listeners,
+            link: Mutex::new(Some(Link { sender, thread })),
+        })))
     }
 
     /// Queues a batch, in the order of the calls that have returned; waits while the queue is full. The answer is the
@@ -164,6 +190,14 @@ impl Committer {
         }));
         self.sender()?.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Begins to note the keys that are written. Each write that is not visible yet will be noted.
+    #[must_use]
+    pub fn listen(&self) -> Written {
+        let keys = Arc::new(Keys::default());
+        self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&keys));
+        Written(keys)
     }
 
     /// Gives the store, for reading.
@@ -229,6 +263,7 @@ struct Worker {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
+    listeners: Listeners,
     /// After a failed flush nobody knows what is on disk: everything later is refused with its reason.
     failed: Option<String>,
 }
@@ -288,8 +323,23 @@ impl Worker {
     fn apply(&self, batch: &Batch) -> Result<(), Error> {
         match &self.failed {
             Some(reason) => Err(Error::Stopped { reason: reason.clone() }),
-            None => self.store.apply(batch),
+            None => {
+                let applied = self.store.apply(batch);
+                // Whatever became of it: to read a key once more does no harm.
+                self.note(batch);
+                applied
+            }
         }
+    }
+
+    fn note(&self, batch: &Batch) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| {
+            let Some(keys) = listener.upgrade() else { return false };
+            let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.extend(batch.writes().iter().map(|write| write.key().to_vec()));
+            true
+        });
     }
 
     fn flush(&mut self) -> Result<(), Error> {

@@ -19,5 +19,5 @@ mod placement;
 mod rerun;
 mod scale_in;
 mod sim;
-mod support;
+pub(crate) mod support;
 mod waits;

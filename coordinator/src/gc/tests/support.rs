@@ -66,6 +66,7 @@ impl Place {
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
             gc: Arc::new(Gc::default()),
             feed: ends,
+            unsettled: Default::default(),
             clock,
             epoch: 1,
             started_ms: 0,

@@ -21,6 +21,7 @@ use super::{
     actor::{Clock, Handle},
     feed::Ends,
     offers::Offers,
+    reread::Unsettled,
 };
 use crate::{
     blobs::BlobStore,
@@ -49,6 +50,8 @@ pub struct Shared {
     pub started_ms: u64,
     pub stop: CancellationToken,
     pub feed: Ends,
+    /// External inputs that are being digested again.
+    pub(crate) unsettled: Unsettled,
 }
 
 impl Shared {

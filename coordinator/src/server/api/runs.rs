@@ -32,6 +32,9 @@ const MANY: u32 = 5_000;
 /// The shortest time between two looks of a watcher.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 const LOOK_AT_LARGE: std::time::Duration = std::time::Duration::from_millis(500);
+/// What a watcher waits for each task that a look shows: such a look takes some microseconds of a task, and a watcher
+/// must not take more than a few hundredths of what the coordinator can decide.
+const LOOK_AT_TASK: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Most rows of one answer.
 const MOST_ROWS: u32 = 1_000;
@@ -80,6 +83,7 @@ impl Runs {
         let spec = Arc::new(spec);
         external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
+        self.0.unsettled.settled(external_inputs.keys()).await;
         let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
         run.no_cache = request.no_cache;
@@ -263,6 +267,7 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
         Box::new(members.into_iter())
     };
     let mut found = Vec::new();
+    let mut reasons = core.map(views::Reasons::new);
     for index in indices.filter(|&index| request.after_index == 0 || index > request.after_index) {
         let Some(task) = run.task(index) else { continue };
         if !request.states.is_empty() && !request.states.contains(&records::task_state(&task.state).into()) {
@@ -271,7 +276,7 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
         if found.len() == limit {
             return Ok(v1::ListTasksResponse { tasks: found, more: true });
         }
-        found.extend(views::task_view(run, index, core));
+        found.extend(views::task_view(run, index, reasons.as_mut()));
     }
     Ok(v1::ListTasksResponse { tasks: found, more: false })
 }
@@ -305,6 +310,7 @@ impl RunService for Runs {
             Ok(compiled) => {
                 let spec = Arc::new(compiled.spec);
                 let external_inputs = external::digests(&spec).await;
+                self.0.unsettled.settled(external_inputs.keys()).await;
                 let tasks = plan::tasks(&self.0, Arc::clone(&spec), external_inputs, request.no_cache).await?;
                 v1::PlanResponse { diagnostics: compiled.warnings, tasks, version: spec.version.clone() }
             }
@@ -384,7 +390,7 @@ impl RunService for Runs {
             let mut view = first;
             loop {
                 let ended = is_terminal(view.state);
-                let children: u32 = view.tasks.iter().flat_map(|task| &task.children).map(|count| count.count).sum();
+                let pause = pause_after(&view);
                 if sender.send(Ok(view)).await.is_err() || ended {
                     return;
                 }
@@ -404,7 +410,7 @@ impl RunService for Runs {
                     }
                 }
                 // A large run changes thousands of times a second: looking at each change would slow it down.
-                tokio::time::sleep(if children > MANY { LOOK_AT_LARGE } else { LOOK }).await;
+                tokio::time::sleep(pause).await;
                 view = match runs.view(id, true).await {
                     Ok(view) => view,
                     Err(e) => {
@@ -513,6 +519,34 @@ impl RunService for Runs {
     }
 }
 
+/// Says how long a watcher waits after it has seen this: the larger the run, the dearer is a look at it.
+fn pause_after(view: &v1::RunView) -> std::time::Duration {
+    let children: u64 = view.tasks.iter().flat_map(|task| &task.children).map(|count| u64::from(count.count)).sum();
+    if children > u64::from(MANY) {
+        return LOOK_AT_LARGE;
+    }
+    let tasks = u32::try_from(view.tasks.len()).unwrap_or(u32::MAX);
+    LOOK_AT_TASK.saturating_mul(tasks).clamp(LOOK, LOOK_AT_LARGE)
+}
+
 fn is_terminal(state: i32) -> bool {
     records::run_state_from(state).is_some_and(crate::core::RunState::is_terminal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_of_a_large_run_looks_less_often() {
+        let pause = |tasks: usize, children: u32| {
+            let count = v1::TaskCount { count: children, ..Default::default() };
+            let task = v1::TaskView { children: vec![count], ..Default::default() };
+            let mut view = v1::RunView { tasks: vec![v1::TaskView::default(); tasks], ..Default::default() };
+            view.tasks.push(task);
+            pause_after(&view).as_millis()
+        };
+        assert_eq!([pause(3, 10), pause(3, 10_000)], [20, 500]);
+        assert_eq!([pause(999, 0), pause(4_999, 0), pause(100_000, 0)], [100, 500, 500], "tasks count too");
+    }
 }

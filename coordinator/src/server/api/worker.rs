@@ -86,6 +86,34 @@ impl WorkerService for Workers {
     }
 }
 
+/// Attempts that one half of [`OwnLogs`] holds: more than write their logs at the same time on one worker.
+const OWN_LOGS: usize = 1_024;
+
+/// Attempts of a worker whose logs were taken lately. A link may live for months and carry millions of them: those that
+/// have not been heard of for a while are forgotten, and asked for again if they speak.
+#[derive(Debug, Default)]
+struct OwnLogs {
+    lately: BTreeSet<Token>,
+    before: BTreeSet<Token>,
+}
+
+impl OwnLogs {
+    fn contains(&mut self, token: &Token) -> bool {
+        if self.lately.contains(token) {
+            return true;
+        }
+        let known = self.before.take(token);
+        known.map(|token| self.insert(token)).is_some()
+    }
+
+    fn insert(&mut self, token: Token) {
+        if self.lately.len() >= OWN_LOGS {
+            self.before = std::mem::take(&mut self.lately);
+        }
+        self.lately.insert(token);
+    }
+}
+
 /// Carries events from the worker to the core until the link ends.
 async fn pump(
     shared: &Shared,
@@ -94,7 +122,7 @@ async fn pump(
     first: Vec<v1::WorkerEvent>,
     incoming: &mut Streaming<v1::WorkerMessage>,
 ) -> Result<(), Error> {
-    let mut known_logs: BTreeSet<Token> = BTreeSet::new();
+    let mut known_logs = OwnLogs::default();
     let mut events = first;
     loop {
         for event in events {
@@ -130,12 +158,12 @@ async fn keep_log(
     shared: &Shared,
     key: &WorkerKey,
     answers: &mpsc::WeakSender<v1::CoordinatorMessage>,
-    known: &mut BTreeSet<Token>,
+    known: &mut OwnLogs,
     chunk: v1::LogChunk,
 ) -> Result<(), Error> {
     let token = wire::token("log.token", chunk.token)?;
     if !known.contains(&token) {
-        // Once per attempt and link: only the attempts of this very worker have logs from it.
+        // Not for each chunk: only the attempts of this very worker have logs from it.
         let (wanted, key) = (token.clone(), key.clone());
         let own = shared
             .handle
@@ -176,4 +204,29 @@ async fn keep_log(
         let _ = answers.try_send(message);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use segue_proto::ids::RunId;
+
+    use super::*;
+
+    fn token(attempt: u32) -> Token {
+        Token { run: RunId::new(1), index: 0, task: "embed".parse().unwrap(), attempt, epoch: 1 }
+    }
+
+    #[test]
+    fn a_link_remembers_the_attempts_that_write_logs_now_and_forgets_the_others() {
+        let mut known = OwnLogs::default();
+        for attempt in 1..=10_000 {
+            known.insert(token(attempt));
+            assert!(known.contains(&token(1)), "it is asked for all the time");
+            assert!(known.contains(&token(attempt)));
+        }
+        assert!(known.lately.len() + known.before.len() <= 2 * OWN_LOGS);
+        assert!(!known.contains(&token(2)), "nobody has asked for it for long");
+    }
 }

@@ -71,10 +71,6 @@ impl Schedules {
     /// Those of the store.
     pub async fn open(shared: Shared, tasks: TaskTracker, fires: bool) -> Result<Self, Error> {
         let book = shared.blocking(|shared| book::load(&*shared.store)).await?;
-        for name in book.schedules.keys().filter(|_| fires) {
-            let name = name.clone();
-            shared.blocking(move |shared| notes::prune(shared, &name)).await?;
-        }
         if !book.schedules.is_empty() || !book.backfills.is_empty() {
             let (schedules, backfills) = (book.schedules.len(), book.backfills.len());
             info!(schedules, backfills, fires, "schedules and backfills read");
@@ -87,6 +83,7 @@ impl Schedules {
     /// Runs until the coordinator stops.
     pub async fn run(self) {
         let stop = self.0.shared.stop.clone();
+        self.0.tasks.spawn(self.clone().tidy());
         let mut changes = self.0.shared.handle.changes();
         loop {
             let sleep = match self.turn().await {
@@ -103,6 +100,23 @@ impl Schedules {
                 () = tokio::time::sleep(sleep) => {}
                 () = self.0.wake.notified() => {}
                 () = self.an_end(&mut changes) => {}
+            }
+        }
+    }
+
+    /// Deletes what the history of each schedule has too much. Nobody waits for it.
+    async fn tidy(self) {
+        if !self.0.fires {
+            return;
+        }
+        let names: Vec<PipelineName> = self.0.book.lock().await.schedules.keys().cloned().collect();
+        for name in names {
+            if self.0.shared.stop.is_cancelled() {
+                return;
+            }
+            let of = name.clone();
+            if let Err(e) = self.0.shared.blocking(move |shared| notes::prune(shared, &of)).await {
+                warn!(schedule = %name, error = %e, "old notes of a schedule not deleted: the next start tries again");
             }
         }
     }

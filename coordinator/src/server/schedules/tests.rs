@@ -467,3 +467,32 @@ async fn a_coordinator_that_ends_with_its_command_fires_nothing_by_itself() {
     fixture.until_backfill(&made.id, |view| (fixture_runs(view).len() >= 4).then_some(())).await;
     fixture.stop().await;
 }
+
+#[tokio::test]
+async fn what_the_history_of_a_schedule_has_too_much_goes_after_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Fixture::start(dir.path(), true).await;
+    place.apply(DAILY).await;
+    let mut batch = Batch::new();
+    for start in 0..notes::KEPT as u64 + 100 {
+        let key = Key::Interval { pipeline: "daily".parse().unwrap(), start, end: start + 1 };
+        batch.put(&key, &segue_proto::store::v1::IntervalRecord::default());
+    }
+    place.coordinator.shared.committer.commit(batch).await.unwrap();
+    place.stop().await;
+
+    let place = Fixture::start(dir.path(), true).await;
+    let all = store::keys::prefix::intervals(&"daily".parse().unwrap());
+    for _ in 0..2_000 {
+        if place.coordinator.shared.store.scan(&all, None, usize::MAX).unwrap().len() <= notes::KEPT {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let kept = place.coordinator.shared.store.scan(&all, None, 1).unwrap();
+    assert_eq!(
+        Key::decode(&kept[0].0).unwrap(),
+        Key::Interval { pipeline: "daily".parse().unwrap(), start: 100, end: 101 }
+    );
+    place.stop().await;
+}
