@@ -15,6 +15,7 @@ mod leases;
 mod life;
 mod model;
 mod placement;
+mod reasons;
 mod rerun;
 mod scale_in;
 mod sim;
