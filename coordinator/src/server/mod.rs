@@ -22,6 +22,8 @@ mod plan;
 pub mod probes;
 mod produce;
 pub mod records;
+#[cfg(test)]
+mod runs_tests;
 pub mod schedules;
 mod text_diff;
 pub mod views;
