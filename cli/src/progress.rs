@@ -11,8 +11,16 @@ use crate::{
 };
 
 /// Reasons that only a change of the cluster or of the pipeline removes.
-const STUCK: [&str; 7] =
-    ["no_workers", "no_operator", "no_labels", "no_worker_fits", "no_pool", "workers_cordoned", "workers_draining"];
+const STUCK: [&str; 8] = [
+    "no_workers",
+    "no_operator",
+    "no_labels",
+    "no_worker_fits",
+    "no_pool",
+    "pool_too_small",
+    "workers_cordoned",
+    "workers_draining",
+];
 
 /// Shows a run while it goes.
 #[derive(Debug)]

@@ -332,6 +332,7 @@ mod tests {
         assert_ne!(one, other);
         assert!(one.as_str().parse::<ItemKey>().is_ok() && one.as_str().starts_with("a_b-"));
         assert!(ItemKey::from_text("").as_str().parse::<ItemKey>().is_ok());
+        assert_eq!(ItemKey::from_text("e f").as_str(), "e_f-0b1e65d0", "as the reference says");
     }
 
     #[test]

@@ -24,7 +24,11 @@ pub struct CancelArgs {
 pub async fn run(args: CancelArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
     let response = client
         .runs()
-        .cancel_run(v1::CancelRunRequest { run_id: args.run.clone(), task: args.task.clone().unwrap_or_default() })
+        .cancel_run(v1::CancelRunRequest {
+            run_id: args.run.clone(),
+            task: args.task.clone().unwrap_or_default(),
+            reason: String::new(),
+        })
         .await?
         .into_inner();
     let state = format::run_state(response.state);

@@ -89,7 +89,17 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
         return Ok(ExitStatus::Done);
     }
     if executes == 0 {
-        out.note("nothing to execute: every task of this run succeeded");
+        let tolerated: Vec<_> = plan.items.iter().filter(|item| item.reason.starts_with("kept, ")).collect();
+        match tolerated.as_slice() {
+            [] => out.note("nothing to execute: every task of this run succeeded"),
+            some => out.note(&format!(
+                "nothing to execute: every task of this run succeeded, {} with failed children",
+                some.len()
+            )),
+        }
+        for item in tolerated {
+            out.note(&format!("  {}: {}", item.task, item.reason));
+        }
         if out.is_json() {
             print_plan(&plan, out)?;
         }

@@ -115,12 +115,19 @@ async fn execute(args: &RunArgs, client: &mut Client, out: &mut Printer) -> Resu
         () = hopeless(client, &response.run_id, alone) => {
             out.note("a task asks for more than this machine offers, and nobody else can join this command: cancelling the run");
             out.note("  offer more with --cpu, --memory, --gpus or --resource, or use a coordinator with other workers");
-            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), task: String::new() }).await?;
+            let reason = "no worker of this command could ever take a task of it".to_owned();
+            client
+                .runs()
+                .cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), reason, ..Default::default() })
+                .await?;
             follow(client, &response.run_id, true, out).await?
         }
         () = stop::next() => {
             out.note("cancelling the run; press again to leave at once");
-            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), task: String::new() }).await?;
+            client
+                .runs()
+                .cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), ..Default::default() })
+                .await?;
             tokio::select! {
                 run = follow(client, &response.run_id, args.quiet, out) => run?,
                 () = stop::next() => return Ok(ExitStatus::RunFailed),
@@ -157,7 +164,7 @@ async fn hopeless(client: &Client, run_id: &str, alone: bool) {
 /// Says whether some task waits for what this machine will never have, and nothing else goes on that it could wait for.
 fn is_hopeless(tasks: &[v1::TaskView], reasons: &[v1::Explanation]) -> bool {
     use v1::TaskState::{Assigned, Backoff, Cancelling, Ready, Running, Sensing};
-    const NEVER: [&str; 4] = ["no_worker_fits", "no_labels", "no_operator", "no_pool"];
+    const NEVER: [&str; 5] = ["no_worker_fits", "no_labels", "no_operator", "no_pool", "pool_too_small"];
     let moves = |state: i32| [Assigned, Running, Backoff, Sensing, Cancelling].map(i32::from).contains(&state);
     let moving = tasks.iter().any(|task| moves(task.state) || task.children.iter().any(|count| moves(count.state)));
     let ready = || reasons.iter().filter(|reason| reason.state == i32::from(Ready));

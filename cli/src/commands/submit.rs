@@ -24,7 +24,7 @@ pub struct SubmitArgs {
     pub file: PathBuf,
     #[command(flatten)]
     pub params: Params,
-    /// The same key gives the same run: safe to send twice
+    /// The same key gives the same run: safe to send twice. With another file or other parameters it is refused
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
     /// Execute every task, even where an equal one has a committed result

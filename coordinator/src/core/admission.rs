@@ -134,6 +134,7 @@ impl Core {
                 self.admission.waiting.entry(lane.clone()).or_default().insert(turn(&run));
                 self.enter(run, now);
                 if on_full == OnFull::CancelRunning {
+                    let why = format!("run {id} took its place (`on_full = \"cancel_running\"`)");
                     let going: Vec<RunId> = self
                         .admission
                         .going
@@ -142,7 +143,7 @@ impl Core {
                         .unwrap_or_default();
                     for other in going {
                         if self.run_state(&other) == Some(RunState::Running) {
-                            let _ = self.cancel_run(other, false, now);
+                            let _ = self.cancel_run(other, false, &why, now);
                         }
                     }
                     // Those that wait were meant to be replaced as well.
@@ -153,7 +154,7 @@ impl Core {
                         .map(|waiting| waiting.iter().map(|turn| turn.2).filter(|other| *other != id).collect())
                         .unwrap_or_default();
                     for other in waiting {
-                        let _ = self.cancel_run(other, false, now);
+                        let _ = self.cancel_run(other, false, &why, now);
                     }
                 }
             }

@@ -182,7 +182,7 @@ impl Core {
         let verdict = match event {
             Event::Submit(run) => self.submit(*run, now, past),
             Event::Rerun { run, spec, plan } => self.rerun(*run, spec, &plan, now, past),
-            Event::CancelRun { run, gently } => self.cancel_run(run, gently, now),
+            Event::CancelRun { run, gently, why } => self.cancel_run(run, gently, &why, now),
             Event::CancelTask { run, task } => self.cancel_task(run, task, now),
             Event::Hello { worker, held } => self.hello(*worker, held, now),
             Event::LinkClosed { worker, link } => self.link_closed(&worker, link),

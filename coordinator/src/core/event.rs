@@ -31,6 +31,8 @@ pub enum Event {
         run: RunId,
         /// Not by a person: a run that is being cancelled already goes on as it does, with what runs `always` or `finally`.
         gently: bool,
+        /// In words, for people who find it cancelled.
+        why: String,
     },
     CancelTask {
         run: RunId,

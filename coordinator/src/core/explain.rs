@@ -1,7 +1,13 @@
 //! Why a run or a task is not going, by code.
 
-use super::{Core, OVERDUE_MS, Run, RunState, Shut, TaskState, fleet, place, placement, run::FIRST_CHILD};
-use crate::spec::{RunIf, Work};
+use super::{
+    Core, Group, OVERDUE_MS, Run, RunState, Shut, TaskState, fleet, place, placement,
+    run::{FIRST_CHILD, count},
+};
+use crate::{
+    schedule::zone,
+    spec::{FanOut, RunIf, Work},
+};
 
 /// Names that one sentence lists; more are counted.
 const MOST_NAMES: usize = 5;
@@ -42,12 +48,33 @@ pub fn explain_run(core: &Core, run: &Run) -> Option<Reason> {
                 .hint("it starts when one of them ends; `concurrency` in [pipeline] sets the number"),
             )
         }
-        RunState::Cancelling => Some(Reason::new("cancelling", "the run is being cancelled")),
+        _ => explain_alone(run),
+    }
+}
+
+/// Explains the state of a run as far as it has to do with no other one.
+#[must_use]
+pub fn explain_alone(run: &Run) -> Option<Reason> {
+    match run.state {
+        RunState::Cancelling => Some(Reason::new("cancelling", with_cause("the run is being cancelled", run))),
+        RunState::Cancelled if run.cancelled_for.is_empty() => {
+            let state = |task: usize| run.tasks.get(task).map(|task| &task.state);
+            let alone = run.spec.tasks.iter().enumerate().filter(|(at, _)| state(*at) == Some(&TaskState::Cancelled));
+            Some(Reason::new(
+                "cancelled",
+                format!("of its tasks, these were cancelled: {}", list(alone.map(|(_, task)| task.name.to_string()))),
+            ))
+        }
+        RunState::Cancelled => Some(Reason::new("cancelled", with_cause("the run was cancelled", run))),
         RunState::Skipped => {
             Some(Reason::new("concurrency_skip", "another run was going, and `on_full = \"skip\"` lets this one go"))
         }
         _ => None,
     }
+}
+
+fn with_cause(what: &str, run: &Run) -> String {
+    if run.cancelled_for.is_empty() { what.to_owned() } else { format!("{what}: {}", run.cancelled_for) }
 }
 
 /// Explains the state of a task or child, or gives `None` while it runs and once it succeeded.
@@ -93,10 +120,10 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
         }
         TaskState::Backoff { until } => {
             let why = entry.failure.as_ref().map_or("", |failure| failure.message.as_str());
-            Reason::new(
-                "backoff",
-                format!("tried {} times; next try at {until} ms since 1970; last failure: {why}", entry.tries),
-            )
+            let tried = if entry.tries == 1 { "tried once".to_owned() } else { format!("tried {} times", entry.tries) };
+            // A point in time stays true however late the sentence is read.
+            let at = zone::rfc3339(chrono_tz::Tz::UTC, until / 1_000 * 1_000);
+            Reason::new("backoff", format!("{tried}; next try at {at}; last failure: {why}"))
         }
         TaskState::Failed => {
             let failure = entry.failure.as_ref();
@@ -110,7 +137,7 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             "upstream_failed",
             format!("not run, because {} did not succeed", names(&TaskState::is_failure)),
         ),
-        TaskState::Cancelled => Reason::new("cancelled", "it was cancelled"),
+        TaskState::Cancelled => cancelled(run, index),
         TaskState::Dropped if index >= FIRST_CHILD => {
             Reason::new("not_among_items", format!("the fan-out `{}` does not have its item now", bound.name))
         }
@@ -119,6 +146,23 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
         TaskState::Ready => unplaced(core, run, index),
     };
     Some(reason)
+}
+
+/// Says why a task or child was cancelled. It looks at no other child: a fan-out may have a million that are asked for.
+#[must_use]
+pub fn cancelled(run: &Run, index: u32) -> Reason {
+    if !run.cancelled_for.is_empty() {
+        return Reason::new("cancelled", with_cause("it was cancelled with its run", run));
+    }
+    let fan_out = run.bound(index).and_then(|bound| bound.flow.fan_out.as_ref()).filter(|_| index >= FIRST_CHILD);
+    let group = fan_out.and_then(|fan_out| Some((fan_out, run.groups.get(&count(run.node_of(index)))?)));
+    let stopped = |(fan_out, group): (&FanOut, &Group)| {
+        fan_out.fail_fast && group.failed > group.cancelled.saturating_add(fan_out.tolerate)
+    };
+    if group.is_some_and(stopped) {
+        return Reason::new("cancelled", "it was cancelled, because another child failed and `fail_fast` is set");
+    }
+    Reason::new("cancelled", "it was cancelled on request")
 }
 
 fn skipped(run: &Run, index: u32, before: &str) -> Reason {
@@ -145,6 +189,14 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
         && entry.is_held()
     {
         return Reason::new("max_parallel", format!("{most} children of `{}` go on at a time", bound.name));
+    }
+    // More than the pool has is never free, whoever gives slots back.
+    let beyond = |(name, wanted): &(&String, &u32)| core.pools.get(*name).is_some_and(|slots| *wanted > slots);
+    if let Some((name, wanted)) = bound.flow.pools.iter().find(beyond) {
+        let slots = core.pools.get(name).copied().unwrap_or_default();
+        let text = format!("it asks for {wanted} slots of pool `{name}`, which has {slots}");
+        return Reason::new("pool_too_small", text)
+            .hint(format!("give the pool more: segue pools set {name} {wanted}; or ask for fewer in `pools`"));
     }
     if let Some(shut) = core.queue.class(entry.class).and_then(|class| core.queue.shut(class, &core.pools)) {
         return gate(core, &shut);

@@ -562,5 +562,8 @@ fn group_failure(run: &Run, group: &Group) -> Failure {
         .map_or((FailureClass::User, "no reason given", ""), |failure| {
             (failure.class, failure.message.as_str(), failure.hint.as_str())
         });
-    Failure::new(class, format!("{} of {all} children failed, first `{name}`: {message}", group.failed)).hint(hint)
+    let failed = group.failed.saturating_sub(group.cancelled);
+    let cancelled =
+        if group.cancelled > 0 { format!(" and {} were cancelled", group.cancelled) } else { String::new() };
+    Failure::new(class, format!("{failed} of {all} children failed{cancelled}, first `{name}`: {message}")).hint(hint)
 }

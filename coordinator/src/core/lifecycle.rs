@@ -53,6 +53,7 @@ impl Core {
         run.generation += 1;
         run.waits_since = now;
         run.ended_at = 0;
+        run.cancelled_for.clear();
         run.revision += 1;
         // A version may have brought new tasks; those that it dropped keep their place and have no say.
         run.tasks.resize_with(run.spec.tasks.len(), || Task::new(1));
@@ -94,13 +95,22 @@ impl Core {
 
     /// Running -> Cancelling: what has not started ends at once, what runs is told to stop. What runs `always` or `finally`
     /// still has its turn, unless the run was being cancelled already and this is no gentle reminder.
-    pub(super) fn cancel_run(&mut self, id: RunId, gently: bool, now: UnixMillis) -> Result<Verdict, Refused> {
+    pub(super) fn cancel_run(
+        &mut self,
+        id: RunId,
+        gently: bool,
+        why: &str,
+        now: UnixMillis,
+    ) -> Result<Verdict, Refused> {
         let Some(run) = self.runs.get_mut(&id) else { return Err(Refused::NoSuchRun(id)) };
         if run.state.is_terminal() {
             return Err(Refused::RunEnded(id));
         }
         if gently && run.state == RunState::Cancelling {
             return Ok(Verdict::Stale);
+        }
+        if run.cancelled_for.is_empty() {
+            why.clone_into(&mut run.cancelled_for);
         }
         let for_good = matches!(run.state, RunState::Cancelling | RunState::Queued);
         if run.state == RunState::Running {
@@ -457,6 +467,10 @@ impl Core {
             }
             Sight::Baseline(there) => {
                 let next = look_again(task, since, every, timeout, now);
+                let what = if there.is_empty() { "nothing was there" } else { "it is noted what was there" };
+                let seconds = every.div_ceil(1_000);
+                let message = format!("{what} when the wait began; it looks for a change every {seconds} s");
+                task.progress = Some(Box::new(Progress { done: 0, total: 0, message }));
                 // Kept, so that a change is noticed even if the coordinator is away when it comes.
                 task.metrics_json = serde_json::json!({ "seen": there }).to_string();
                 self.timers.insert((next, id, index));

@@ -150,16 +150,19 @@ fn tasks_of(run: &Run, node: usize) -> Map<String, Value> {
 
 /// Says how a run ends whose tasks have ended like these.
 pub(super) fn outcome<'a>(run: &Run, tasks: impl IntoIterator<Item = &'a Task>) -> RunState {
-    let (mut failed, mut cancelled) = (false, false);
+    let (mut failed, mut cancelled, mut stopped) = (false, false, false);
     for task in tasks {
-        failed |= matches!(task.state, TaskState::Failed | TaskState::UpstreamFailed);
+        failed |= task.state == TaskState::Failed;
         cancelled |= task.state == TaskState::Cancelled;
+        stopped |= task.state == TaskState::UpstreamFailed;
     }
     let wanted = matches!(run.state, RunState::Cancelling | RunState::Queued);
     match (failed, cancelled) {
         (_, true) if wanted => RunState::Cancelled,
         (true, _) => RunState::Failed,
+        // What comes after a cancelled task fails upstream, which makes no failure of a cancel.
         (false, true) => RunState::Cancelled,
+        (false, false) if stopped => RunState::Failed,
         (false, false) => RunState::Succeeded,
     }
 }

@@ -307,9 +307,13 @@ pub struct Run {
     pub priority: i32,
     pub tags: BTreeMap<String, String>,
     pub idempotency_key: String,
+    /// Digest of what a client asked for under its key; empty: a repeat is not compared.
+    pub asked: String,
     pub no_cache: bool,
     /// Path or URL to the digest of the content that was there at submission.
     pub external_inputs: BTreeMap<String, String>,
+    /// Why it was cancelled as a whole, in words; empty: it was not.
+    pub cancelled_for: String,
     /// By index in the spec.
     pub tasks: Vec<Task>,
     /// From [`FIRST_CHILD`] on.
@@ -345,8 +349,10 @@ impl Run {
             priority: spec.priority,
             tags: BTreeMap::new(),
             idempotency_key: String::new(),
+            asked: String::new(),
             no_cache: false,
             external_inputs: BTreeMap::new(),
+            cancelled_for: String::new(),
             tasks,
             children: Vec::new(),
             homes: Vec::new(),
@@ -424,6 +430,12 @@ impl Run {
             None => index as usize,
             Some(child) => self.homes.get(child as usize).map_or(usize::MAX, |(node, _)| *node as usize),
         }
+    }
+
+    /// Counts the tasks on the longest path from a task, or that of a child, to an end: what comes after it has fewer.
+    #[must_use]
+    pub fn remaining(&self, index: u32) -> u32 {
+        self.graph.remaining.get(self.node_of(index)).copied().unwrap_or_default()
     }
 
     /// Gives what a task or child executes.

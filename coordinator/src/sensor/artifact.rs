@@ -31,7 +31,7 @@ pub(super) async fn probe(
     output: &str,
     seen: Option<&str>,
 ) -> Probe {
-    let place = format!("{pipeline}.{task}.{output}");
+    let place = format!("{pipeline}/{task}.{output}");
     let (store, wanted) = (Arc::clone(store), [pipeline, task, output].map(str::to_owned));
     let looked = tokio::task::spawn_blocking(move || {
         let [pipeline, task, output] = &wanted;

@@ -137,7 +137,7 @@ async fn a_moment_has_come_or_not() {
 async fn an_artifact_is_waited_for_until_another_run_makes_another_one() {
     let fixture = Fixture::new();
     let sensor = Sensor::Artifact { pipeline: "demo".into(), task: "clean".into(), output: "orders".into() };
-    assert!(why(fixture.look(&sensor, None).await).contains("nothing has made"));
+    assert!(why(fixture.look(&sensor, None).await).contains("nothing has made demo/clean.orders"));
     let made = |n: u32, bytes: &[u8]| {
         let run = testing::run(n);
         let view = v1::ArtifactView {

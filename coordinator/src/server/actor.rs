@@ -16,7 +16,7 @@ use segue_proto::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     active::Active,
@@ -42,6 +42,11 @@ const INBOX: usize = 4_096;
 /// Calls that are decided and flushed together.
 const GROUP: usize = 1_024;
 
+/// Characters of an idempotency key that a message repeats.
+const LONGEST_KEY_SHOWN: usize = 100;
+/// Runs that are looked at together for the latest one: their records are large, and mostly the first one is it.
+const LATEST_ROWS: usize = 4;
+
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 type Reader = Box<dyn FnOnce(&Core) + Send>;
 type Maker = Box<dyn FnOnce(&Core, &dyn Store) -> Result<Batch, Error> + Send>;
@@ -50,6 +55,7 @@ enum Message {
     Event { event: Event, reply: Option<Reply<Verdict>> },
     Open { link: u64, sender: mpsc::Sender<v1::CoordinatorMessage>, event: Event, reply: Reply<Verdict> },
     Submit { run: Box<Run>, pipeline: Box<PipelineRecord>, reply: Reply<(RunId, bool)> },
+    Rerun { run: RunId, event: Event, pipeline: Option<Box<PipelineRecord>>, reply: Reply<Verdict> },
     SetAlias { name: ModelName, alias: AliasName, version: u32, reply: Reply<u32> },
     Append { events: Vec<v1::FeedEvent>, batch: Batch, reply: Reply<()> },
     Read(Reader),
@@ -106,6 +112,15 @@ impl Handle {
     /// As [`Handle::decide`].
     pub async fn submit(&self, run: Run, pipeline: PipelineRecord) -> Result<(RunId, bool), Error> {
         self.ask(|reply| Message::Submit { run: Box::new(run), pipeline: Box::new(pipeline), reply }).await
+    }
+
+    /// Starts a run again. The text of the version that it gets is kept in the same commit, as with a submission.
+    ///
+    /// # Errors
+    /// As [`Handle::decide`].
+    pub async fn rerun(&self, run: RunId, event: Event, pipeline: Option<PipelineRecord>) -> Result<Verdict, Error> {
+        let pipeline = pipeline.map(Box::new);
+        self.ask(|reply| Message::Rerun { run, event, pipeline, reply }).await
     }
 
     /// Moves an alias; gives the version it named before, or 0.
@@ -390,10 +405,18 @@ impl Actor {
         while let Some(message) = rest.next() {
             match message {
                 Message::Read(_) | Message::Between { .. } => {}
-                Message::Event { event, reply } => self.decide(event, reply, now, &mut waiting),
+                Message::Event { event, reply } => {
+                    self.decide(event, reply, now, &mut waiting);
+                }
                 Message::Open { link, sender, event, reply } => {
                     self.links.insert(link, sender);
                     self.decide(event, Some(reply), now, &mut waiting);
+                }
+                Message::Rerun { run, event, pipeline, reply } => {
+                    let decided = self.decide(event, Some(reply), now, &mut waiting);
+                    if let Some(pipeline) = pipeline.filter(|_| decided) {
+                        keep_text(&*self.past.store, &mut batch, &pipeline, &run);
+                    }
                 }
                 Message::Submit { run, pipeline, reply } => {
                     self.submit(*run, &pipeline, reply, now, &mut batch, &mut submitted, &mut waiting);
@@ -445,7 +468,8 @@ impl Actor {
         if batch.is_empty() { Ok(()) } else { Ok(self.committer.commit(batch).await?) }
     }
 
-    fn decide(&mut self, event: Event, reply: Option<Reply<Verdict>>, now: UnixMillis, waiting: &mut Waiting) {
+    /// Decides an event. Says whether it was one for the core.
+    fn decide(&mut self, event: Event, reply: Option<Reply<Verdict>>, now: UnixMillis, waiting: &mut Waiting) -> bool {
         if let Event::LinkClosed { link, .. } = &event {
             self.links.remove(link);
         }
@@ -456,15 +480,17 @@ impl Actor {
             if let Some(reply) = reply {
                 let _ = reply.send(Err(Refused::RunGoing(run.id).into()));
             }
-            return;
+            return false;
         }
         self.feed.look_at(&event);
         let event = self.with_valid_models(event, now);
         let verdict = self.core.decide(event, now, &self.past);
         if let Err(refused) = &verdict {
-            warn!(%refused, "event refused");
+            // Whoever asked is told, and knows better what it means.
+            if reply.is_some() { debug!(%refused, "event refused") } else { warn!(%refused, "event refused") }
         }
-        let Some(reply) = reply else { return };
+        let decided = verdict.is_ok();
+        let Some(reply) = reply else { return decided };
         match verdict {
             Ok(verdict) => waiting.push(Box::new(move |flushed| {
                 let _ = reply.send(flushed.map(|()| verdict));
@@ -473,6 +499,7 @@ impl Actor {
                 let _ = reply.send(Err(refused.into()));
             }
         }
+        decided
     }
 
     /// Says whether a run that was read before is still as it is stored. Its generation grows with each rerun.
@@ -519,6 +546,10 @@ impl Actor {
                     return;
                 }
                 Ok(Some(id)) => {
+                    if let Err(e) = self.same_request(&run, &id) {
+                        let _ = reply.send(Err(e));
+                        return;
+                    }
                     waiting.push(Box::new(move |flushed| {
                         let _ = reply.send(flushed.map(|()| (id, true)));
                     }));
@@ -535,10 +566,7 @@ impl Actor {
                 }
             }
         }
-        if let Ok(version) = pipeline.version.parse() {
-            batch.put(&Key::Pipeline(version), pipeline);
-        }
-        super::pipelines::index(&*self.past.store, batch, pipeline, &run.id);
+        keep_text(&*self.past.store, batch, pipeline, &run.id);
         let id = run.id;
         match self.core.decide(Event::Submit(Box::new(run)), now, &self.past) {
             Ok(_) => waiting.push(Box::new(move |flushed| {
@@ -548,6 +576,27 @@ impl Actor {
                 let _ = reply.send(Err(refused.into()));
             }
         }
+    }
+
+    /// Refuses a repeat that asks for something else than the submission that has its key.
+    fn same_request(&self, run: &Run, known: &RunId) -> Result<(), Error> {
+        if run.asked.is_empty() {
+            return Ok(());
+        }
+        let asked = match self.core.run(known) {
+            Some(known) => known.asked.clone(),
+            None => crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(*known))?
+                .map(|record| record.asked)
+                .unwrap_or_default(),
+        };
+        if asked.is_empty() || asked == run.asked {
+            return Ok(());
+        }
+        let key: String = run.idempotency_key.chars().filter(|c| !c.is_control()).take(LONGEST_KEY_SHOWN).collect();
+        Err(Error::BadRequest(format!(
+            "the idempotency key `{key}` is that of run {known}, which was submitted with another pipeline, another version \
+             of it or other parameters: choose another key, or submit the same again"
+        )))
     }
 
     fn known_submission(&self, key: &str) -> Result<Option<RunId>, Error> {
@@ -694,6 +743,32 @@ impl From<Refused> for Error {
     }
 }
 
+/// Keeps the text of a version, and the rows under which it is found by the name of its pipeline.
+fn keep_text(store: &dyn Store, batch: &mut Batch, pipeline: &PipelineRecord, run: &RunId) {
+    if let Ok(version) = pipeline.version.parse() {
+        batch.put(&Key::Pipeline(version), pipeline);
+    }
+    super::pipelines::index(store, batch, pipeline, run);
+}
+
+/// Finds the newest run that somebody asked for: those that execute hooks are nobody's latest run.
+fn latest(store: &dyn Store) -> Result<Option<RunId>, Error> {
+    let mut before: Option<Vec<u8>> = None;
+    loop {
+        let rows = store.scan_back(&prefix::runs(), before.as_deref(), LATEST_ROWS)?;
+        let Some((last, _)) = rows.last() else { return Ok(None) };
+        before = Some(last.clone());
+        for (key, value) in &rows {
+            let (key, record) = crate::store::codec::decode_row::<RunRecord>(key, value)?;
+            if let Key::Run(id) = key
+                && !record.idempotency_key.starts_with(super::deliver::command::KEY_PREFIX)
+            {
+                return Ok(Some(id));
+            }
+        }
+    }
+}
+
 /// Finds the newest run id that starts with `start`, for prefixes typed by people.
 ///
 /// # Errors
@@ -704,11 +779,7 @@ pub fn resolve(store: &dyn Store, reference: &str) -> Result<RunId, Error> {
     }
     let no_run = || Error::NoSuchRun(reference.chars().take(64).collect());
     if reference == "latest" {
-        let row = store.scan_back(&prefix::runs(), None, 1)?.into_iter().next().ok_or_else(no_run)?;
-        return match Key::decode(&row.0) {
-            Ok(Key::Run(id)) => Ok(id),
-            _ => Err(no_run()),
-        };
+        return latest(store)?.ok_or_else(no_run);
     }
     let start = if reference.starts_with("run_") { reference.to_owned() } else { format!("run_{reference}") };
     if start.len() < "run_".len() + 1 || !start.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {

@@ -24,6 +24,8 @@ pub mod probes;
 mod produce;
 pub mod records;
 mod reread;
+#[cfg(test)]
+mod runs_tests;
 pub mod schedules;
 #[cfg(test)]
 mod start_tests;

@@ -32,11 +32,13 @@ pub fn run_record(run: &Run) -> RunRecord {
         ended_ms: run.ended_at,
         generation: run.generation,
         idempotency_key: run.idempotency_key.clone(),
+        asked: run.asked.clone(),
         no_cache: run.no_cache,
         priority: run.priority,
         tags: run.tags.clone(),
         counts: super::views::counted(run.tasks.iter().map(|task| &task.state)),
         external_inputs: run.external_inputs.clone(),
+        cancelled_for: run.cancelled_for.clone(),
         // Serialising plain data with string keys cannot fail.
         spec: serde_json::to_vec(&*run.spec).unwrap_or_default().into(),
     }
@@ -127,8 +129,10 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
     run.ended_at = record.ended_ms;
     run.generation = record.generation;
     run.idempotency_key = record.idempotency_key;
+    run.asked = record.asked;
     run.no_cache = record.no_cache;
     run.external_inputs = record.external_inputs;
+    run.cancelled_for = record.cancelled_for;
     run.priority = record.priority;
     run.tags = record.tags;
 

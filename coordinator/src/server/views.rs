@@ -26,7 +26,7 @@ pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView
     } else {
         Vec::new()
     };
-    let reason = core.and_then(|core| explain::explain_run(core, run));
+    let reason = core.map_or_else(|| explain::explain_alone(run), |core| explain::explain_run(core, run));
     v1::RunView {
         run_id: run.id.to_string(),
         pipeline: run.spec.pipeline.to_string(),

@@ -473,8 +473,10 @@ pub static TASK: Table = Table {
             "key",
             Form::Text,
             "the item's text",
-            "names the children of a fan-out: each must come out with another key. A path is named by its last \
-             part, a table of `foreach` by its number, a combination of `matrix` by its values with `+` between them",
+            "names the children of a fan-out: each must come out with another key. A table of `foreach` is named by its \
+             number, a combination of `matrix` by its values with `+` between them, a path by its last part and 8 characters \
+             of the digest of the whole. In any other text each character besides letters, digits and `_-.=+@` becomes `_`, \
+             and 8 such characters follow: `e f` gives `e_f-0b1e65d0`",
             "\"${item.id}\"",
         ),
         key!(
@@ -620,8 +622,8 @@ pub static SECRET: Table = table(
 pub static RETRY: Table = table(
     "retry",
     "`retry = 5` is short for `retry = { attempts = 5 }`. The classes of failure: `user` (the task or its parameters are \
-     wrong), `data` (the input is wrong), `infra` (disk, network, a missing program), `timeout`, `oom` (killed for \
-     memory), `lost` (the worker went away).",
+     wrong, or its program is not on the worker), `data` (the input is wrong), `infra` (disk, network), `timeout`, `oom` \
+     (killed for memory), `lost` (the worker went away).",
     &[
         key!("attempts", Form::Int(1, MOST_TRIES), "`3`", "attempts in all, the first included", "5"),
         key!(

@@ -280,7 +280,7 @@ fn the_queue_is_summed_up_by_what_tasks_want() {
     bench.finish(&run, 0, failure(segue_proto::failure::FailureClass::Infra));
     bench.pass(100);
     assert_eq!(summary(&bench).classes[&plain].waiting_since, Some(10_600));
-    bench.tell(Event::CancelRun { run, gently: false }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     let queue = summary(&bench);
     assert!(!queue.classes.contains_key(&wants_gpu), "nothing of it waits any more");
     assert_eq!(queue.classes[&plain].waiting, 0);

@@ -214,7 +214,7 @@ fn a_cancel_that_the_worker_never_confirms_ends_with_the_lease() {
     bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.start(&run, 0);
-    bench.tell(Event::CancelRun { run, gently: false }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     bench.pass(LEASE);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
     assert_eq!(bench.core.workers().map(|worker| worker.leased.len()).sum::<usize>(), 0);
@@ -226,7 +226,7 @@ fn a_cancelled_assignment_that_never_arrived_is_not_given_out_again() {
     let worker = bench.hello("w", "a", 1, 0, vec![]);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.tell(Event::LinkClosed { worker, link: 1 }).unwrap();
-    bench.tell(Event::CancelRun { run, gently: false }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     bench.sent.clear();
     bench.hello("w", "a", 1, 0, vec![]);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);

@@ -16,6 +16,7 @@ mod life;
 mod model;
 mod overdue;
 mod placement;
+mod reasons;
 mod rerun;
 mod scale_in;
 mod sim;

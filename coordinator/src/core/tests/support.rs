@@ -361,7 +361,7 @@ impl Bench {
     }
 
     pub fn cancel(&mut self, run: &RunId) {
-        self.tell(Event::CancelRun { run: *run, gently: false }).unwrap();
+        self.tell(Event::CancelRun { run: *run, gently: false, why: String::new() }).unwrap();
     }
 
     pub fn cancel_task(&mut self, run: &RunId, name: &str) {

@@ -36,6 +36,9 @@ const LOOK_AT_LARGE: std::time::Duration = std::time::Duration::from_millis(500)
 /// must not take more than a few hundredths of what the coordinator can decide.
 const LOOK_AT_TASK: std::time::Duration = std::time::Duration::from_micros(100);
 
+/// Characters of the reason of a cancel that are kept.
+const LONGEST_CAUSE: usize = 500;
+
 /// Most rows of one answer.
 const MOST_ROWS: u32 = 1_000;
 
@@ -74,6 +77,12 @@ impl Runs {
 
     /// Submits a run, whoever asks for it.
     pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+        self.submit_for(request, false).await
+    }
+
+    /// Submits a run. `compared`: the key of a client, which stands for one request. Those of schedules, backfills and
+    /// hooks stand for an interval or an event, whatever the file says by then.
+    async fn submit_for(&self, request: v1::SubmitRequest, compared: bool) -> Result<v1::SubmitResponse, Error> {
         let compiled = match self.compile(&request).await? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),
@@ -86,6 +95,9 @@ impl Runs {
         self.0.unsettled.settled(external_inputs.keys()).await;
         let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
+        if compared && !run.idempotency_key.is_empty() {
+            run.asked = asked(&spec);
+        }
         run.no_cache = request.no_cache;
         run.priority = request.priority.unwrap_or(run.priority);
         run.tags = request.tags;
@@ -162,12 +174,27 @@ impl Runs {
                 ..v1::SubmitRequest::default()
             };
             match self.compile(&submit).await? {
-                Ok(compiled) => Some(compiled.spec),
+                Ok(compiled) if compiled.spec.pipeline != run.spec.pipeline => {
+                    let (ours, theirs) = (&run.spec.pipeline, &compiled.spec.pipeline);
+                    return Err(Error::BadRequest(format!(
+                        "run `{id}` is one of pipeline `{ours}`, and the file is that of `{theirs}`: submit it as a run of its own"
+                    )));
+                }
+                Ok(compiled) => Some(compiled),
                 Err(diagnostics) => {
                     return Ok(v1::RerunResponse { run_id: id.into(), diagnostics, ..v1::RerunResponse::default() });
                 }
             }
         };
+        let text = latest.as_ref().map(|compiled| PipelineRecord {
+            name: compiled.pipeline.name.to_string(),
+            version: compiled.spec.version.clone(),
+            text: request.latest_text.clone(),
+            path: run.path.clone(),
+            created_ms: self.0.clock.now(),
+            operators: pipelines::operators(&compiled.pipeline, &self.0.operators()),
+        });
+        let latest = latest.map(|compiled| compiled.spec);
         let nothing_named = !request.failed && request.from.is_empty() && request.only.is_empty();
         let selector = rerun::Selector {
             // Without a wish, what did not succeed is what people mean.
@@ -197,7 +224,7 @@ impl Runs {
                 }
             }
             let spec = Arc::clone(&plan.spec);
-            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) }).await?;
+            self.0.handle.rerun(id, Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) }, text).await?;
         }
         Ok(v1::RerunResponse { run_id: id.into(), items, diagnostics: Vec::new(), version })
     }
@@ -249,9 +276,24 @@ struct Compiled {
     warnings: Vec<v1::Diagnostic>,
 }
 
+/// Gives the digest of what a client asks for.
+fn asked(spec: &RunSpec) -> String {
+    // Plain data with string keys.
+    let request = serde_json::to_vec(&(&spec.pipeline, &spec.version, &spec.params)).unwrap_or_default();
+    blake3::hash(&request).to_hex().to_string()
+}
+
 /// Makes a run id that sorts by time.
 fn new_run_id() -> RunId {
     RunId::new(ulid::Ulid::new().0)
+}
+
+/// Gives the reason of a cancel as it is kept.
+fn cause(reason: &str) -> String {
+    match reason.trim() {
+        "" => "on request".to_owned(),
+        told => told.chars().filter(|c| !c.is_control()).take(LONGEST_CAUSE).collect(),
+    }
 }
 
 /// Gives one page of the tasks of a run.
@@ -300,7 +342,7 @@ impl RunService for Runs {
             let message = format!("idempotency keys that begin with `{HOOK_KEYS}` are those of hooks: choose another");
             return Err(Error::BadRequest(message).into());
         }
-        Ok(Response::new(Self::submit(self, request).await?))
+        Ok(Response::new(self.submit_for(request, true).await?))
     }
 
     async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
@@ -430,7 +472,7 @@ impl RunService for Runs {
         let request = request.into_inner();
         let id = self.resolve(request.run_id).await?;
         let event = match request.task.as_str() {
-            "" => Event::CancelRun { run: id, gently: false },
+            "" => Event::CancelRun { run: id, gently: false, why: cause(&request.reason) },
             task => {
                 let wanted = task.to_owned();
                 let found = self.0.handle.read(move |core| core.run(&id).map(|run| run.find(&wanted))).await?;

@@ -1,6 +1,9 @@
 //! What happened in one commit, from what changed in the core and what was told before.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet},
+};
 
 use segue_proto::{
     ids::RunId,
@@ -13,7 +16,7 @@ use super::shape::{
     with_details,
 };
 use crate::{
-    core::{AttemptState, Core, Dirty, FIRST_CHILD, Run, RunState, Task, TaskState, UnixMillis},
+    core::{AttemptState, Core, Dirty, FIRST_CHILD, Run, RunState, Task, TaskState, UnixMillis, explain},
     server::records,
 };
 
@@ -141,7 +144,7 @@ fn of_run(
         };
         RunTold::entered(run, kept)
     });
-    let mut body: Vec<(u8, u32, v1::FeedEvent)> = Vec::new();
+    let mut body: Vec<(Turn, v1::FeedEvent)> = Vec::new();
     let mut failures_told = HashSet::new();
     // What is not told yet of the attempts of each task that changed: usually of the last one, and of the one before where
     // it came back and was given out again in the same commit.
@@ -166,11 +169,15 @@ fn of_run(
         let over = attempt.ended_at != 0;
         if live.is_none() {
             let event = of_attempt(run, *index, attempt, Kind::TaskAssigned);
-            if over || attempt.started_at != 0 { body.push((0, *index, event)) } else { assigned.push(event) }
+            if over || attempt.started_at != 0 {
+                body.push((Turn::of(run, 0, *index), event))
+            } else {
+                assigned.push(event)
+            }
         }
         let started = live.is_some_and(|live| live.started);
         if !started && attempt.started_at != 0 {
-            body.push((0, *index, begun(run, *index, attempt)));
+            body.push((Turn::of(run, 0, *index), begun(run, *index, attempt)));
         }
         if !over {
             known.live.insert(*index, Live { attempt: *number, started: started || attempt.started_at != 0 });
@@ -188,11 +195,14 @@ fn of_run(
                 failures_told.insert(*index);
             }
             let event = failed(of_attempt(run, *index, attempt, kind), attempt.failure.as_deref());
-            body.push((0, *index, v1::FeedEvent { task_ended: ended, ..event }));
+            body.push((Turn::of(run, 0, *index), v1::FeedEvent { task_ended: ended, ..event }));
             if let TaskState::Backoff { until } = task.state {
                 let event = of_attempt(run, *index, attempt, Kind::TaskRetrying);
                 let event = failed(event, attempt.failure.as_deref());
-                body.push((0, *index, v1::FeedEvent { retry_at_ms: until, details_json: String::new(), ..event }));
+                body.push((
+                    Turn::of(run, 0, *index),
+                    v1::FeedEvent { retry_at_ms: until, details_json: String::new(), ..event },
+                ));
             }
         }
     }
@@ -204,20 +214,41 @@ fn of_run(
         }
         known.ended.set(slot(run, *index), ended);
         if ended && !(task.state == TaskState::Failed && failures_told.contains(index)) {
-            body.extend(end(run, *index, task).map(|(rank, event)| (rank, *index, event)));
+            body.extend(end(run, *index, task).map(|(rank, event)| (Turn::of(run, rank, *index), event)));
         }
     }
-    body.sort_by_key(|(rank, index, _)| (*rank, *index));
+    body.sort_by_key(|(turn, _)| *turn);
     let works = |kind: i32| kind == i32::from(Kind::TaskStarted) || kind == i32::from(Kind::TaskSucceeded);
-    if !known.started && body.iter().any(|(.., event)| works(event.kind)) {
+    if !known.started && body.iter().any(|(_, event)| works(event.kind)) {
         known.started = true;
         out.push(of_run_alone(run, Kind::RunStarted));
     }
-    out.extend(body.into_iter().map(|(.., event)| event));
+    out.extend(body.into_iter().map(|(_, event)| event));
     if run.state.is_terminal() {
         out.push(outcome(run));
     } else {
         told.runs.insert(run.id, known);
+    }
+}
+
+/// Where an event stands among those of its run and commit: what comes earlier in the graph first, and of a task its
+/// children before itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    /// What runs at the end of a run follows from everything else.
+    finally: bool,
+    before_end: Reverse<u32>,
+    /// The end of a fan-out follows from those of its children.
+    parent: bool,
+    rank: u8,
+    index: u32,
+}
+
+impl Turn {
+    fn of(run: &Run, rank: u8, index: u32) -> Self {
+        let finally = run.bound(index).is_some_and(|bound| bound.flow.finally);
+        let parent = run.groups.contains_key(&index);
+        Self { finally, before_end: Reverse(run.remaining(index)), parent, rank, index }
     }
 }
 
@@ -285,6 +316,7 @@ fn end(run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
             (rank, usage.map_or(event.clone(), |details| with_details(event, &details)))
         }
         Kind::TaskFailed => (rank, failed(event, task.failure.as_deref())),
+        Kind::TaskCancelled => (rank, v1::FeedEvent { message: explain::cancelled(run, index).text, ..event }),
         _ => (rank, event),
     })
 }
@@ -315,7 +347,7 @@ fn outcome(run: &Run) -> v1::FeedEvent {
         })
         .collect();
     let message = match (all_failed().count(), failed.first()) {
-        (0, _) | (_, None) => String::new(),
+        (0, _) | (_, None) => unfinished(run),
         (count, Some(first)) => {
             let text = |key: &str| first[key].as_str().unwrap_or_default().to_owned();
             let others = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
@@ -329,6 +361,20 @@ fn outcome(run: &Run) -> v1::FeedEvent {
     }
     let event = v1::FeedEvent { message: clip(&message, LONGEST_MESSAGE), ..of_run_alone(run, kind) };
     with_details(event, &Value::from(details))
+}
+
+/// Says why a run did not succeed in which no task failed.
+fn unfinished(run: &Run) -> String {
+    match run.state {
+        RunState::Cancelled => explain::explain_alone(run).map(|reason| reason.text).unwrap_or_default(),
+        RunState::Failed => {
+            let stopped = run.tasks.iter().position(|task| task.state == TaskState::UpstreamFailed);
+            let name = stopped.map(|index| task_name(run, u32::try_from(index).unwrap_or(u32::MAX)));
+            name.map(|name| format!("task `{name}` was not run, because what it needs did not succeed"))
+                .unwrap_or_default()
+        }
+        _ => String::new(),
+    }
 }
 
 /// When this generation of a run began to work.

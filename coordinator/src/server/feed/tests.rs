@@ -15,7 +15,7 @@ use segue_proto::{
 use super::{Ends, Feed, Filter, expired, json, oldest, page, shape};
 use crate::{
     core::{
-        CachedResult, Config, Core, Event, Held, Outcome, Past, Run, Worker, WorkerKey,
+        CachedResult, Config, Core, Event, FIRST_CHILD, Held, Outcome, Past, Run, Worker, WorkerKey,
         rerun::{self, Selector},
     },
     server::Error,
@@ -283,7 +283,7 @@ fn work_that_is_handed_back_or_cancelled_is_told_as_that() {
     let back = scene.tell(Event::HandBack { worker: key("1"), token, started: false });
     assert_eq!(kinds(&back), ["task.handed_back a", "task.assigned a"]);
     assert_eq!((back[0].attempt, back[1].attempt), (1, 2));
-    let told = scene.tell(Event::CancelRun { run: run_id(1), gently: false });
+    let told = scene.tell(Event::CancelRun { run: run_id(1), gently: false, why: String::new() });
     assert_eq!(kinds(&told), ["task.cancelled b"], "the other one still has to stop");
     let told = scene.finished(1, 0, Outcome::Cancelled);
     assert_eq!(kinds(&told), ["run.started", "task.started a", "task.cancelled a", "run.cancelled"]);
@@ -301,6 +301,58 @@ fn what_the_cache_knows_succeeds_in_the_commit_of_its_submission() {
     assert!(told[2].cached && told[2].attempt == 0 && told[2].outputs.len() == 1);
     assert_eq!(told[3].inputs.len(), 1, "what it would have taken");
     assert_eq!(scene.commits, 1);
+}
+
+const FAN_OUT: &str = r#"
+[pipeline]
+name = "fans"
+[tasks.grid]
+command = ["a", "${item}"]
+foreach = ["a", "b"]
+outputs = ["out"]
+[tasks.early]
+command = ["b"]
+after   = ["join"]
+when    = "false"
+[tasks.join]
+command = ["b"]
+inputs  = { in = "grid.out" }
+"#;
+
+#[test]
+fn what_follows_from_an_end_is_told_after_it_whatever_the_order_of_the_file() {
+    let mut scene = Scene::new();
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, FAN_OUT);
+    let first = FIRST_CHILD as usize;
+    scene.finished(1, first, success(vec![output("x")]));
+    let told = kinds(&scene.finished(1, first + 1, success(vec![output("y")])));
+    let last = ["task.started grid[b]", "task.succeeded grid[b]", "task.succeeded grid", "task.assigned join"];
+    assert_eq!(told, last);
+    let told = kinds(&scene.finished(1, 2, success(Vec::new())));
+    assert_eq!(told, ["task.started join", "task.succeeded join", "task.skipped early", "run.succeeded"]);
+
+    scene.cache = Cached(true);
+    let text = FAN_OUT.replace("command = ", "cache = true\ncommand = ");
+    let told = kinds(&scene.submit(2, &text));
+    let ends = ["grid[a]", "grid[b]", "grid", "join"].map(|task| format!("task.succeeded {task}"));
+    assert_eq!(told[2..6], ends);
+    assert_eq!(told[6..], ["task.skipped early", "run.succeeded"]);
+}
+
+#[test]
+fn the_end_of_a_run_in_which_nothing_failed_says_what_stopped_it() {
+    let mut scene = Scene::new();
+    scene.submit(1, CHAIN);
+    let told = scene.tell(Event::CancelTask { run: run_id(1), task: 0 });
+    assert_eq!(kinds(&told), ["task.cancelled a", "task.upstream_failed b", "run.cancelled"]);
+    assert_eq!(
+        (told[0].message.as_str(), told[2].message.as_str()),
+        ("it was cancelled on request", "of its tasks, these were cancelled: a")
+    );
+    scene.submit(2, CHAIN);
+    let told = scene.tell(Event::CancelRun { run: run_id(2), gently: false, why: "no room".to_owned() });
+    assert_eq!(told.last().unwrap().message, "the run was cancelled: no room");
 }
 
 /// Something that happens to a scene, and what is told of it.

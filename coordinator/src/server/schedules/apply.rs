@@ -78,7 +78,7 @@ impl Schedules {
                 if old.plan.table != plan.table || old.plan.decl.start != plan.decl.start {
                     // What is due by now fires as it was written until now; the rest as it is written now.
                     let actions = if self.0.fires { state.decide(&old.plan, now) } else { Vec::new() };
-                    self.note_actions(&name, &actions, now, &mut batch)?;
+                    self.note_actions(&name, &actions, &state, now, &mut batch)?;
                     state.decided = state.decided.max(now);
                 }
                 (state, old.record.version != record.version)
@@ -171,7 +171,7 @@ impl Schedules {
         entry.record = record;
         let mut batch = Batch::new();
         batch.put(&Key::Schedule(name.clone()), &entry.record_with(&state));
-        self.note_actions(&name, &actions, now, &mut batch)?;
+        self.note_actions(&name, &actions, &state, now, &mut batch)?;
         self.0.shared.committer.commit(batch).await?;
         entry.state = state;
         self.0.wake.notify_one();

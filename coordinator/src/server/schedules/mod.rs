@@ -32,7 +32,11 @@ use self::book::{Book, Going};
 use super::{api::Shared, error::Error, records};
 use crate::{
     core::{RunState, UnixMillis},
-    schedule::{Interval, backfill::Progress, scheduler::Action},
+    schedule::{
+        Interval,
+        backfill::Progress,
+        scheduler::{Action, State},
+    },
     store::{self, Batch, Key},
 };
 
@@ -61,7 +65,7 @@ struct Inner {
 enum Work {
     Interval { name: PipelineName, interval: Interval, late: bool },
     Item { id: BackfillId, at: usize },
-    Cancel(String),
+    Cancel { run: String, why: String },
 }
 
 impl Schedules {
@@ -160,7 +164,7 @@ impl Schedules {
             if state != entry.state {
                 batch.put(&Key::Schedule(name.clone()), &entry.record_with(&state));
             }
-            self.note_actions(name, &actions, now, &mut batch)?;
+            self.note_actions(name, &actions, &state, now, &mut batch)?;
             let may_submit = entry.tries.not_before <= now;
             work.extend(actions.into_iter().filter_map(|action| match action {
                 Action::Start { interval, late } if may_submit && !entry.tries.submitting.contains(&interval) => {
@@ -169,7 +173,10 @@ impl Schedules {
                 Action::Start { .. } | Action::Skip { .. } | Action::Missed { .. } => None,
             }));
             let cancelling = state.active.iter().filter(|active| active.cancelling);
-            work.extend(cancelling.map(|active| Work::Cancel(active.run.clone())));
+            work.extend(cancelling.map(|active| Work::Cancel {
+                run: active.run.clone(),
+                why: format!("a later fire of schedule `{name}` took its place (`overlap = \"cancel_running\"`)"),
+            }));
             states.push((name.clone(), state));
         }
         let mut over = Vec::new();
@@ -177,7 +184,10 @@ impl Schedules {
             if advance(id, going, &ended, now, &mut batch) {
                 over.push(id.clone());
             }
-            work.extend(going.set.to_cancel().into_iter().map(|at| Work::Cancel(going.set.items[at].run.clone())));
+            work.extend(going.set.to_cancel().into_iter().map(|at| Work::Cancel {
+                run: going.set.items[at].run.clone(),
+                why: format!("backfill {id} was cancelled"),
+            }));
             if going.tries.not_before <= now {
                 let due = going.set.to_submit(&going.tries.submitting);
                 work.extend(due.into_iter().map(|at| Work::Item { id: id.clone(), at }));
@@ -217,12 +227,16 @@ impl Schedules {
         &self,
         name: &PipelineName,
         actions: &[Action],
+        state: &State,
         now: UnixMillis,
         batch: &mut Batch,
     ) -> Result<(), Error> {
         for action in actions {
             let (interval, record) = match action {
-                Action::Skip { interval, why } => (*interval, notes::skipped(*why, now)),
+                Action::Skip { interval, why } => {
+                    let going = state.active.first().map(|active| active.run.as_str());
+                    (*interval, notes::skipped(*why, going, now))
+                }
                 Action::Missed { first, last, count } => {
                     (Interval { start: first.start, end: last.end }, notes::missed(*count, now))
                 }

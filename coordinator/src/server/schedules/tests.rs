@@ -129,7 +129,10 @@ impl Fixture {
     }
 
     async fn cancel(&mut self, run: &str) {
-        self.runs.cancel_run(v1::CancelRunRequest { run_id: run.into(), task: String::new() }).await.unwrap();
+        self.runs
+            .cancel_run(v1::CancelRunRequest { run_id: run.into(), ..v1::CancelRunRequest::default() })
+            .await
+            .unwrap();
     }
 }
 
@@ -209,6 +212,8 @@ async fn fires_during_a_run_are_skipped_or_wait_for_its_end() {
     };
     let view = fixture.until("ticks", |view| (overlapped(view) >= 2).then(|| view.clone())).await;
     assert_eq!((submitted(&view).len(), view.active.len(), fixture.going().await.len()), (1, 1, 1));
+    let skipped = view.last.iter().find(|fire| fire.outcome == i32::from(FireOutcome::Overlapped)).unwrap();
+    assert_eq!(skipped.message, format!("{} was going on", view.active[0].run_id));
 
     // Another policy holds for the fires to come, and the run that goes on still counts.
     let applied = fixture.apply(&ticks("none", "queue")).await;
@@ -294,6 +299,9 @@ async fn a_trigger_submits_the_last_complete_interval_and_counts_as_a_run_that_g
     let other = fixture.schedules.trigger(other).await.unwrap().into_inner().run_id;
     let runs = fixture.all_runs().await;
     assert_eq!(runs.iter().find(|run| run.run_id == other).unwrap().params["day"], "2020-02-02");
+    let view = fixture.get("daily").await;
+    let of_interval: Vec<&str> = view.last.iter().map(|fire| fire.run_id.as_str()).collect();
+    assert_eq!(of_interval, [other.as_str(), answer.run_id.as_str()], "neither hides the other, newest first");
     fixture.stop().await;
 }
 
