@@ -1,6 +1,7 @@
 //! Coordinator and worker inside this process: the same code paths as a cluster, over a loopback port.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     pin::Pin,
@@ -69,15 +70,20 @@ impl Embedded {
         Ok(Self { url, state_dir, coordinator, stop_coordinator: stop, worker: None, hooks })
     }
 
-    /// Adds a worker that offers `machine`, whose commands inherit the variables that `pass_env` names.
-    pub fn add_worker(&mut self, machine: Machine, pass_env: Vec<String>) -> Result<(), Error> {
+    /// Adds a worker that offers `machine` and has `labels`, whose commands inherit the variables that `pass_env` names.
+    pub fn add_worker(
+        &mut self,
+        machine: Machine,
+        labels: BTreeMap<String, String>,
+        pass_env: Vec<String>,
+    ) -> Result<(), Error> {
         let name = "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?;
         let config = WorkerConfig {
             name,
             server: self.url.clone(),
             machine,
             pass_env,
-            labels: std::collections::BTreeMap::default(),
+            labels,
             cache_dir: self.state_dir.join("worker"),
             cache_limit_bytes: CACHE_LIMIT,
             runner_command: runner_command()?,

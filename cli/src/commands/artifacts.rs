@@ -55,7 +55,7 @@ async fn list(run: String, client: &Client, out: &mut Printer) -> Result<ExitSta
     let artifacts = of_run(run, client).await?;
     let values: Vec<_> = artifacts.iter().map(value).collect();
     out.data(&values, || {
-        let mut rows = Rows::new(&["artifact", "kind", ">size", "digest", "shape", "made by"]);
+        let mut rows = Rows::new(&["artifact", "kind", ">size", "=digest", "shape", "made by"]);
         for view in &artifacts {
             let artifact = view.artifact.clone().unwrap_or_default();
             let made = if view.cached { "cache".to_owned() } else { format!("attempt {}", view.attempt) };
@@ -115,7 +115,7 @@ async fn lineage(digest: String, client: &Client, out: &mut Printer) -> Result<E
         })
         .collect();
     out.data(&values, || {
-        let mut rows = Rows::new(&["artifact", "digest", "work", "run", "external inputs"]);
+        let mut rows = Rows::new(&["artifact", "=digest", "work", "=run", "external inputs"]);
         for node in &nodes {
             let view = node.artifact.clone().unwrap_or_default();
             let digest = view.artifact.unwrap_or_default().digest;

@@ -76,15 +76,7 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         _ => None,
     };
     let listener = bind(args.listen, tls.is_some() || args.insecure).await?;
-    let http = match args.http.as_str() {
-        "off" => None,
-        text => {
-            let address = text.parse().map_err(|e| {
-                Error::usage(format!("`--http {text}`: {e}")).hint("HOST:PORT with an IP address, or `off`")
-            })?;
-            Some(bind(address, args.insecure).await?)
-        }
-    };
+    let http = bind_http(&args.http, args.insecure).await?;
     let stop = stop::on_signals();
     let gc = GcConfig {
         defaults: args.rules.into(),
@@ -125,6 +117,17 @@ pub async fn bind(address: SocketAddr, open_allowed: bool) -> Result<TcpListener
         Error::internal(format!("cannot listen on {address}: {e}"))
             .hint("is another coordinator there? choose another port")
     })
+}
+
+/// Binds the address of `--http`; none where it is `off`.
+pub async fn bind_http(text: &str, open_allowed: bool) -> Result<Option<TcpListener>, Error> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text
+        .parse()
+        .map_err(|e| Error::usage(format!("`--http {text}`: {e}")).hint("HOST:PORT with an IP address, or `off`"))?;
+    bind(address, open_allowed).await.map(Some)
 }
 
 fn lease(seconds: f64) -> Result<Duration, Error> {

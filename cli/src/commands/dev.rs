@@ -9,7 +9,10 @@ use segue_coordinator::{
 };
 use segue_worker::agent::{self, WorkerConfig};
 
-use super::{coordinator::bind, worker::Amounts};
+use super::{
+    coordinator::{bind, bind_http},
+    worker::Amounts,
+};
 use crate::{
     args::Global,
     embedded,
@@ -24,9 +27,9 @@ pub struct DevArgs {
     /// Address for gRPC
     #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
     pub listen: SocketAddr,
-    /// Address for /healthz, /readyz and /metrics
+    /// Address for /healthz, /readyz and /metrics; `off` serves none
     #[arg(long, default_value = "127.0.0.1:7401", value_name = "HOST:PORT")]
-    pub http: SocketAddr,
+    pub http: String,
     #[command(flatten)]
     pub amounts: Amounts,
 }
@@ -35,7 +38,7 @@ pub struct DevArgs {
 pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
     let state_dir = embedded::absolute(&global.state_dir)?;
     let listener = bind(args.listen, false).await?;
-    let http = bind(args.http, false).await?;
+    let http = bind_http(&args.http, false).await?;
     let stop = stop::on_signals();
     let stop_coordinator = tokio_util::sync::CancellationToken::new();
     let gc = GcConfig::default();
@@ -48,14 +51,14 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
         gc,
         openlineage: None,
     };
-    let coordinator = Coordinator::start(config, listener, Some(http), stop_coordinator.clone()).await?;
+    let coordinator = Coordinator::start(config, listener, http, stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);
     let worker = WorkerConfig {
         name: "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?,
         server: url.clone(),
         machine: args.amounts.machine()?,
         pass_env: args.amounts.environment.pass_env.clone(),
-        labels: std::collections::BTreeMap::new(),
+        labels: args.amounts.labels()?,
         cache_dir: state_dir.join("worker"),
         cache_limit_bytes: embedded::CACHE_LIMIT,
         runner_command: embedded::runner_command()?,

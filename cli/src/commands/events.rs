@@ -86,6 +86,11 @@ pub async fn run(args: EventsArgs, client: &Client, out: &mut Printer) -> Result
         follow: args.follow,
     };
     let mut lost = false;
+    if args.follow && client.is_embedded() {
+        // It would hold the store, so that no coordinator could start.
+        return Err(Error::internal("no coordinator is running: nothing happens that could be followed")
+            .hint("leave --follow out to see what has happened, or start one with `segue dev`"));
+    }
     loop {
         // Whatever was printed is not asked for again.
         let ended = read(&mut request, &args, client, out, &mut lost).await;
@@ -103,7 +108,9 @@ pub async fn run(args: EventsArgs, client: &Client, out: &mut Printer) -> Result
     }
 }
 
-enum Fault {
+/// Why reading a stream ended early.
+#[derive(Debug)]
+pub enum Fault {
     Call(tonic::Status),
     Print(Error),
 }
@@ -114,8 +121,17 @@ impl From<tonic::Status> for Fault {
     }
 }
 
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Call(status) => status.into(),
+            Fault::Print(error) => error,
+        }
+    }
+}
+
 /// Says whether a coordinator that comes back may answer otherwise.
-fn passes(status: &tonic::Status) -> bool {
+pub fn passes(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     client::Client,
     error::{Error, ExitStatus},
+    format,
     printer::{Printer, Rows},
 };
 
@@ -46,7 +47,7 @@ pub async fn run(command: PoolsCommand, client: &Client, out: &mut Printer) -> R
                 out.json(&json!({"pool": name, "slots": slots, "previous": previous}))?;
             } else {
                 let before = previous.map_or_else(|| "it is new".to_owned(), |before| format!("it had {before}"));
-                out.text(&format!("pool {name} has {slots} slot(s); {before}"))?;
+                out.text(&format!("pool {name} has {}; {before}", format::counted(slots.into(), "slot", "slots")))?;
             }
         }
         PoolsCommand::Delete { name } => {

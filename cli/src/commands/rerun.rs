@@ -1,6 +1,6 @@
 //! `segue rerun RUN`: the plan first, then exactly the plan.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use segue_proto::v1;
@@ -108,7 +108,8 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
     for item in plan.items.iter().filter(|item| item.execute) {
         out.note(&format!("  {} ({})", item.task, why(item)));
     }
-    out.note(&format!("{executes} task(s) execute, {} kept", plan.items.len() - executes));
+    let some = if executes == 1 { "task executes" } else { "tasks execute" };
+    out.note(&format!("{executes} {some}, {} kept", plan.items.len() - executes));
     client.runs().rerun(v1::RerunRequest { dry_run: false, ..request }).await?;
     if args.no_wait {
         if out.is_json() {
@@ -193,7 +194,7 @@ fn print_plan(plan: &v1::RerunResponse, out: &mut Printer) -> Result<(), Error> 
 /// A rerun without a server needs hands: this process becomes the worker.
 pub async fn with_worker(client: &mut Client, environment: &PassEnv) -> Result<(), Error> {
     if let Some(embedded) = client.embedded_mut() {
-        embedded.add_worker(segue_worker::agent::detect(), environment.pass_env.clone())?;
+        embedded.add_worker(segue_worker::agent::detect(), BTreeMap::new(), environment.pass_env.clone())?;
         wait_for_worker(client).await?;
     }
     Ok(())

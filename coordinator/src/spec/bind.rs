@@ -507,7 +507,11 @@ impl Binder<'_> {
                     "hand it over as with = {{ {name} = \"${{params.{name}}}\" }}; the command reads $SEGUE_PARAM_{}",
                     name.to_uppercase()
                 );
-                faults.push(Diagnostic::error(Code::BadValue, message).hint(hint));
+                let fault = Diagnostic::error(Code::BadValue, message).hint(hint);
+                // Said once, however often the command names it.
+                if !faults.contains(&fault) {
+                    faults.push(fault);
+                }
             }
         }
         self.text(text, Filling::of(task))

@@ -312,9 +312,7 @@ impl Attempt {
                 if port.optional {
                     continue;
                 }
-                let message = format!("output `{}` was not written", port.name);
-                return Err(Failure::new(FailureClass::User, message)
-                    .hint(format!("write it to a file named `{}` in $SEGUE_OUTPUT_DIR", port.name)));
+                return Err(files::missing(&directory, &port.name));
             };
             // Before it is stored, which may take the file away.
             inline.read(&port.name, &file)?;

@@ -127,8 +127,8 @@ impl Worker {
         tracing::info!(worker = %self.config.name, incarnation = %self.incarnation, server = self.config.server, "worker starts");
         let (link_events, mut link_inbox) = mpsc::channel(INBOX);
         let (reports, mut ended) = mpsc::channel::<Ended>(INBOX);
-        let end_link = CancellationToken::new();
-        let link = tokio::spawn(link::maintain(endpoint, link_events, end_link.clone()));
+        let (ending, end_link) = (CancellationToken::new(), CancellationToken::new());
+        let link = tokio::spawn(link::maintain(endpoint, link_events, ending.clone(), end_link.clone()));
         let (mut reported, mut told) = (Vec::with_capacity(INBOX), Vec::with_capacity(INBOX));
         let result = 'work: loop {
             let now = Instant::now();
@@ -167,6 +167,7 @@ impl Worker {
                 () = sleep_until(wake) => {}
             }
         };
+        ending.cancel();
         self.end(&mut link_inbox, &mut ended).await;
         end_link.cancel();
         // The link may be waiting for room in here; it ends when nobody listens.

@@ -305,7 +305,8 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
         let node = run
             .find(&request.group)
             .ok_or_else(|| Error::NotFound(format!("run `{}` has no task `{}`", run.id, request.group)))?;
-        let members = run.groups.get(&node).map(|group| group.members.clone()).unwrap_or_default();
+        // What has no children is shown itself.
+        let members = run.groups.get(&node).map_or_else(|| vec![node], |group| group.members.clone());
         Box::new(members.into_iter())
     };
     let mut found = Vec::new();

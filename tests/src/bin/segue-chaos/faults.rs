@@ -15,9 +15,6 @@ use segue_tests::{TestCluster, cluster::is_alive, until};
 
 use crate::{draw::Draw, plan};
 
-/// The longest time between two faults.
-const PAUSE: Duration = Duration::from_millis(400);
-
 /// The longest time that a process is stopped, or a worker cut off: both longer and shorter than a lease.
 const AWAY: Duration = Duration::from_secs(5);
 
@@ -49,6 +46,8 @@ pub enum Kind {
 pub struct Faults {
     kinds: Vec<Kind>,
     workers: Vec<String>,
+    /// The longest time between two faults.
+    pause: Duration,
     draw: Draw,
     done: BTreeMap<Kind, u32>,
     /// How long coordinators took to serve again after they were killed.
@@ -64,15 +63,15 @@ pub struct Done {
 
 impl Faults {
     /// Draws from these kinds, or from all where none is named.
-    pub fn new(kinds: &[Kind], workers: Vec<String>, draw: Draw) -> Self {
+    pub fn new(kinds: &[Kind], workers: Vec<String>, pause: Duration, draw: Draw) -> Self {
         let kinds = if kinds.is_empty() { Kind::value_variants().to_vec() } else { kinds.to_vec() };
-        Self { kinds, workers, draw, done: BTreeMap::new(), back: Vec::new() }
+        Self { kinds, workers, pause, draw, done: BTreeMap::new(), back: Vec::new() }
     }
 
     /// Waits a little and injects one fault. The cluster is whole again when it returns.
     pub fn inject(&mut self, cluster: &mut TestCluster) {
         loop {
-            thread::sleep(self.draw.time(PAUSE));
+            thread::sleep(self.draw.time(self.pause));
             if let Some(kind) = self.happened(cluster) {
                 *self.done.entry(kind).or_default() += 1;
                 return;

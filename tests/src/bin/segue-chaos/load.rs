@@ -33,6 +33,15 @@ for name in $SEGUE_PARAM_MAKES; do echo "$SEGUE_TASK" > "$SEGUE_OUTPUT_DIR/$name
 echo "end $SEGUE_RUN_ID $SEGUE_TASK $SEGUE_ATTEMPT" >> ledger
 "#;
 
+/// How much there is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Runs that go on at a time.
+    pub runs: usize,
+    /// How long the longest commands take.
+    pub longest: Duration,
+}
+
 /// Submits runs until it is stopped.
 #[derive(Debug)]
 pub struct Load {
@@ -41,8 +50,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Keeps `most` runs going.
-    pub fn start(address: SocketAddr, dir: &Path, most: usize, mut draw: Draw, auditor: &Arc<Auditor>) -> Self {
+    /// Keeps runs going.
+    pub fn start(address: SocketAddr, dir: &Path, shape: Shape, mut draw: Draw, auditor: &Arc<Auditor>) -> Self {
         std::fs::create_dir_all(dir.join("pids")).expect("the temporary directory can be written");
         std::fs::write(dir.join("work.sh"), SCRIPT).expect("the temporary directory can be written");
         let stop = Arc::new(AtomicBool::new(false));
@@ -51,12 +60,12 @@ impl Load {
             let rpc = Rpc::new(address);
             let mut submitted = 0;
             while !stopped.load(Ordering::SeqCst) {
-                if auditor.open() >= most {
+                if auditor.open() >= shape.runs {
                     thread::sleep(REST);
                     continue;
                 }
                 submitted += 1;
-                let text = pipeline(&mut draw);
+                let text = pipeline(shape.longest, &mut draw);
                 auditor.accepted(&submit(&rpc, &path, &text, submitted));
             }
             submitted
@@ -92,42 +101,44 @@ fn submit(rpc: &Rpc, path: &Path, text: &str, number: u32) -> String {
 }
 
 /// Makes a pipeline of one of a few shapes.
-fn pipeline(draw: &mut Draw) -> String {
+fn pipeline(longest: Duration, draw: &mut Draw) -> String {
     let mut text = String::from(
         "[pipeline]\nname = \"load\"\n[defaults]\nresources = { cpu = 1 }\n\
-         retry = { attempts = 60, backoff = \"constant\", initial = \"20ms\", jitter = 0.5, on = [\"infra\", \"timeout\", \"lost\"], \
-         rules = [{ exit_codes = [75], attempts = 60, backoff = \"constant\", initial = \"10ms\" }] }\n",
+         retry = { attempts = 1000, backoff = \"constant\", initial = \"20ms\", jitter = 0.5, on = [\"infra\", \"timeout\", \"lost\"], \
+         rules = [{ exit_codes = [75], attempts = 1000, backoff = \"constant\", initial = \"10ms\" }] }\n",
     );
     match draw.below(3) {
         0 => {
             for step in 0..6 {
                 let after = if step == 0 { String::new() } else { format!("after = [\"t{}\"]\n", step - 1) };
-                text.push_str(&task(&format!("t{step}"), draw, &after));
+                text.push_str(&task(longest, &format!("t{step}"), draw, &after));
             }
         }
         1 => {
             for column in 0..8 {
-                text.push_str(&task(&format!("a{column}"), draw, ""));
-                text.push_str(&task(&format!("b{column}"), draw, &format!("after = [\"a{column}\"]\n")));
+                text.push_str(&task(longest, &format!("a{column}"), draw, ""));
+                text.push_str(&task(longest, &format!("b{column}"), draw, &format!("after = [\"a{column}\"]\n")));
             }
-            text.push_str(&task("last", draw, "after = [\"b0\", \"b3\", \"b7\"]\nrun_if = \"all_done\"\n"));
-            text.push_str(&task("clean", draw, "finally = true\n"));
+            text.push_str(&task(longest, "last", draw, "after = [\"b0\", \"b3\", \"b7\"]\nrun_if = \"all_done\"\n"));
+            text.push_str(&task(longest, "clean", draw, "finally = true\n"));
         }
         _ => {
             let children = "foreach = { range = 12 }\noutputs = [\"part\"]\nmax_parallel = 5\n";
-            text.push_str(&task("each", draw, children));
-            text.push_str(&task("join", draw, "inputs = { parts = \"each.part\" }\n"));
+            text.push_str(&task(longest, "each", draw, children));
+            text.push_str(&task(longest, "join", draw, "inputs = { parts = \"each.part\" }\n"));
         }
     }
     text
 }
 
-fn task(name: &str, draw: &mut Draw, more: &str) -> String {
+fn task(longest: Duration, name: &str, draw: &mut Draw, more: &str) -> String {
     // Now and then so long that a lease passes in the middle.
-    let slow = if draw.below(20) == 0 { draw.below(5_000) } else { draw.below(90) };
+    let usual = longest.min(Duration::from_millis(90));
+    let most = if draw.below(20) == 0 { longest } else { usual };
+    let slow = draw.time(most);
     let fails = u64::from(draw.below(10) == 0);
     let makes = if more.contains("outputs") { "part" } else { "" };
-    let (seconds, rest) = (slow / 1_000, slow % 1_000);
+    let (seconds, rest) = (slow.as_secs(), slow.subsec_millis());
     format!(
         "[tasks.{name}]\ncommand = [\"sh\", \"work.sh\"]\nwith = {{ slow = \"{seconds}.{rest:03}\", fails = {fails}, makes = \"{makes}\" }}\n{more}"
     )

@@ -18,7 +18,7 @@ use crate::{
     audit::Auditor,
     draw::Draw,
     faults::{Faults, Kind},
-    load::Load,
+    load::{Load, Shape},
 };
 
 /// Kills processes of a cluster while it works, and audits what is left
@@ -39,6 +39,12 @@ struct Args {
     /// Runs that go on at a time
     #[arg(long, default_value_t = 6, value_name = "N")]
     runs: usize,
+    /// Longest pause between two faults, in seconds
+    #[arg(long, default_value_t = 0.4, value_name = "SECONDS")]
+    pause: f64,
+    /// Seconds that the longest commands take
+    #[arg(long, default_value_t = 4.0, value_name = "SECONDS")]
+    longest: f64,
     /// Seconds that a worker may be silent
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     lease: f64,
@@ -71,12 +77,13 @@ fn run(args: &Args) -> report::Report {
         cluster.add_worker(&plan(name));
     }
     let auditor = Arc::new(Auditor::new(cluster.dir()));
-    let load = Load::start(cluster.grpc_address(), cluster.dir(), args.runs, Draw::new(args.seed ^ 1), &auditor);
+    let shape = Shape { runs: args.runs, longest: Duration::from_secs_f64(args.longest) };
+    let load = Load::start(cluster.grpc_address(), cluster.dir(), shape, Draw::new(args.seed ^ 1), &auditor);
     let observer = {
         let (auditor, rpc) = (Arc::clone(&auditor), Rpc::new(cluster.grpc_address()));
         thread::spawn(move || auditor.observe(&rpc))
     };
-    let mut faults = Faults::new(&args.kinds, names, Draw::new(args.seed));
+    let mut faults = Faults::new(&args.kinds, names, Duration::from_secs_f64(args.pause), Draw::new(args.seed));
     for cycle in 1..=args.cycles {
         faults.inject(&mut cluster);
         if cycle % 100 == 0 {
