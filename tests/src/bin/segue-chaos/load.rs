@@ -104,8 +104,8 @@ fn submit(rpc: &Rpc, path: &Path, text: &str, number: u32) -> String {
 fn pipeline(longest: Duration, draw: &mut Draw) -> String {
     let mut text = String::from(
         "[pipeline]\nname = \"load\"\n[defaults]\nresources = { cpu = 1 }\n\
-         retry = { attempts = 1000, backoff = \"constant\", initial = \"20ms\", jitter = 0.5, on = [\"infra\", \"timeout\", \"lost\"], \
-         rules = [{ exit_codes = [75], attempts = 1000, backoff = \"constant\", initial = \"10ms\" }] }\n",
+         retry = { attempts = 100, backoff = \"constant\", initial = \"20ms\", jitter = 0.5, on = [\"infra\", \"timeout\", \"lost\"], \
+         rules = [{ exit_codes = [75], attempts = 100, backoff = \"constant\", initial = \"10ms\" }] }\n",
     );
     match draw.below(3) {
         0 => {
