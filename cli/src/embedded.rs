@@ -53,7 +53,7 @@ impl Embedded {
             .await
             .map_err(|e| Error::internal(format!("cannot listen on loopback: {e}")))?;
         let stop = CancellationToken::new();
-        let gc = GcConfig::default();
+        let gc = GcConfig { events_for: Some(GcConfig::EVENTS_FOR), ..GcConfig::default() };
         let config = Config {
             state_dir: state_dir.clone(),
             blob_url: None,

@@ -62,6 +62,21 @@ pub struct CoordinatorArgs {
     /// Keep blobs that were stored less than this long ago, needed or not
     #[arg(long, value_name = "AGE", value_parser = age, default_value = "1h", help_heading = RETENTION)]
     pub gc_grace: u64,
+    /// Keep events in the feed for this long, or `forever`; those that OpenLineage or a hook has not read yet stay. Old
+    /// ones go every hour, with or without --gc-every
+    #[arg(long, value_name = "AGE|forever", value_parser = keep_events, default_value = "30d", help_heading = RETENTION)]
+    pub keep_events: KeepEvents,
+}
+
+/// How long events stay; none: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepEvents(Option<Duration>);
+
+fn keep_events(text: &str) -> Result<KeepEvents, String> {
+    if text == "forever" {
+        return Ok(KeepEvents(None));
+    }
+    Ok(KeepEvents(Some(Duration::from_millis(age(text)?))))
 }
 
 /// Namespace of jobs and artifacts in OpenLineage unless told otherwise.
@@ -90,7 +105,7 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         defaults: args.rules.into(),
         every: args.gc_every.map(Duration::from_millis),
         grace: Duration::from_millis(args.gc_grace),
-        ..GcConfig::default()
+        events_for: args.keep_events.0,
     };
     let config = Config {
         state_dir: embedded::absolute(&global.state_dir)?,
@@ -138,4 +153,16 @@ fn lease(seconds: f64) -> Result<Duration, Error> {
 /// Reads a file of the command line.
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|e| Error::usage(format!("cannot read {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_kept_for_an_age_or_for_ever() {
+        assert_eq!(keep_events("30d"), Ok(KeepEvents(Some(GcConfig::EVENTS_FOR))), "the default");
+        assert_eq!(keep_events("forever"), Ok(KeepEvents(None)));
+        assert!(keep_events("30").is_err_and(|why| why.contains("90d")) && keep_events("0d").is_err());
+    }
 }

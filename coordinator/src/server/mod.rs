@@ -129,7 +129,7 @@ impl Coordinator {
             logs,
             state_dir: state_dir.clone(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
-            gc: Arc::new(Gc::new(config.gc)),
+            gc: Arc::new(Gc::new(config.gc, config.openlineage.iter().map(|_| openlineage::send::CURSOR).collect())),
             clock,
             epoch,
             started_ms: clock.now(),
@@ -149,6 +149,7 @@ impl Coordinator {
         if let Some(period) = config.gc.every {
             tasks.spawn(gc::every(shared.clone(), period));
         }
+        tasks.spawn(gc::forget_events(shared.clone()));
         tasks.spawn(deliver::run(shared.clone(), shared.feed.deliveries.clone()));
         if let Some(target) = config.openlineage {
             tasks.spawn(openlineage::send::run(shared.clone(), target));

@@ -9,10 +9,11 @@ use segue_proto::{
     failure::{Failure, FailureClass},
     ids::{Digest, RunId, Token},
     operator::Catalogue,
+    store::v1::{CursorRecord, DeliveryRecord},
     v1::{self, EventKind as Kind, FeedEvent},
 };
 
-use super::{Ends, Feed, Filter, expired, json, oldest, page, shape};
+use super::{Ends, Feed, Filter, Part, expired, json, oldest, page, shape};
 use crate::{
     core::{
         CachedResult, Config, Core, Event, Held, Outcome, Past, Run, Worker, WorkerKey,
@@ -20,7 +21,10 @@ use crate::{
     },
     server::Error,
     spec,
-    store::{Batch, Key, MemoryStore, Store, Write, keys::prefix},
+    store::{
+        Batch, Key, MemoryStore, Store, Write,
+        keys::{DeliveryKey, prefix},
+    },
 };
 
 const CHAIN: &str = r#"
@@ -500,17 +504,63 @@ fn a_reader_may_ask_for_kinds_runs_and_pipelines() {
     assert_eq!(read(late).len(), 10);
 }
 
+fn drop_parts(store: &MemoryStore, parts: &[Part]) {
+    let mut batch = Batch::new();
+    parts.iter().for_each(|part| batch.delete(&part.key));
+    store.apply(&batch).unwrap();
+}
+
+#[test]
+fn what_somebody_still_has_to_read_is_not_dropped() {
+    let scene = long_feed();
+    let kept_from = |readers: &[&str]| {
+        let parts = expired(&scene.store, u64::MAX, readers, 10_000).unwrap();
+        1 + parts.iter().map(|part| part.events).sum::<u64>()
+    };
+    let put = |key: Key, cursor: Option<u64>| {
+        let mut batch = Batch::new();
+        match cursor {
+            Some(next_offset) => batch.put(&key, &CursorRecord { next_offset }),
+            None => batch.put(&key, &DeliveryRecord::default()),
+        }
+        scene.store.apply(&batch).unwrap();
+    };
+    let everything = kept_from(&["openlineage"]);
+    assert!(everything > 100, "a reader that never read anything needs nothing: {everything}");
+    put(Key::Cursor("openlineage".to_owned()), Some(40));
+    let held = kept_from(&["openlineage"]);
+    assert!((35..=40).contains(&held), "the record that holds event 40 stays: {held}");
+    assert_eq!(kept_from(&[]), everything, "nobody sends lineage any more");
+    put(Key::Delivery(DeliveryKey { lane: 9, due_ms: 1, offset: 17, hook: 0 }), None);
+    let held = kept_from(&["openlineage"]);
+    assert!((12..=17).contains(&held), "the event of a delivery stays: {held}");
+    assert_eq!(kept_from(&[]), held);
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_hole_in_the_feed() {
+    let mut scene = long_feed();
+    let (before, moment) = (scene.read(1).len() as u64, scene.now);
+    scene.now = 5_000;
+    scene.submit(90, LATE);
+    scene.submit(91, LATE);
+    let parts = expired(&scene.store, moment - 50, &[], 10_000).unwrap();
+    assert!(parts.iter().map(|part| part.events).sum::<u64>() < before, "younger events stand before them");
+    drop_parts(&scene.store, &parts);
+    let first = oldest(&scene.store).unwrap().unwrap();
+    assert_eq!(scene.read(0).len() as u64, *scene.ends.flushed.borrow() - first, "no offset is missing");
+}
+
 #[test]
 fn what_is_not_kept_any_more_is_an_error_that_names_the_oldest_event() {
     let scene = long_feed();
     let end = *scene.ends.flushed.borrow();
-    let trim = expired(&scene.store, 10_050, 1_000).unwrap();
-    assert!(trim.keys.len() > 3 && trim.events > 10, "{trim:?}");
-    let mut batch = Batch::new();
-    trim.keys.iter().for_each(|key| batch.delete(key));
-    scene.store.apply(&batch).unwrap();
+    let trim = expired(&scene.store, 10_050, &[], 1_000).unwrap();
+    let events: u64 = trim.iter().map(|part| part.events).sum();
+    assert!(trim.len() > 3 && events > 10, "{trim:?}");
+    drop_parts(&scene.store, &trim);
     let first = oldest(&scene.store).unwrap().unwrap();
-    assert_eq!(first, trim.events + 1);
+    assert_eq!(first, events + 1);
     assert_eq!(scene.read(0).first().unwrap().offset, first);
     assert_eq!(scene.read(first).len() as u64, end - first);
     for gone in [1, first - 1] {
@@ -526,10 +576,7 @@ fn what_is_not_kept_any_more_is_an_error_that_names_the_oldest_event() {
 fn the_offsets_go_on_even_when_everything_old_is_dropped() {
     let mut scene = long_feed();
     let end = *scene.ends.flushed.borrow();
-    let trim = expired(&scene.store, u64::MAX, 10_000).unwrap();
-    let mut batch = Batch::new();
-    trim.keys.iter().for_each(|key| batch.delete(key));
-    scene.store.apply(&batch).unwrap();
+    drop_parts(&scene.store, &expired(&scene.store, u64::MAX, &[], 10_000).unwrap());
     assert_eq!(scene.store.scan(&prefix::events(), None, 9).unwrap().len(), 1, "the newest record is never dropped");
     scene.restart();
     assert_eq!(*scene.ends.flushed.borrow(), end);
