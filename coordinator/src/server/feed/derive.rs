@@ -9,11 +9,14 @@ use segue_proto::{
 use serde_json::{Map, Value, json};
 
 use super::shape::{
-    LONGEST_MESSAGE, artifacts, begun, clip, external, failed, inputs, of_attempt, of_run_alone, of_task, task_name,
-    with_details,
+    LONGEST_MESSAGE, artifacts, because, begun, clip, external, failed, inputs, lost, of_attempt, of_run_alone,
+    of_task, task_name, with_details,
 };
 use crate::{
-    core::{AttemptState, Core, Dirty, FIRST_CHILD, Run, RunState, Task, TaskState, UnixMillis},
+    core::{
+        AttemptState, Core, Dirty, FIRST_CHILD, Run, RunState, Task, TaskState, UnixMillis, explain::explain,
+        explain::explain_run,
+    },
     server::records,
 };
 
@@ -117,7 +120,7 @@ pub fn events(told: &mut Told, dirty: &Dirty, core: &Core, now: UnixMillis) -> V
     ids.dedup();
     for id in ids {
         let Some(run) = core.run(id) else { continue };
-        of_run(told, dirty, run, now, &mut out, &mut assigned);
+        of_run(told, dirty, core, run, now, &mut out, &mut assigned);
     }
     out.append(&mut assigned);
     out
@@ -126,6 +129,7 @@ pub fn events(told: &mut Told, dirty: &Dirty, core: &Core, now: UnixMillis) -> V
 fn of_run(
     told: &mut Told,
     dirty: &Dirty,
+    core: &Core,
     run: &Run,
     now: UnixMillis,
     out: &mut Vec<v1::FeedEvent>,
@@ -188,6 +192,7 @@ fn of_run(
                 failures_told.insert(*index);
             }
             let event = failed(of_attempt(run, *index, attempt, kind), attempt.failure.as_deref());
+            let event = if attempt.state == AttemptState::Lost { lost(event) } else { event };
             body.push((0, *index, v1::FeedEvent { task_ended: ended, ..event }));
             if let TaskState::Backoff { until } = task.state {
                 let event = of_attempt(run, *index, attempt, Kind::TaskRetrying);
@@ -204,7 +209,7 @@ fn of_run(
         }
         known.ended.set(slot(run, *index), ended);
         if ended && !(task.state == TaskState::Failed && failures_told.contains(index)) {
-            body.extend(end(run, *index, task).map(|(rank, event)| (rank, *index, event)));
+            body.extend(end(core, run, *index, task).map(|(rank, event)| (rank, *index, event)));
         }
     }
     body.sort_by_key(|(rank, index, _)| (*rank, *index));
@@ -215,7 +220,7 @@ fn of_run(
     }
     out.extend(body.into_iter().map(|(.., event)| event));
     if run.state.is_terminal() {
-        out.push(outcome(run));
+        out.push(outcome(core, run));
     } else {
         told.runs.insert(run.id, known);
     }
@@ -244,7 +249,7 @@ const fn bad_end(state: AttemptState) -> Option<Kind> {
 }
 
 /// The end of a task, and its rank: consequences come after what executed.
-fn end(run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
+fn end(core: &Core, run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
     let last = task.attempts.last().filter(|attempt| attempt.generation == run.generation);
     let (rank, kind) = match task.state {
         TaskState::Succeeded => (u8::from(task.cached), Kind::TaskSucceeded),
@@ -285,12 +290,14 @@ fn end(run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
             (rank, usage.map_or(event.clone(), |details| with_details(event, &details)))
         }
         Kind::TaskFailed => (rank, failed(event, task.failure.as_deref())),
+        // Nothing of its own says why it was never executed.
+        Kind::TaskSkipped | Kind::TaskUpstreamFailed => (rank, because(event, explain(core, run, index))),
         _ => (rank, event),
     })
 }
 
 /// The end of a run, with what there is to say to whoever is woken by it.
-fn outcome(run: &Run) -> v1::FeedEvent {
+fn outcome(core: &Core, run: &Run) -> v1::FeedEvent {
     let kind = match run.state {
         RunState::Succeeded => Kind::RunSucceeded,
         RunState::Failed => Kind::RunFailed,
@@ -328,7 +335,8 @@ fn outcome(run: &Run) -> v1::FeedEvent {
         details.insert("failed".to_owned(), Value::from(failed));
     }
     let event = v1::FeedEvent { message: clip(&message, LONGEST_MESSAGE), ..of_run_alone(run, kind) };
-    with_details(event, &Value::from(details))
+    let event = with_details(event, &Value::from(details));
+    if run.state == RunState::Skipped { because(event, explain_run(core, run)) } else { event }
 }
 
 /// When this generation of a run began to work.

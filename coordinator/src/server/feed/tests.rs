@@ -267,6 +267,80 @@ fn a_worker_is_told_when_it_comes_drains_goes_and_is_lost() {
 }
 
 #[test]
+fn a_task_that_failed_because_its_worker_was_lost_says_so() {
+    let mut scene = Scene::new();
+    let once = CHAIN.replace("attempts = 2", "attempts = 1");
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, &once);
+    scene.started(1, 0);
+    scene.tell(Event::LinkClosed { worker: key("1"), link: 1 });
+    scene.now += LEASE;
+    let told = scene.tell(Event::Tick);
+    assert_eq!(kinds(&told), ["worker.lost", "task.lost a", "task.upstream_failed b", "run.failed"]);
+    let lost = &told[1];
+    assert!(lost.task_ended && lost.message.contains("worker `w` was silent"), "{lost:?}");
+    assert_eq!(
+        (lost.failure_class(), lost.details_json.as_str()),
+        (v1::FailureClass::Lost, r#"{"reason":"worker_lost"}"#)
+    );
+    assert_eq!(told[2].details_json, r#"{"reason":"upstream_failed"}"#);
+    assert!(told[2].message.contains("because a did not succeed"), "{}", told[2].message);
+    assert!(told[3].message.contains("task `a` failed (lost)"), "{}", told[3].message);
+}
+
+#[test]
+fn an_attempt_that_is_lost_before_it_began_says_so_too() {
+    let mut scene = Scene::new();
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, CHAIN);
+    scene.tell(Event::LinkClosed { worker: key("1"), link: 1 });
+    scene.now += LEASE;
+    let told = scene.tell(Event::Tick);
+    assert_eq!(kinds(&told), ["worker.lost", "task.lost a"]);
+    let lost = &told[1];
+    assert!(!lost.task_ended && lost.message.contains("`w` was lost before the attempt began"), "{lost:?}");
+    assert_eq!(
+        (lost.failure_class(), lost.details_json.as_str()),
+        (v1::FailureClass::Lost, r#"{"reason":"worker_lost"}"#)
+    );
+}
+
+#[test]
+fn a_run_that_is_left_out_says_why_and_so_do_its_tasks() {
+    let mut scene = Scene::new();
+    let one = LATE.replace("[pipeline]", "[pipeline]\nconcurrency = { max = 1, on_full = \"skip\" }");
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, &one);
+    let late = scene.feed.next_wakeup();
+    let told = scene.submit(2, &one);
+    assert_eq!(kinds(&told), ["run.submitted", "task.skipped a", "run.skipped"]);
+    for event in &told[1..] {
+        assert!(event.details_json.contains(r#""reason":"concurrency_skip""#), "{event:?}");
+        assert!(!event.message.is_empty(), "{event:?}");
+    }
+    assert!(told[1].task_ended && told[2].details_json.contains(r#""skipped":1"#), "{:?}", told[2]);
+    assert_eq!(scene.store.scan(&prefix::slas(), None, 9).unwrap().len(), 1, "it cannot be late any more");
+    assert_eq!(scene.feed.next_wakeup(), late);
+}
+
+#[test]
+fn a_task_that_is_skipped_says_why() {
+    let mut scene = Scene::new();
+    let text = CHAIN.replace("outputs =", "when = \"1 > 2\"\noutputs =");
+    scene.hello("1", 1, Vec::new());
+    let told = scene.submit(1, &text);
+    assert_eq!(kinds(&told), ["run.submitted", "task.skipped a", "task.skipped b", "run.succeeded"]);
+    assert_eq!(
+        (told[1].message.as_str(), told[1].details_json.as_str()),
+        ("its condition was false: 1 > 2", r#"{"reason":"condition_false"}"#)
+    );
+    assert_eq!(
+        (told[2].message.as_str(), told[2].details_json.as_str()),
+        ("skipped, because a was", r#"{"reason":"upstream_skipped"}"#)
+    );
+}
+
+#[test]
 fn a_newer_start_of_a_worker_replaces_the_older_one_which_is_not_lost() {
     let mut scene = Scene::new();
     scene.hello("1", 1, Vec::new());
