@@ -9,7 +9,7 @@ use std::{
 
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator},
+    server::{Config, Coordinator, HookAllow},
 };
 use segue_proto::resources::Resources;
 use segue_worker::agent::{self, WorkerConfig};
@@ -62,6 +62,7 @@ impl Embedded {
             fires_schedules: false,
             gc,
             openlineage: None,
+            hook_allow: HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);

@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator, openlineage::send::Target},
+    server::{Config, Coordinator, HookAllow, openlineage::send::Target},
 };
 use tokio::net::TcpListener;
 
@@ -51,6 +51,10 @@ pub struct CoordinatorArgs {
     /// Namespace of jobs and artifacts in OpenLineage
     #[arg(long, env = "SEGUE_OPENLINEAGE_NAMESPACE", default_value = LINEAGE_NAMESPACE, value_name = "NAME")]
     pub openlineage_namespace: String,
+    /// Let webhooks reach only this: a host, *.DOMAIN for what is below it, an address, or a network such as 10.0.0.0/8;
+    /// may be given several times. Without it they reach everything but link-local addresses (cloud metadata)
+    #[arg(long, value_name = "HOST|CIDR")]
+    pub hook_allow: Vec<String>,
     /// Listen on a non-loopback address without TLS
     #[arg(long)]
     pub insecure: bool,
@@ -86,6 +90,7 @@ pub const LINEAGE_NAMESPACE: &str = "segue";
 pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, Error> {
     let lease = lease(args.lease)?;
     let openlineage = lineage_target(&args)?;
+    let hook_allow = hook_allow(&args.hook_allow)?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
         _ => None,
@@ -115,6 +120,7 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         fires_schedules: true,
         gc,
         openlineage,
+        hook_allow,
     };
     Coordinator::start(config, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
@@ -127,6 +133,14 @@ fn lineage_target(args: &CoordinatorArgs) -> Result<Option<Target>, Error> {
     Target::new(url, &args.openlineage_namespace, key).map(Some).map_err(|e| {
         Error::usage(format!("`--openlineage` is not usable: {e}"))
             .hint("give the address of a catalogue, such as http://marquez:5000")
+    })
+}
+
+/// Reads where webhooks may go.
+fn hook_allow(entries: &[String]) -> Result<HookAllow, Error> {
+    HookAllow::new(entries.iter().map(String::as_str)).map_err(|e| {
+        Error::usage(format!("`--hook-allow`: {e}"))
+            .hint("such as hooks.example.com, *.example.com, 192.0.2.7 or 10.0.0.0/8")
     })
 }
 

@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+pub use deliver::HookAllow;
 pub use error::Error;
 use segue_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
@@ -74,6 +75,8 @@ pub struct Config {
     pub gc: GcConfig,
     /// Where events of lineage are sent.
     pub openlineage: Option<openlineage::send::Target>,
+    /// Where webhooks may go.
+    pub hook_allow: HookAllow,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -150,7 +153,11 @@ impl Coordinator {
             tasks.spawn(gc::every(shared.clone(), period));
         }
         tasks.spawn(gc::forget_events(shared.clone()));
-        tasks.spawn(deliver::run(shared.clone(), shared.feed.deliveries.clone()));
+        tasks.spawn(deliver::run(
+            shared.clone(),
+            shared.feed.deliveries.clone(),
+            deliver::World::new(config.hook_allow),
+        ));
         if let Some(target) = config.openlineage {
             tasks.spawn(openlineage::send::run(shared.clone(), target));
         }
