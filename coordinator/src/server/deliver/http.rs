@@ -68,7 +68,7 @@ impl Http {
             Some(Host::Domain(_)) | None => return Ok(()),
         };
         let allowed = allow.allows(url.host_str().unwrap_or_default(), address);
-        if allowed { Ok(()) } else { Err(Failure::passing(NOT_ALLOWED)) }
+        if allowed { Ok(()) } else { Err(Failure::passing(format!("cannot be reached: {NOT_ALLOWED}"))) }
     }
 
     /// Posts a JSON document. Anything but an answer of 200 to 299 is a failure; the answer itself is not read, as it may

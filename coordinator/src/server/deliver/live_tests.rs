@@ -267,7 +267,7 @@ async fn a_hook_reaches_only_what_it_may_whatever_its_name_resolves_to() {
         let posted = world.http.post(&url, HeaderMap::new(), Vec::new(), Duration::from_secs(60));
         posted.await.map_err(|failure| failure.message)
     };
-    let refused = Err(super::allow::NOT_ALLOWED.to_owned());
+    let refused = Err(format!("cannot be reached: {}", super::allow::NOT_ALLOWED));
     assert_eq!(send(&["hooks.example"], "localhost").await, refused);
     assert_eq!(send(&["hooks.example"], "127.0.0.1").await, refused);
     assert_eq!(send(&[], "169.254.169.254").await, refused);
