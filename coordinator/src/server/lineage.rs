@@ -119,9 +119,9 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
                     .map(|attempt| records::wire_artifacts(&attempt.inputs))
                     .or_else(|| run.inputs_of(index).map(|inputs| records::wire_artifacts(&inputs)))
                     .unwrap_or_default();
-                for param in &bound.path_params {
-                    if let Some(digest) = super::external::of_task(&run, index, param) {
-                        node.external_inputs.insert(param.clone(), digest);
+                for (param, place) in super::external::of_task(&run, index) {
+                    if let Some(digest) = run.external_inputs.get(&place) {
+                        node.external_inputs.insert(param, digest.clone());
                     }
                 }
             }

@@ -137,13 +137,12 @@ pub(super) fn inputs(run: &Run, index: u32, taken: &[NamedArtifact]) -> Vec<v1::
 
 /// Shows what path parameters point to.
 pub(super) fn external(run: &Run, index: u32) -> Vec<v1::ExternalInput> {
-    let Some(bound) = run.bound(index) else { return Vec::new() };
-    let places = bound.path_params.iter().filter_map(|param| Some((param, bound.params.get(param)?.as_str()?)));
-    places
+    crate::server::external::of_task(run, index)
+        .into_iter()
         .map(|(param, place)| v1::ExternalInput {
-            param: param.clone(),
-            place: without_credentials(place),
-            digest: run.external_inputs.get(place).map(ToString::to_string).unwrap_or_default(),
+            param,
+            digest: run.external_inputs.get(&place).cloned().unwrap_or_default(),
+            place: without_credentials(&place),
         })
         .collect()
 }
