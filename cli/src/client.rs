@@ -99,6 +99,15 @@ impl Client {
         Self::embed(global).await
     }
 
+    /// Connects as [`Client::connect`] does, and makes the store where there is none: for commands that set something up
+    /// before anything has run.
+    pub async fn connect_or_make(global: &Global) -> Result<Self, Error> {
+        match Self::running(global).await? {
+            Some(running) => Ok(running),
+            None => Self::embed(global).await,
+        }
+    }
+
     /// Connects to `--server` or to the coordinator that runs on the state directory, if there is one.
     pub async fn running(global: &Global) -> Result<Option<Self>, Error> {
         if let Some(url) = &global.server {

@@ -10,7 +10,7 @@ use std::{
 
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator},
+    server::{Config, Coordinator, HookAllow},
 };
 use segue_worker::agent::{self, Machine, WorkerConfig};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -53,7 +53,7 @@ impl Embedded {
             .await
             .map_err(|e| Error::internal(format!("cannot listen on loopback: {e}")))?;
         let stop = CancellationToken::new();
-        let gc = GcConfig::default();
+        let gc = GcConfig { events_for: Some(GcConfig::EVENTS_FOR), ..GcConfig::default() };
         let config = Config {
             state_dir: state_dir.clone(),
             blob_url: None,
@@ -62,6 +62,7 @@ impl Embedded {
             fires_schedules: false,
             gc,
             openlineage: None,
+            hook_allow: HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);

@@ -17,7 +17,7 @@ use segue_proto::{
     v1::TaskState,
 };
 use segue_tests::{
-    TestCluster, WorkerPlan,
+    Cli, TestCluster, WorkerPlan,
     cluster::{task, worker_of},
     until,
     values::{list, text},
@@ -175,6 +175,15 @@ fn pools_are_set_listed_and_deleted_and_outlive_the_coordinator() {
     assert_eq!(cli.json(["pools", "list"]), json!([]));
     cli.run(["pools", "delete", "crm-api"]).refuses(2, &["there is no pool `crm-api`"]);
     cli.run(["pools", "set", "CRM API", "1"]).refuses(2, &["pool name"]);
+}
+
+#[test]
+fn a_pool_may_be_the_first_thing_in_a_new_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let cli = Cli::state_dir(&dir.path().join("state"), dir.path());
+    cli.run(["pools", "list"]).refuses(3, &["holds no store"]);
+    assert_eq!(cli.json(["pools", "set", "db", "2"]), json!({"pool": "db", "slots": 2, "previous": null}));
+    assert_eq!(cli.json(["pools", "list"])[0]["slots"], 2);
 }
 
 /// KEDA, asking for one class of work.

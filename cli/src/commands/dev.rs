@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator},
+    server::{Config, Coordinator, HookAllow},
 };
 use segue_worker::agent::{self, WorkerConfig};
 
@@ -41,7 +41,7 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
     let http = bind_http(&args.http, false).await?;
     let stop = stop::on_signals();
     let stop_coordinator = tokio_util::sync::CancellationToken::new();
-    let gc = GcConfig::default();
+    let gc = GcConfig { events_for: Some(GcConfig::EVENTS_FOR), ..GcConfig::default() };
     let config = Config {
         state_dir: state_dir.clone(),
         blob_url: None,
@@ -50,6 +50,7 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
         fires_schedules: true,
         gc,
         openlineage: None,
+        hook_allow: HookAllow::default(),
     };
     let coordinator = Coordinator::start(config, listener, http, stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);

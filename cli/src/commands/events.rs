@@ -18,7 +18,8 @@ use crate::{
 /// Arguments.
 #[derive(Debug, Args)]
 #[command(after_help = "With -o json each line is one event, and its `next` is the offset to go on from: \
-    segue events --from OFFSET.\n\nKinds: run.submitted, run.started, run.succeeded, run.failed, run.cancelled, \
+    segue events --from OFFSET. Events are kept for 30 days (`segue coordinator --keep-events`, `segue gc \
+    --keep-events`); an offset that is not kept any more is an error that names the oldest that is.\n\nKinds: run.submitted, run.started, run.succeeded, run.failed, run.cancelled, \
     run.rerun, run.skipped, task.assigned, task.started, task.succeeded, task.failed, task.retrying, task.lost, \
     task.timed_out, task.skipped, task.upstream_failed, task.cancelled, task.handed_back, worker.connected, \
     worker.disconnected, worker.draining, worker.lost, model.registered, alias.moved, sla.missed, hook.gave_up; or a \

@@ -69,7 +69,10 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
                 .hint("start one with `segue dev`, name one with --server, or use `segue run`, which needs none")),
         },
         command => {
-            let mut client = Client::connect(&global).await?;
+            let mut client = match &command {
+                Command::Pools(pools) if pools.sets_up() => Client::connect_or_make(&global).await?,
+                _ => Client::connect(&global).await?,
+            };
             if let Command::Rerun(args) = &command
                 && args.needs_worker()
             {

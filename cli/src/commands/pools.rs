@@ -16,7 +16,8 @@ use crate::{
 pub enum PoolsCommand {
     /// List pools: slots, how many are used and waited for, and who holds them
     List,
-    /// Make a pool, or change its slots; 0 lets nothing new in, and what holds slots goes on
+    /// Make a pool, or change its slots; 0 lets nothing new in, and what holds slots goes on. Without a coordinator it is
+    /// kept in the state directory, for the runs that come
     Set {
         /// Name of the pool
         name: String,
@@ -31,6 +32,13 @@ pub enum PoolsCommand {
         /// Name of the pool
         name: String,
     },
+}
+
+impl PoolsCommand {
+    /// Says whether it makes sense before anything has run.
+    pub const fn sets_up(&self) -> bool {
+        matches!(self, Self::Set { .. })
+    }
 }
 
 /// Tasks that a line of the list names.

@@ -47,6 +47,8 @@ pub struct Core {
     /// Slots of named pools.
     pub(super) pools: BTreeMap<String, u32>,
     pub(super) upkeep: super::fleet::Upkeep,
+    /// Most children of one run.
+    pub(super) most_children: usize,
     /// Runs by arrival.
     pub(super) order: BTreeMap<u64, RunId>,
     pub(super) arrival: BTreeMap<RunId, u64>,
@@ -98,6 +100,7 @@ impl Core {
             admission: Admission::default(),
             pools: BTreeMap::new(),
             upkeep: super::fleet::Upkeep::default(),
+            most_children: super::group::MOST_CHILDREN_OF_RUN,
             order: BTreeMap::new(),
             arrival: BTreeMap::new(),
             next_arrival: 0,

@@ -11,7 +11,7 @@ use segue_proto::{
 use super::{
     Core, Effect, Record, Run, RunState, TaskState, UnixMillis,
     event::{CachedResult, Past},
-    group::{Group, Items},
+    group::{Group, Items, room},
     readiness::{self, Condition, News, Rule},
     run::{FIRST_CHILD, Task, UNQUEUED, count},
 };
@@ -267,10 +267,19 @@ impl Core {
         let open = if !asked.is_empty() {
             asked.iter().copied().collect()
         } else {
-            let items = match Items::of(fan_out, source.as_ref()) {
+            let (most, children) = (self.most_children, run.children.len());
+            // Items of before keep their children; how many of others are new shows only as they grow.
+            let known = |items: &Items| run.groups.get(&node).is_some_and(|group| group.items == *items);
+            let fitting = Items::of(fan_out, source.as_ref()).map_err(|reason| (reason, "")).and_then(|items| {
+                let more = if known(&items) { 0 } else { items.len() };
+                let hint = "let each child do several items, or split the pipeline into several runs";
+                room(children, more, most).map(|()| items).map_err(|reason| (reason, hint))
+            });
+            let items = match fitting {
                 Ok(items) => items,
-                Err(reason) => {
-                    let failure = Failure::new(FailureClass::User, format!("its items make no fan-out: {reason}"));
+                Err((reason, hint)) => {
+                    let message = format!("its items make no fan-out: {reason}");
+                    let failure = Failure::new(FailureClass::User, message).hint(hint);
                     return self.fail_now(id, node, failure, now);
                 }
             };

@@ -50,6 +50,7 @@ impl Cluster {
             fires_schedules: true,
             gc: crate::gc::GcConfig::default(),
             openlineage: None,
+            hook_allow: crate::server::HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, Some(http), stop.clone()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{}", coordinator.address)).unwrap().connect_lazy();

@@ -121,13 +121,12 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
                     .unwrap_or_default();
                 let changed = Key::ChangedInputs { run: run.id, task: index, attempt: producer.attempt };
                 let changed = store::read::<ChangedInputsRecord>(store, &changed)?.unwrap_or_default().digests;
-                for param in &bound.path_params {
-                    if let Some(digest) = super::external::of_task(&run, index, param) {
-                        node.external_inputs.insert(param.clone(), digest);
-                    }
-                    let place = bound.params.get(param).and_then(|place| place.as_str());
-                    if let Some(digest) = place.and_then(|place| changed.get(place)) {
+                for (param, place) in super::external::of_task(&run, index) {
+                    if let Some(digest) = changed.get(&place) {
                         node.changed_inputs.insert(param.clone(), digest.clone());
+                    }
+                    if let Some(digest) = run.external_inputs.get(&place) {
+                        node.external_inputs.insert(param, digest.clone());
                     }
                 }
             }

@@ -40,6 +40,7 @@ use std::{
     time::Duration,
 };
 
+pub use deliver::HookAllow;
 pub use error::Error;
 use segue_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
@@ -83,6 +84,8 @@ pub struct Config {
     pub gc: GcConfig,
     /// Where events of lineage are sent.
     pub openlineage: Option<openlineage::send::Target>,
+    /// Where webhooks may go.
+    pub hook_allow: HookAllow,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -143,7 +146,7 @@ impl Coordinator {
             state_dir: state_dir.clone(),
             offers: Arc::default(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
-            gc: Arc::new(Gc::new(config.gc)),
+            gc: Arc::new(Gc::new(config.gc, config.openlineage.iter().map(|_| openlineage::send::CURSOR).collect())),
             clock,
             epoch,
             started_ms: clock.now(),
@@ -165,7 +168,12 @@ impl Coordinator {
         if let Some(period) = config.gc.every {
             tasks.spawn(gc::every(shared.clone(), period));
         }
-        tasks.spawn(deliver::run(shared.clone(), shared.feed.deliveries.clone()));
+        tasks.spawn(gc::forget_events(shared.clone()));
+        tasks.spawn(deliver::run(
+            shared.clone(),
+            shared.feed.deliveries.clone(),
+            deliver::World::new(config.hook_allow),
+        ));
         if let Some(target) = config.openlineage {
             tasks.spawn(openlineage::send::run(shared.clone(), target));
         }

@@ -58,6 +58,8 @@ pub enum Form {
     /// A table whose keys are names, and what they hold.
     Map(&'static Form),
     Table(&'static Table),
+    /// `"${params.NAME}"`: the value of a parameter.
+    Param,
     /// Any of these.
     Either(&'static [Form]),
 }
@@ -565,9 +567,9 @@ pub static FOREACH: Table = Table {
     keys: &[
         key!(
             "range",
-            Form::Either(&[Form::Int(1, 1_000_000), Form::Table(&RANGE)]),
+            Form::Either(&[Form::Int(1, 1_000_000), Form::Param, Form::Table(&RANGE)]),
             "",
-            "whole numbers: a number counts from 0",
+            "whole numbers: a number counts from 0; each of them may be a parameter of type int",
             "{ from = 0, to = 10, step = 2 }",
         ),
         key!(
@@ -587,13 +589,16 @@ pub static FOREACH: Table = Table {
     ],
 };
 
+/// A number of a range: as written, or from a parameter.
+const RANGE_NUMBER: Form = Form::Either(&[Form::Int(i64::MIN, i64::MAX), Form::Param]);
+
 pub static RANGE: Table = table(
     "range",
     "",
     &[
-        key!("from", Form::Int(i64::MIN, i64::MAX), "`0`", "the first number", "0"),
-        key!("to", Form::Int(i64::MIN, i64::MAX), "required", "the first number that is not taken any more", "10"),
-        key!("step", Form::Int(i64::MIN, i64::MAX), "`1`", "between two numbers; negative counts down", "2"),
+        key!("from", RANGE_NUMBER, "`0`", "the first number", "0"),
+        key!("to", RANGE_NUMBER, "required", "the first number that is not taken any more", "\"${params.most}\""),
+        key!("step", RANGE_NUMBER, "`1`", "between two numbers; negative counts down, 0 is refused", "2"),
     ],
 );
 

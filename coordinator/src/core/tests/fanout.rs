@@ -51,6 +51,28 @@ fn a_fan_out_without_items_succeeds_and_the_next_task_gets_nothing() {
 }
 
 #[test]
+fn a_fan_out_that_gives_the_run_too_many_children_fails_and_says_so() {
+    let mut bench = Bench::new();
+    bench.core.most_children = 4;
+    bench.worker("w", 8);
+    let tasks = vec![inline(task("list", &[])), each("first", &[], &["a", "b", "c"]), over_output("second", 0)];
+    let run = bench.submit(1, tasks);
+    bench.end(&run, "list", says(json!(["a", "b"])));
+    assert_eq!(bench.word(&run, "second"), "failed");
+    let state = bench.core.run(&run).unwrap();
+    let failure = state.tasks[2].failure.as_ref().unwrap();
+    assert_eq!(failure.class, FailureClass::User);
+    assert!(failure.message.contains("the run would have 5 children, and at most 4"), "{}", failure.message);
+    assert!(failure.hint.contains("let each child do several items"), "{}", failure.hint);
+    assert_eq!(bench.word(&run, "first"), "expanded", "the others go on");
+
+    let run =
+        bench.submit(2, vec![inline(task("list", &[])), each("first", &[], &["a", "b"]), over_output("second", 0)]);
+    bench.end(&run, "list", says(json!(["a", "b"])));
+    assert_eq!(bench.word(&run, "second"), "expanded", "just as many as are allowed, and runs count alone");
+}
+
+#[test]
 fn the_items_may_come_from_another_task() {
     let mut bench = Bench::new();
     bench.worker("w", 8);

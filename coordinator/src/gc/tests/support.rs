@@ -151,7 +151,7 @@ impl Place {
     /// so that two of them can be compared.
     pub(super) async fn keep(&self, runs: u32, dry_run: bool) -> (GcPlan, GcPlan) {
         let rules = Retention { keep_runs: Some(runs), ..Retention::default() };
-        let (planned, done) = collect(&self.shared, &Ask { rules, grace: None, dry_run }).await.unwrap();
+        let (planned, done) = collect(&self.shared, &Ask { rules, dry_run, ..Ask::default() }).await.unwrap();
         (GcPlan { before: 0, ..planned }, GcPlan { before: 0, ..done })
     }
 

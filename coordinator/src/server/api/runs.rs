@@ -215,11 +215,20 @@ impl Runs {
             let mut run = run;
             let fresh = external::digests(&plan.spec).await;
             // What executes reads what is there now; what is kept was made from what was there then.
-            for (bound, _) in plan.spec.tasks.iter().zip(&execute).filter(|(_, execute)| **execute) {
-                for place in bound.path_params.iter().filter_map(|param| bound.params.get(param)?.as_str()) {
-                    match fresh.get(place) {
-                        Some(digest) => run.external_inputs.insert(place.to_owned(), digest.clone()),
-                        None => run.external_inputs.remove(place),
+            for ((places, item), _) in
+                external::places(&plan.spec).into_iter().zip(&plan.items).zip(&execute).filter(|(_, execute)| **execute)
+            {
+                let places = match &item.children {
+                    Some(children) => {
+                        let of = |child: &u32| external::of_task(&run, *child).into_iter().map(|(_, place)| place);
+                        children.iter().flat_map(of).collect()
+                    }
+                    None => places,
+                };
+                for place in places {
+                    match fresh.get(&place) {
+                        Some(digest) => run.external_inputs.insert(place, digest.clone()),
+                        None => run.external_inputs.remove(&place),
                     };
                 }
             }

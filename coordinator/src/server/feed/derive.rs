@@ -12,8 +12,8 @@ use segue_proto::{
 use serde_json::{Map, Value, json};
 
 use super::shape::{
-    LONGEST_MESSAGE, artifacts, begun, clip, external, failed, inputs, of_attempt, of_run_alone, of_task, task_name,
-    with_details,
+    LONGEST_MESSAGE, artifacts, because, begun, clip, external, failed, inputs, lost, of_attempt, of_run_alone,
+    of_task, task_name, with_details,
 };
 use crate::{
     core::{AttemptState, Core, Dirty, FIRST_CHILD, Run, RunState, Task, TaskState, UnixMillis, explain},
@@ -120,7 +120,7 @@ pub fn events(told: &mut Told, dirty: &Dirty, core: &Core, now: UnixMillis) -> V
     ids.dedup();
     for id in ids {
         let Some(run) = core.run(id) else { continue };
-        of_run(told, dirty, run, now, &mut out, &mut assigned);
+        of_run(told, dirty, core, run, now, &mut out, &mut assigned);
     }
     out.append(&mut assigned);
     out
@@ -129,6 +129,7 @@ pub fn events(told: &mut Told, dirty: &Dirty, core: &Core, now: UnixMillis) -> V
 fn of_run(
     told: &mut Told,
     dirty: &Dirty,
+    core: &Core,
     run: &Run,
     now: UnixMillis,
     out: &mut Vec<v1::FeedEvent>,
@@ -195,6 +196,7 @@ fn of_run(
                 failures_told.insert(*index);
             }
             let event = failed(of_attempt(run, *index, attempt, kind), attempt.failure.as_deref());
+            let event = if attempt.state == AttemptState::Lost { lost(event) } else { event };
             body.push((Turn::of(run, 0, *index), v1::FeedEvent { task_ended: ended, ..event }));
             if let TaskState::Backoff { until } = task.state {
                 let event = of_attempt(run, *index, attempt, Kind::TaskRetrying);
@@ -214,7 +216,7 @@ fn of_run(
         }
         known.ended.set(slot(run, *index), ended);
         if ended && !(task.state == TaskState::Failed && failures_told.contains(index)) {
-            body.extend(end(run, *index, task).map(|(rank, event)| (Turn::of(run, rank, *index), event)));
+            body.extend(end(core, run, *index, task).map(|(rank, event)| (Turn::of(run, rank, *index), event)));
         }
     }
     body.sort_by_key(|(turn, _)| *turn);
@@ -225,7 +227,7 @@ fn of_run(
     }
     out.extend(body.into_iter().map(|(_, event)| event));
     if run.state.is_terminal() {
-        out.push(outcome(run));
+        out.push(outcome(core, run));
     } else {
         told.runs.insert(run.id, known);
     }
@@ -275,7 +277,7 @@ const fn bad_end(state: AttemptState) -> Option<Kind> {
 }
 
 /// The end of a task, and its rank: consequences come after what executed.
-fn end(run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
+fn end(core: &Core, run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
     let last = task.attempts.last().filter(|attempt| attempt.generation == run.generation);
     let (rank, kind) = match task.state {
         TaskState::Succeeded => (u8::from(task.cached), Kind::TaskSucceeded),
@@ -317,12 +319,14 @@ fn end(run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
         }
         Kind::TaskFailed => (rank, failed(event, task.failure.as_deref())),
         Kind::TaskCancelled => (rank, v1::FeedEvent { message: explain::cancelled(run, index).text, ..event }),
+        // Nothing of its own says why it was never executed.
+        Kind::TaskSkipped | Kind::TaskUpstreamFailed => (rank, because(event, explain::explain(core, run, index))),
         _ => (rank, event),
     })
 }
 
 /// The end of a run, with what there is to say to whoever is woken by it.
-fn outcome(run: &Run) -> v1::FeedEvent {
+fn outcome(core: &Core, run: &Run) -> v1::FeedEvent {
     let kind = match run.state {
         RunState::Succeeded => Kind::RunSucceeded,
         RunState::Failed => Kind::RunFailed,
@@ -360,7 +364,8 @@ fn outcome(run: &Run) -> v1::FeedEvent {
         details.insert("failed".to_owned(), Value::from(failed));
     }
     let event = v1::FeedEvent { message: clip(&message, LONGEST_MESSAGE), ..of_run_alone(run, kind) };
-    with_details(event, &Value::from(details))
+    let event = with_details(event, &Value::from(details));
+    if run.state == RunState::Skipped { because(event, explain::explain_run(core, run)) } else { event }
 }
 
 /// Says why a run did not succeed in which no task failed.

@@ -9,10 +9,11 @@ use segue_proto::{
     failure::{Failure, FailureClass},
     ids::{Digest, RunId, Token},
     operator::Catalogue,
+    store::v1::{CursorRecord, DeliveryRecord},
     v1::{self, EventKind as Kind, FeedEvent},
 };
 
-use super::{Ends, Feed, Filter, expired, json, oldest, page, shape};
+use super::{Ends, Feed, Filter, Part, expired, json, oldest, page, shape};
 use crate::{
     core::{
         CachedResult, Config, Core, Event, FIRST_CHILD, Held, Outcome, Past, Run, Worker, WorkerKey,
@@ -20,7 +21,10 @@ use crate::{
     },
     server::Error,
     spec,
-    store::{Batch, Key, MemoryStore, Store, Write, keys::prefix},
+    store::{
+        Batch, Key, MemoryStore, Store, Write,
+        keys::{DeliveryKey, prefix},
+    },
 };
 
 const CHAIN: &str = r#"
@@ -260,6 +264,80 @@ fn a_worker_is_told_when_it_comes_drains_goes_and_is_lost() {
     // One that holds nothing is not awaited.
     assert_eq!(kinds(&scene.tell(Event::LinkClosed { worker: key("2"), link: 2 })), ["worker.disconnected"]);
     assert_eq!(scene.tell(Event::Tick), []);
+}
+
+#[test]
+fn a_task_that_failed_because_its_worker_was_lost_says_so() {
+    let mut scene = Scene::new();
+    let once = CHAIN.replace("attempts = 2", "attempts = 1");
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, &once);
+    scene.started(1, 0);
+    scene.tell(Event::LinkClosed { worker: key("1"), link: 1 });
+    scene.now += LEASE;
+    let told = scene.tell(Event::Tick);
+    assert_eq!(kinds(&told), ["worker.lost", "task.lost a", "task.upstream_failed b", "run.failed"]);
+    let lost = &told[1];
+    assert!(lost.task_ended && lost.message.contains("worker `w` was silent"), "{lost:?}");
+    assert_eq!(
+        (lost.failure_class(), lost.details_json.as_str()),
+        (v1::FailureClass::Lost, r#"{"reason":"worker_lost"}"#)
+    );
+    assert_eq!(told[2].details_json, r#"{"reason":"upstream_failed"}"#);
+    assert!(told[2].message.contains("because a did not succeed"), "{}", told[2].message);
+    assert!(told[3].message.contains("task `a` failed (lost)"), "{}", told[3].message);
+}
+
+#[test]
+fn an_attempt_that_is_lost_before_it_began_says_so_too() {
+    let mut scene = Scene::new();
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, CHAIN);
+    scene.tell(Event::LinkClosed { worker: key("1"), link: 1 });
+    scene.now += LEASE;
+    let told = scene.tell(Event::Tick);
+    assert_eq!(kinds(&told), ["worker.lost", "task.lost a"]);
+    let lost = &told[1];
+    assert!(!lost.task_ended && lost.message.contains("`w` was lost before the attempt began"), "{lost:?}");
+    assert_eq!(
+        (lost.failure_class(), lost.details_json.as_str()),
+        (v1::FailureClass::Lost, r#"{"reason":"worker_lost"}"#)
+    );
+}
+
+#[test]
+fn a_run_that_is_left_out_says_why_and_so_do_its_tasks() {
+    let mut scene = Scene::new();
+    let one = LATE.replace("[pipeline]", "[pipeline]\nconcurrency = { max = 1, on_full = \"skip\" }");
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, &one);
+    let late = scene.feed.next_wakeup();
+    let told = scene.submit(2, &one);
+    assert_eq!(kinds(&told), ["run.submitted", "task.skipped a", "run.skipped"]);
+    for event in &told[1..] {
+        assert!(event.details_json.contains(r#""reason":"concurrency_skip""#), "{event:?}");
+        assert!(!event.message.is_empty(), "{event:?}");
+    }
+    assert!(told[1].task_ended && told[2].details_json.contains(r#""skipped":1"#), "{:?}", told[2]);
+    assert_eq!(scene.store.scan(&prefix::slas(), None, 9).unwrap().len(), 1, "it cannot be late any more");
+    assert_eq!(scene.feed.next_wakeup(), late);
+}
+
+#[test]
+fn a_task_that_is_skipped_says_why() {
+    let mut scene = Scene::new();
+    let text = CHAIN.replace("outputs =", "when = \"1 > 2\"\noutputs =");
+    scene.hello("1", 1, Vec::new());
+    let told = scene.submit(1, &text);
+    assert_eq!(kinds(&told), ["run.submitted", "task.skipped a", "task.skipped b", "run.succeeded"]);
+    assert_eq!(
+        (told[1].message.as_str(), told[1].details_json.as_str()),
+        ("its condition was false: 1 > 2", r#"{"reason":"condition_false"}"#)
+    );
+    assert_eq!(
+        (told[2].message.as_str(), told[2].details_json.as_str()),
+        ("skipped, because a was", r#"{"reason":"upstream_skipped"}"#)
+    );
 }
 
 #[test]
@@ -552,17 +630,63 @@ fn a_reader_may_ask_for_kinds_runs_and_pipelines() {
     assert_eq!(read(late).len(), 10);
 }
 
+fn drop_parts(store: &MemoryStore, parts: &[Part]) {
+    let mut batch = Batch::new();
+    parts.iter().for_each(|part| batch.delete(&part.key));
+    store.apply(&batch).unwrap();
+}
+
+#[test]
+fn what_somebody_still_has_to_read_is_not_dropped() {
+    let scene = long_feed();
+    let kept_from = |readers: &[&str]| {
+        let parts = expired(&scene.store, u64::MAX, readers, 10_000).unwrap();
+        1 + parts.iter().map(|part| part.events).sum::<u64>()
+    };
+    let put = |key: Key, cursor: Option<u64>| {
+        let mut batch = Batch::new();
+        match cursor {
+            Some(next_offset) => batch.put(&key, &CursorRecord { next_offset }),
+            None => batch.put(&key, &DeliveryRecord::default()),
+        }
+        scene.store.apply(&batch).unwrap();
+    };
+    let everything = kept_from(&["openlineage"]);
+    assert!(everything > 100, "a reader that never read anything needs nothing: {everything}");
+    put(Key::Cursor("openlineage".to_owned()), Some(40));
+    let held = kept_from(&["openlineage"]);
+    assert!((35..=40).contains(&held), "the record that holds event 40 stays: {held}");
+    assert_eq!(kept_from(&[]), everything, "nobody sends lineage any more");
+    put(Key::Delivery(DeliveryKey { lane: 9, due_ms: 1, offset: 17, hook: 0 }), None);
+    let held = kept_from(&["openlineage"]);
+    assert!((12..=17).contains(&held), "the event of a delivery stays: {held}");
+    assert_eq!(kept_from(&[]), held);
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_hole_in_the_feed() {
+    let mut scene = long_feed();
+    let (before, moment) = (scene.read(1).len() as u64, scene.now);
+    scene.now = 5_000;
+    scene.submit(90, LATE);
+    scene.submit(91, LATE);
+    let parts = expired(&scene.store, moment - 50, &[], 10_000).unwrap();
+    assert!(parts.iter().map(|part| part.events).sum::<u64>() < before, "younger events stand before them");
+    drop_parts(&scene.store, &parts);
+    let first = oldest(&scene.store).unwrap().unwrap();
+    assert_eq!(scene.read(0).len() as u64, *scene.ends.flushed.borrow() - first, "no offset is missing");
+}
+
 #[test]
 fn what_is_not_kept_any_more_is_an_error_that_names_the_oldest_event() {
     let scene = long_feed();
     let end = *scene.ends.flushed.borrow();
-    let trim = expired(&scene.store, 10_050, 1_000).unwrap();
-    assert!(trim.keys.len() > 3 && trim.events > 10, "{trim:?}");
-    let mut batch = Batch::new();
-    trim.keys.iter().for_each(|key| batch.delete(key));
-    scene.store.apply(&batch).unwrap();
+    let trim = expired(&scene.store, 10_050, &[], 1_000).unwrap();
+    let events: u64 = trim.iter().map(|part| part.events).sum();
+    assert!(trim.len() > 3 && events > 10, "{trim:?}");
+    drop_parts(&scene.store, &trim);
     let first = oldest(&scene.store).unwrap().unwrap();
-    assert_eq!(first, trim.events + 1);
+    assert_eq!(first, events + 1);
     assert_eq!(scene.read(0).first().unwrap().offset, first);
     assert_eq!(scene.read(first).len() as u64, end - first);
     for gone in [1, first - 1] {
@@ -578,10 +702,7 @@ fn what_is_not_kept_any_more_is_an_error_that_names_the_oldest_event() {
 fn the_offsets_go_on_even_when_everything_old_is_dropped() {
     let mut scene = long_feed();
     let end = *scene.ends.flushed.borrow();
-    let trim = expired(&scene.store, u64::MAX, 10_000).unwrap();
-    let mut batch = Batch::new();
-    trim.keys.iter().for_each(|key| batch.delete(key));
-    scene.store.apply(&batch).unwrap();
+    drop_parts(&scene.store, &expired(&scene.store, u64::MAX, &[], 10_000).unwrap());
     assert_eq!(scene.store.scan(&prefix::events(), None, 9).unwrap().len(), 1, "the newest record is never dropped");
     scene.restart();
     assert_eq!(*scene.ends.flushed.borrow(), end);

@@ -66,6 +66,7 @@ impl Fixture {
             fires_schedules,
             gc: GcConfig::default(),
             openlineage: None,
+            hook_allow: crate::server::HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await.unwrap();
         let url = format!("http://{}", coordinator.address);
