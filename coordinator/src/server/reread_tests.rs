@@ -123,7 +123,7 @@ impl Cluster {
     async fn upload(&self, bytes: &'static [u8]) -> v1::Artifact {
         let mut blobs = v1::blob_service_client::BlobServiceClient::new(self.channel.clone());
         let digest = Digest::of(bytes).to_string();
-        let chunk = v1::PutBlobRequest { digest: digest.clone(), data: bytes.into(), ..Default::default() };
+        let chunk = v1::PutBlobRequest { digest: digest.clone(), data: bytes.into() };
         blobs.put(futures::stream::iter([chunk])).await.unwrap();
         v1::Artifact { digest, size_bytes: bytes.len() as u64, kind: "file".to_owned(), ..Default::default() }
     }
