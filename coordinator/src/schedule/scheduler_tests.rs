@@ -232,7 +232,12 @@ fn a_paused_schedule_does_nothing_and_what_it_missed_is_left_to_the_policy_or_pa
     assert_eq!((turn(&mut state, &plan, at(3)), state.next_wakeup(&plan)), (vec![], None));
     let mut other = state.clone();
     assert_eq!(hours(&state.resume(&plan, false, at(3) + 1)), []);
-    assert_eq!(turn(&mut state, &plan, at(3) + 1), [("overlap", 3), ("start", 1)], "the third is on time");
+    assert_eq!(turn(&mut state, &plan, at(3) + 1), [("start", 1)]);
+    for hour in 1..=3 {
+        assert!(state.ended(&hour.to_string()));
+        let next = if hour < 3 { vec![("start", hour + 1)] } else { vec![] };
+        assert_eq!(turn(&mut state, &plan, at(3) + 2), next, "the third was missed with the others");
+    }
     assert_eq!(hours(&other.resume(&plan, true, at(3) + 1)), [("missed", 3)]);
     assert_eq!(turn(&mut other, &plan, at(4)), [("start", 4)]);
 }

@@ -78,7 +78,7 @@ impl Scene {
 
 fn text(name: &str, program: &str) -> String {
     format!(
-        "[pipeline]\nname = \"{name}\"\n[params]\nday = {{ type = \"string\", default = \"mon\" }}\n[tasks.a]\ncommand = [\"{program}\"]\n"
+        "[pipeline]\nname = \"{name}\"\n[params]\nday = {{ type = \"string\", default = \"mon\" }}\n[tasks.a]\ncommand = [\"{program}\", \"${{params.day}}\"]\n"
     )
 }
 
