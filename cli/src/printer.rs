@@ -62,8 +62,15 @@ pub fn stderr_is_coloured() -> bool {
 #[derive(Debug)]
 pub struct Rows {
     table: Table,
-    /// By column: whether its cells stay on one line.
-    whole: Vec<bool>,
+    columns: Vec<Column>,
+}
+
+/// How far a column gives way.
+#[derive(Debug)]
+struct Column {
+    /// Its cells stay on one line.
+    whole: bool,
+    heading: u16,
 }
 
 /// Columns between two cells.
@@ -74,7 +81,7 @@ const fn gap_after(at: usize, columns: usize) -> u16 {
     if at + 1 == columns { 0 } else { GAP }
 }
 
-/// A column that is made narrower keeps this width: one letter a line is read by nobody.
+/// A column that is made narrower keeps this width and that of its heading: one letter a line is read by nobody.
 const NARROWEST: u16 = 7;
 
 impl Rows {
@@ -96,8 +103,11 @@ impl Rows {
                 }
             }
         }
-        let whole = headings.iter().map(|heading| heading.starts_with(['>', '='])).collect();
-        Self { table, whole }
+        let column = |heading: &&str| Column {
+            whole: heading.starts_with(['>', '=']),
+            heading: u16::try_from(heading.trim_start_matches(['>', '=']).chars().count()).unwrap_or(u16::MAX),
+        };
+        Self { table, columns: headings.iter().map(column).collect() }
     }
 
     /// Gives the text for a terminal of that many columns, or for no terminal. Scripts and files get whole lines, and so
@@ -112,11 +122,12 @@ impl Rows {
                 let mut least = 0_u16;
                 let contents = self.table.column_max_content_widths();
                 let columns = contents.len();
-                for (at, content) in contents.into_iter().enumerate() {
-                    let whole = self.whole.get(at).copied().unwrap_or_default();
-                    let kept = if whole { content } else { content.min(NARROWEST) };
+                for (at, (content, column)) in contents.into_iter().zip(&self.columns).enumerate() {
+                    let kept = if column.whole { content } else { content.min(column.heading.max(NARROWEST)) };
                     least = least.saturating_add(kept).saturating_add(gap_after(at, columns));
-                    if whole && let Some(column) = self.table.column_mut(at) {
+                    if column.whole
+                        && let Some(column) = self.table.column_mut(at)
+                    {
                         column.set_constraint(ColumnConstraint::ContentWidth);
                     }
                 }

@@ -234,11 +234,11 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
             let request = &bound.resources;
             let with = request.labels.iter().map(|(name, value)| format!("{name}={value}"));
             let without = request.not_labels.iter().map(|(name, value)| match value.as_str() {
-                "" => format!("no {name}"),
-                value => format!("not {name}={value}"),
+                "" => format!("no label `{name}`"),
+                value => format!("a `{name}` other than {value}"),
             });
             let labels: Vec<String> = with.chain(without).collect();
-            Reason::new("no_labels", format!("no connected worker has the labels {}", labels.join(", ")))
+            Reason::new("no_labels", format!("no connected worker has labels that fit: it wants {}", labels.join(", ")))
                 .hint("start one with --label, or change one: segue workers label NAME KEY=VALUE")
         }
         Err(placement::Unplaced::TooLarge) => {
@@ -302,15 +302,22 @@ fn list(names: impl Iterator<Item = String>) -> String {
     if more == 0 { text } else { format!("{text} and {more} more") }
 }
 
+/// Shows an amount of memory as a pipeline file says it: in the largest unit that gives a whole number.
+fn size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    whole.map_or_else(|| format!("{bytes} B"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
+}
+
 fn amounts(task: &crate::spec::BoundTask) -> String {
     let text = |wanted: &segue_proto::resources::Resources| {
         let mut parts = vec![format!("{} cpu", f64::from(wanted.cpu_milli) / 1000.0)];
         if wanted.memory_bytes > 0 {
-            parts.push(format!("{} MiB of memory", wanted.memory_bytes >> 20));
+            parts.push(format!("{} of memory", size(wanted.memory_bytes)));
         }
         if wanted.gpu_milli > 0 {
             let memory = if wanted.gpu_memory_bytes > 0 {
-                format!(" with {} MiB each", wanted.gpu_memory_bytes >> 20)
+                format!(" with {} each", size(wanted.gpu_memory_bytes))
             } else {
                 String::new()
             };
@@ -322,4 +329,15 @@ fn amounts(task: &crate::spec::BoundTask) -> String {
     let ways: Vec<String> =
         std::iter::once(&task.resources.amounts).chain(&task.resources.alternatives).map(text).collect();
     ways.join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn memory_is_told_as_a_file_says_it() {
+        let sizes = [900 << 30, 1 << 40, 1536 << 20, 512 << 10, 1_000, 0].map(size);
+        assert_eq!(sizes, ["900 GiB", "1 TiB", "1536 MiB", "512 KiB", "1000 B", "0 B"]);
+    }
 }

@@ -230,6 +230,7 @@ fn children_explained(run: &Run, reasons: &mut Reasons<'_>, group: &Group) -> Ve
         .filter_map(|((state, code), (first, count, reason))| {
             let text = match count {
                 1 => reason.text,
+                2 => format!("{} (and 1 more child)", reason.text),
                 n => format!("{} (and {} more children)", reason.text, n - 1),
             };
             let task = run.name_of(first)?.into();
