@@ -39,6 +39,7 @@ impl Scene {
             fires_schedules: true,
             gc: crate::gc::GcConfig::default(),
             openlineage: None,
+            hook_allow: crate::server::HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{}", coordinator.address)).unwrap().connect_lazy();

@@ -322,9 +322,9 @@ fn a_rerun_waits_from_when_it_was_asked_for_and_not_since_the_run_was_made() {
     bench.now += 1_000;
     bench.rerun(&old, &Selector { failed: true, ..Selector::default() }, None);
     bench.restart();
-    let worker = bench.hello("w", "b", 1, 0, Vec::new());
     bench.pass(LEASE);
     bench.pass(100);
+    let worker = bench.hello("w", "b", 1, 0, Vec::new());
     assert_eq!(bench.live(&busy).len() + bench.live(&before).len(), 1, "the hour before the rerun does not count");
     assert_eq!(bench.word(&old, "a"), "ready");
     bench.cancel(&busy);
