@@ -66,11 +66,8 @@ async fn stream(
             let offset = offsets.entry(source.token.clone()).or_default();
             loop {
                 let (logs, token, from) = (shared.logs.clone(), source.token.clone(), *offset);
-                let piece = tokio::task::spawn_blocking(move || {
-                    logs.read(&token.run, &token.task, token.attempt, from, segue_proto::CHUNK_BYTES)
-                })
-                .await
-                .map_err(|e| Error::Internal(format!("a log read ended early: {e}")))??;
+                let read = move || logs.read(&token.run, &token.task, token.attempt, from, segue_proto::CHUNK_BYTES);
+                let piece = shared.offload.run("a log read", read).await??;
                 let Some(piece) = piece else { break };
                 *offset = piece.next();
                 let response = v1::ReadLogsResponse {

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     actor::{Clock, Handle},
     feed::Ends,
+    ids::Ids,
+    offload::Offload,
 };
 use crate::{
     blobs::BlobStore,
@@ -46,6 +48,8 @@ pub struct Shared {
     pub started_ms: u64,
     pub stop: CancellationToken,
     pub feed: Ends,
+    pub offload: Offload,
+    pub ids: Ids,
 }
 
 impl Shared {
@@ -62,8 +66,6 @@ impl Shared {
         work: impl FnOnce(&Self) -> Result<T, super::error::Error> + Send + 'static,
     ) -> Result<T, super::error::Error> {
         let shared = self.clone();
-        tokio::task::spawn_blocking(move || work(&shared))
-            .await
-            .map_err(|e| super::error::Error::Internal(format!("a read of the store ended early: {e}")))?
+        self.offload.run("a read of the store", move || work(&shared)).await?
     }
 }

@@ -44,8 +44,8 @@ impl Runs {
             done => return Ok(done),
         };
         let Compiled { pipeline, mut spec, warnings } = compiled;
-        let found = tokio::task::spawn_blocking(move || globs::expand_globs(&mut spec).map(|()| spec)).await;
-        match found.map_err(|e| Error::Internal(e.to_string()))? {
+        let look_up = move || globs::expand_globs(&mut spec).map(|()| spec);
+        match self.0.offload.run("looking up files", look_up).await? {
             Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
             Err(diagnostic) => Ok(Err(vec![diagnostic.to_wire(&request.path, &request.text)])),
         }
@@ -80,7 +80,7 @@ impl Runs {
         let spec = Arc::new(spec);
         external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
-        let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
+        let mut run = Run::new(RunId::new(self.0.ids.next()), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
         run.no_cache = request.no_cache;
         run.priority = request.priority.unwrap_or(run.priority);
@@ -243,11 +243,6 @@ struct Compiled {
     pipeline: Pipeline,
     spec: RunSpec,
     warnings: Vec<v1::Diagnostic>,
-}
-
-/// Makes a run id that sorts by time.
-fn new_run_id() -> RunId {
-    RunId::new(ulid::Ulid::new().0)
 }
 
 /// Gives one page of the tasks of a run.
