@@ -20,7 +20,6 @@ static NOW: AtomicU64 = AtomicU64::new(0);
 /// What the wall clock shows beyond [`EPOCH_S`] and the time that has passed.
 static WALL_SHIFT_MS: AtomicI64 = AtomicI64::new(0);
 static ENTROPY: AtomicU64 = AtomicU64::new(0);
-static DRAWN: AtomicU64 = AtomicU64::new(0);
 
 /// Where the wall clock of a simulation starts: 2026-01-01T00:00:00Z.
 const EPOCH_S: u64 = 1_767_225_600;
@@ -57,11 +56,6 @@ pub fn shift_wall(by_ms: i64) {
 /// Gives the wall clock in milliseconds since 1970.
 pub fn wall_ms() -> u64 {
     (EPOCH_S * 1_000 + now_ms()).saturating_add_signed(WALL_SHIFT_MS.load(Relaxed))
-}
-
-/// Gives how many random bytes libraries have drawn so far.
-pub fn drawn() -> u64 {
-    DRAWN.load(Relaxed)
 }
 
 #[repr(C)]
@@ -131,7 +125,6 @@ pub unsafe extern "C" fn getrandom(buffer: *mut c_void, length: usize, flags: c_
         let word = mix(ENTROPY.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed)).to_le_bytes();
         chunk.copy_from_slice(&word[..chunk.len()]);
     }
-    DRAWN.fetch_add(length as u64, Relaxed);
     length as isize
 }
 

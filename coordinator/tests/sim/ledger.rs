@@ -38,7 +38,6 @@ pub struct Book {
 pub struct Process {
     pub worker: String,
     pub incarnation: String,
-    pub started_us: u64,
     pub ended_us: Option<u64>,
 }
 
@@ -106,12 +105,7 @@ impl Ledger {
     /// A worker starts the process of an attempt.
     pub fn started(&self, token: &Token, worker: &str, incarnation: &str) {
         say!(self.trace, worker, "starts {token}");
-        let process = Process {
-            worker: worker.to_owned(),
-            incarnation: incarnation.to_owned(),
-            started_us: clockwork::now_us(),
-            ended_us: None,
-        };
+        let process = Process { worker: worker.to_owned(), incarnation: incarnation.to_owned(), ended_us: None };
         let (before, other) = {
             let mut book = self.book();
             let other = book

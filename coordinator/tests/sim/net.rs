@@ -52,7 +52,6 @@ struct State {
 
 #[derive(Debug)]
 struct Connection {
-    number: u64,
     host: String,
     /// Both ends see a reset.
     reset: CancellationToken,
@@ -176,7 +175,7 @@ impl Net {
             state.next += 1;
             let (reset, dark) = (CancellationToken::new(), CancellationToken::new());
             state.connections.retain(|connection| !connection.reset.is_cancelled());
-            state.connections.push(Connection { number, host: host.clone(), reset: reset.clone(), dark: dark.clone() });
+            state.connections.push(Connection { host: host.clone(), reset: reset.clone(), dark: dark.clone() });
             (number, reset, dark)
         };
         say!(self.trace, host, "connection {number} opens");

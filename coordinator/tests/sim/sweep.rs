@@ -88,7 +88,7 @@ fn sweep(from: u64, seeds: u64, jobs: Option<u64>) -> ExitCode {
                         return;
                     }
                     let mut line = spawn(seed);
-                    if seed % TWICE == 0 && line.violations.is_empty() {
+                    if seed.is_multiple_of(TWICE) && line.violations.is_empty() {
                         let again = spawn(seed);
                         if again.digest != line.digest {
                             line.violations.push("determinism: played twice, it went two ways".to_owned());

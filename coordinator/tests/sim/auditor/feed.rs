@@ -210,7 +210,6 @@ impl Going {
             self.may_begin(run, name, shape, ledger);
             cancelled_stays_cancelled(run, event, shape, ledger);
         }
-        let generation = self.generation;
         let task = self.tasks.entry(name.clone()).or_default();
         let wrong = |why: &str| {
             ledger.violation(
@@ -235,11 +234,7 @@ impl Going {
                 task.ended = None;
                 task.retrying = false;
             }
-            Kind::TaskStarted => {
-                if live != Some(number) {
-                    wrong("it is not the one that goes on");
-                }
-            }
+            Kind::TaskStarted if live != Some(number) => wrong("it is not the one that goes on"),
             Kind::TaskFailed if number == 0 => {
                 if live.is_some() {
                     wrong("an attempt goes on");
@@ -293,7 +288,6 @@ impl Going {
             }
             _ => {}
         }
-        let _ = generation;
     }
 
     /// A task begins only when its rule holds over the ends of its needs.

@@ -33,11 +33,8 @@ pub struct TaskShape {
     pub run_if: RunIf,
     pub finally: bool,
     pub fan_out: bool,
-    pub conditional: bool,
-    pub cpu_milli: u32,
     pub pool: Option<(&'static str, u32)>,
     pub limited: bool,
-    pub cached: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -169,8 +166,7 @@ impl Shape {
             };
             let _ = writeln!(text, "when = \"{condition}\"");
         }
-        let cpu_milli = *chance.pick(&[500, 1_000, 1_000, 2_000]);
-        let cpu = f64::from(cpu_milli) / 1_000.0;
+        let cpu = *chance.pick(&[0.5, 1.0, 1.0, 2.0]);
         if self.stuck && here {
             let _ = writeln!(text, "resources = {{ cpu = {cpu:?}, labels = {{ zone = \"nowhere\" }} }}");
         } else if chance.percent(15) {
@@ -196,18 +192,7 @@ impl Shape {
         if chance.percent(15) {
             let _ = writeln!(text, "env = {{ TOKEN = {{ secret = \"env:{CANARY_NAME}\" }} }}");
         }
-        self.tasks.push(TaskShape {
-            name,
-            needs,
-            run_if,
-            finally: false,
-            fan_out,
-            conditional,
-            cpu_milli,
-            pool,
-            limited,
-            cached,
-        });
+        self.tasks.push(TaskShape { name, needs, run_if, finally: false, fan_out, pool, limited });
     }
 
     fn finally(&mut self, chance: &mut Chance, text: &mut String) {
@@ -218,11 +203,8 @@ impl Shape {
             run_if: RunIf::AllSucceeded,
             finally: true,
             fan_out: false,
-            conditional: false,
-            cpu_milli: 1_000,
             pool: None,
             limited: false,
-            cached: false,
         });
     }
 }

@@ -171,7 +171,7 @@ enum Link {
 }
 
 enum Outgoing {
-    Event(v1::WorkerEvent),
+    Event(Box<v1::WorkerEvent>),
     End(Token),
 }
 
@@ -371,7 +371,7 @@ impl Worker {
         let mut events = Vec::new();
         while let Some(out) = self.outbox.pop_front() {
             match out {
-                Outgoing::Event(event) => events.push(event),
+                Outgoing::Event(event) => events.push(*event),
                 Outgoing::End(token) => {
                     let Some(held) = self.held.get_mut(&token) else { continue };
                     held.tell(&token, &mut events);
@@ -624,7 +624,7 @@ impl Held {
 }
 
 fn event(event: Event) -> Outgoing {
-    Outgoing::Event(v1::WorkerEvent { event: Some(event) })
+    Outgoing::Event(Box::new(v1::WorkerEvent { event: Some(event) }))
 }
 
 fn hand_back(token: Token, started: bool) -> Outgoing {
