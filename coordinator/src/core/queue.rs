@@ -8,7 +8,10 @@ use std::{
 use segue_proto::{ids::RunId, resources::GpuPreference};
 
 use super::{Core, Run, UnixMillis, run::FIRST_CHILD};
-use crate::spec::{BoundTask, ResourceRequest, Work};
+use crate::{
+    defect::{self, Defect},
+    spec::{BoundTask, ResourceRequest, Work},
+};
 
 /// What one step of priority is worth in waiting. A task of priority 1 goes before one of priority 0 that is ready for
 /// less than a minute longer, and after one that waits since before that: nothing starves.
@@ -130,7 +133,7 @@ impl Queue {
         for (name, wanted) in &class.pools {
             let Some(&slots) = pools.get(name) else { return Some(Shut::NoPool(name.clone())) };
             let used = self.pool_use.get(name).map_or(0, |holders| holders.values().sum());
-            if wanted.saturating_add(used) > slots {
+            if wanted.saturating_add(used) > slots && !defect::is(Defect::PoolIgnored) {
                 return Some(Shut::Pool { name: name.clone(), slots, used });
             }
         }

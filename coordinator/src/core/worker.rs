@@ -9,6 +9,7 @@ use segue_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{UnixMillis, placement::Free};
+use crate::defect::{self, Defect};
 
 /// A worker's identity: its name and this start of its process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,7 +122,7 @@ impl Worker {
     #[must_use]
     pub fn free(&self) -> Free {
         let mut free = Free { amounts: self.capacity.clone(), devices: super::placement::idle(&self.gpus) };
-        for reserved in self.leased.values() {
+        for reserved in self.leased.values().filter(|_| !defect::is(Defect::OverCapacity)) {
             free.take(reserved);
         }
         free

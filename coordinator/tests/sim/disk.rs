@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use segue_coordinator::store::{Batch, Error, MemoryStore, Row, Store};
+use segue_coordinator::store::{Batch, Error, MemoryStore, Row, Store, Write};
 
 use crate::{chance::Chance, say, trace::Trace};
 
@@ -28,6 +28,8 @@ struct Platter {
     fail_flush: bool,
     /// Flushes say that they are done, and do nothing: a deliberate defect.
     lies: bool,
+    /// A crash keeps a part of the first batch that it loses: a deliberate defect.
+    tears: bool,
     /// What a crash loses, by number of batches.
     lost: u64,
     chance: Chance,
@@ -51,6 +53,7 @@ impl Disk {
             holder: 0,
             fail_flush: false,
             lies: false,
+            tears: false,
             lost: 0,
             chance: Chance::of(seed, "disk"),
             trace,
@@ -77,9 +80,19 @@ impl Disk {
         let all = platter.cached.len();
         let reached = platter.chance.below(all + 1);
         let cached = std::mem::take(&mut platter.cached);
-        for batch in cached.into_iter().take(reached) {
+        for batch in cached.iter().take(reached) {
             // Its preconditions held when it was applied, over the very same rows.
-            let _ = platter.durable.apply(&batch);
+            let _ = platter.durable.apply(batch);
+        }
+        if let Some(torn) = cached.get(reached).filter(|_| platter.tears) {
+            let mut part = Batch::new();
+            for write in &torn.writes()[..torn.writes().len() / 2] {
+                match write {
+                    Write::Put(key, value) => part.put_raw(key.clone(), value.clone()),
+                    Write::Delete(key) => part.delete_raw(key.clone()),
+                }
+            }
+            let _ = platter.durable.apply(&part);
         }
         platter.lost += (all - reached) as u64;
         say!(platter.trace, "disk", "crash: {reached} of {all} unflushed batches have reached the disk");
@@ -95,8 +108,14 @@ impl Disk {
         self.platter().fail_flush = true;
     }
 
+    /// Makes flushes do nothing and say that they are done.
     pub fn lie(&self) {
         self.platter().lies = true;
+    }
+
+    /// Makes a crash tear a batch.
+    pub fn tear(&self) {
+        self.platter().tears = true;
     }
 
     pub fn lost(&self) -> u64 {

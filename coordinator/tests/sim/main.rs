@@ -5,6 +5,8 @@
 //! ```text
 //! cargo test -p segue-coordinator --test sim                     200 seeds; SEEDS=N and FROM=N choose others
 //! cargo test -p segue-coordinator --test sim -- --replay SEED    one seed, step by step
+//! cargo test -p segue-coordinator --test sim --features defects -- --defects
+//!                                                                does the auditor notice deliberate defects?
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
@@ -24,6 +26,8 @@ mod host;
 mod ledger;
 #[cfg(target_os = "linux")]
 mod load;
+#[cfg(target_os = "linux")]
+mod mutants;
 #[cfg(target_os = "linux")]
 mod net;
 #[cfg(target_os = "linux")]

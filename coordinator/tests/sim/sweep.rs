@@ -11,11 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{load::shape, world};
+use crate::{load::shape, mutants, world};
 
 const SEEDS: u64 = 200;
 /// One in so many seeds is played twice, and has to go the same way.
 const TWICE: u64 = 20;
+/// Seeds within which each deliberate defect has to be noticed.
+const NOTICED_WITHIN: u64 = 500;
+/// Names a deliberate defect to a process that plays a seed.
+const DEFECT: &str = "SEGUE_SIM_DEFECT";
 /// Real time that one seed may take: some hundred times what it does.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -34,10 +38,12 @@ struct Line {
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
+    let defect = std::env::var(DEFECT).ok();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--one" => return one(number(arguments.next()).unwrap_or(1), false),
-            "--replay" => return one(number(arguments.next()).unwrap_or(1), true),
+            "--one" => return one(number(arguments.next()).unwrap_or(1), false, defect.as_deref()),
+            "--replay" => return one(number(arguments.next()).unwrap_or(1), true, defect.as_deref()),
+            "--defects" => return defects(),
             // What `cargo test` passes on to every test program.
             "--list" => {
                 println!("simulation: test");
@@ -53,14 +59,14 @@ pub fn main() -> ExitCode {
 }
 
 /// Plays one seed in this process.
-fn one(seed: u64, aloud: bool) -> ExitCode {
+fn one(seed: u64, aloud: bool, defect: Option<&str>) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         PANICKED.store(true, Relaxed);
         println!("violation panic: {panic}");
     }));
     let base = if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
     let dir = tempfile::Builder::new().prefix("segue-sim-").tempdir_in(base).expect("a folder for logs");
-    let verdict = world::play(seed, aloud, dir.path());
+    let verdict = world::play(seed, aloud, defect, dir.path());
     for violation in &verdict.violations {
         println!("violation {violation}");
     }
@@ -87,9 +93,9 @@ fn sweep(from: u64, seeds: u64, jobs: Option<u64>) -> ExitCode {
                     if seed >= from + seeds {
                         return;
                     }
-                    let mut line = spawn(seed);
+                    let mut line = spawn(seed, None);
                     if seed.is_multiple_of(TWICE) && line.violations.is_empty() {
-                        let again = spawn(seed);
+                        let again = spawn(seed, None);
                         if again.digest != line.digest {
                             line.violations.push("determinism: played twice, it went two ways".to_owned());
                         }
@@ -111,6 +117,41 @@ fn sweep(from: u64, seeds: u64, jobs: Option<u64>) -> ExitCode {
     let found = found.into_inner().expect("no panic under the lock");
     summary(&found, seconds, jobs);
     if failing.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Plays seeds with each deliberate defect until it is noticed.
+fn defects() -> ExitCode {
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let mut missed = 0;
+    for defect in mutants::all() {
+        let (next, first) = (AtomicU64::new(1), AtomicU64::new(u64::MAX));
+        let why: Mutex<BTreeMap<u64, String>> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Relaxed);
+                        if seed > NOTICED_WITHIN || seed > first.load(Relaxed) {
+                            return;
+                        }
+                        let line = spawn(seed, Some(&defect));
+                        if let Some(violation) = line.violations.into_iter().next() {
+                            first.fetch_min(seed, Relaxed);
+                            why.lock().expect("no panic under the lock").insert(seed, violation);
+                        }
+                    }
+                });
+            }
+        });
+        match why.into_inner().expect("no panic under the lock").pop_first() {
+            Some((seed, why)) => println!("{defect:<18} noticed at seed {seed}: {why}"),
+            None => {
+                missed += 1;
+                println!("{defect:<18} NOT NOTICED within {NOTICED_WITHIN} seeds");
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn report(seed: u64, line: &Line) {
@@ -140,11 +181,12 @@ fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) {
 }
 
 /// Plays a seed in a process of its own.
-fn spawn(seed: u64) -> Line {
+fn spawn(seed: u64, defect: Option<&str>) -> Line {
     let program = std::env::current_exe().expect("this program has a file");
     let child = Command::new(program)
         .args(["--one", &seed.to_string()])
         .env(shape::CANARY_NAME, shape::CANARY)
+        .envs(defect.map(|defect| (DEFECT, defect)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();

@@ -30,6 +30,7 @@ use crate::{
         self, Client,
         shape::{POOLS, Shape},
     },
+    mutants,
     net::Net,
     say,
     trace::Trace,
@@ -50,11 +51,14 @@ pub struct Verdict {
 }
 
 /// Plays a seed. `state_dir` is empty; logs are kept there.
-pub fn play(seed: u64, aloud: bool, state_dir: &Path) -> Verdict {
+pub fn play(seed: u64, aloud: bool, defect: Option<&str>, state_dir: &Path) -> Verdict {
     let trace = Trace::new(aloud);
     clockwork::start(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let disk = Disk::new(seed, trace.clone());
+    if let Some(defect) = defect {
+        mutants::switch_on(defect, &disk);
+    }
     let ledger = Ledger::new(trace.clone(), disk.clone());
     let blobs = Arc::new(InMemory::new());
     let world =
