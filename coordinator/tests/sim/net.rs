@@ -21,6 +21,8 @@ use crate::{chance::Chance, say, trace::Trace};
 /// Bytes that are on their way in one direction of a connection.
 const WINDOW: usize = 64 * 1024;
 const CHUNK: usize = 16 * 1024;
+/// How often a connection is probed.
+const PROBE: Duration = Duration::from_secs(3);
 
 /// A direction, as the coordinator is seen from the hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,8 +196,13 @@ impl Net {
         self.endpoint(connect_timeout).connect_with_connector_lazy(self.connector(host))
     }
 
+    /// Gives the endpoint, as workers and clients have it: the connection itself is probed.
     pub fn endpoint(&self, connect_timeout: Duration) -> Endpoint {
-        Endpoint::from_static("http://coordinator").connect_timeout(connect_timeout)
+        Endpoint::from_static("http://coordinator")
+            .connect_timeout(connect_timeout)
+            .http2_keep_alive_interval(PROBE)
+            .keep_alive_timeout(PROBE)
+            .keep_alive_while_idle(true)
     }
 
     pub fn connector(

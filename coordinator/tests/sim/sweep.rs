@@ -65,8 +65,12 @@ fn one(seed: u64, aloud: bool, defect: Option<&str>) -> ExitCode {
         println!("violation panic: {panic}");
     }));
     let base = if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
-    let dir = tempfile::Builder::new().prefix("segue-sim-").tempdir_in(base).expect("a folder for logs");
-    let verdict = world::play(seed, aloud, defect, dir.path());
+    // Not by `tempfile`: what draws random numbers before the simulation is on draws real ones.
+    let base: std::path::PathBuf = base;
+    let dir = base.join(format!("segue-sim-{}-{seed}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder for logs");
+    let verdict = world::play(seed, aloud, defect, &dir);
+    let _ = std::fs::remove_dir_all(&dir);
     for violation in &verdict.violations {
         println!("violation {violation}");
     }

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{chance::Chance, net::Net};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const PROBE: Duration = Duration::from_secs(3);
 
 pub enum News {
     Up { messages: mpsc::Sender<v1::WorkerMessage>, give_up: CancellationToken },
