@@ -163,7 +163,7 @@ fn report(seed: u64, line: &Line) {
     for violation in &line.violations {
         println!("    {violation}");
     }
-    println!("    replay: cargo test -p segue-coordinator --test sim -- --replay {seed}");
+    println!("    replay it: make sim SEED={seed}");
 }
 
 fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) {

@@ -35,9 +35,7 @@ pub async fn maintain(net: Net, host: String, news: mpsc::Sender<News>, mut chan
 }
 
 async fn one(net: &Net, host: &str, news: &mpsc::Sender<News>) -> bool {
-    let endpoint =
-        net.endpoint(PATIENCE).http2_keep_alive_interval(PROBE).keep_alive_timeout(PROBE).keep_alive_while_idle(true);
-    let Ok(channel) = endpoint.connect_with_connector(net.connector(host)).await else { return false };
+    let Ok(channel) = net.endpoint(PATIENCE).connect_with_connector(net.connector(host)).await else { return false };
     let (messages, outgoing) = mpsc::channel(1);
     let give_up = CancellationToken::new();
     if news.send(News::Up { messages, give_up: give_up.clone() }).await.is_err() {
