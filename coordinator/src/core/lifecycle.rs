@@ -329,6 +329,10 @@ impl Core {
         };
         let (cancelling, started, worker) = (live.cancelling, live.started, live.worker.clone());
         self.upkeep.tally.leases_lost += 1;
+        let lease_ms = self.config.lease_ms;
+        if let Some(holder) = self.workers.get_mut(&worker) {
+            holder.silent |= holder.heartbeat_at.saturating_add(lease_ms) <= now;
+        }
         if cancelling {
             self.end_attempt(id, index, AttemptState::Cancelled, None, now);
             self.close(id, index, TaskState::Cancelled, now);

@@ -43,6 +43,8 @@ pub struct Worker {
     pub cordoned: bool,
     /// A newer incarnation of the same name has said hello.
     pub superseded: bool,
+    /// A lease of it has ended for want of heartbeats. Until the next one it gets no work, however open its link looks.
+    pub silent: bool,
     pub hostname: String,
     pub version: String,
     pub connected_at: UnixMillis,
@@ -72,6 +74,7 @@ impl Worker {
             draining: false,
             cordoned: false,
             superseded: false,
+            silent: false,
             hostname: String::new(),
             version: String::new(),
             connected_at: 0,
@@ -98,7 +101,7 @@ impl Worker {
     /// Says whether it may be given work.
     #[must_use]
     pub const fn takes_work(&self) -> bool {
-        self.link.is_some() && !self.draining && !self.cordoned && !self.superseded
+        self.link.is_some() && !self.draining && !self.cordoned && !self.superseded && !self.silent
     }
 
     /// Names its state, the strongest reason to take no work first.

@@ -276,7 +276,10 @@ impl Environment {
                 self.undo.push((now + self.chance.between(200, 6_000), Undo::Fast(host)));
             }
             Fault::Freeze => match &self.places[place].running {
-                Some(running) => running.freeze(now_us() + self.chance.between(50_000, 7_000_000)),
+                Some(running) => {
+                    let until = now_us() + self.chance.between(50_000, 7_000_000);
+                    running.freeze(&self.places[place].machine, until, &self.ledger);
+                }
                 None => return,
             },
             Fault::ClockJump => {

@@ -29,6 +29,8 @@ pub struct Book {
     pub runs: BTreeMap<RunId, Arc<Shape>>,
     pub cancels: BTreeMap<RunId, Vec<Cancel>>,
     pub reruns: BTreeMap<RunId, Vec<Rerun>>,
+    /// Machines that stand still, and until when: their processes do nothing.
+    pub frozen: BTreeMap<String, u64>,
     pub faults: BTreeMap<&'static str, u64>,
     pub calls: BTreeMap<&'static str, u64>,
     pub violations: Vec<String>,
@@ -108,11 +110,15 @@ impl Ledger {
         let process = Process { worker: worker.to_owned(), incarnation: incarnation.to_owned(), ended_us: None };
         let (before, other) = {
             let mut book = self.book();
+            let now = clockwork::now_us();
             let other = book
                 .processes
                 .iter()
                 .find(|(other, process)| {
-                    other.run == token.run && other.index == token.index && process.ended_us.is_none()
+                    other.run == token.run
+                        && other.index == token.index
+                        && process.ended_us.is_none()
+                        && book.frozen.get(&process.worker).is_none_or(|until| *until <= now)
                 })
                 .map(|(other, process)| (other.clone(), process.worker.clone()));
             (book.processes.insert(token.clone(), process), other)
@@ -121,6 +127,28 @@ impl Ledger {
             self.violation("one execution", format_args!("{token} is started a second time, on {worker}"));
         } else if let Some((other, there)) = other {
             self.violation("one execution", format_args!("{token} starts on {worker} while {other} runs on {there}"));
+        }
+    }
+
+    /// A machine stands still.
+    pub fn freeze(&self, worker: &str, until_us: u64) {
+        self.book().frozen.insert(worker.to_owned(), until_us);
+    }
+
+    /// A machine goes on, and has looked at its lease: what still runs there runs nowhere else.
+    pub fn thawed(&self, worker: &str) {
+        let double: Vec<String> = {
+            let book = self.book();
+            let running = || book.processes.iter().filter(|(_, process)| process.ended_us.is_none());
+            let here = running().filter(|(_, process)| process.worker == worker);
+            here.filter(|(token, _)| {
+                running().any(|(other, _)| other != *token && other.run == token.run && other.index == token.index)
+            })
+            .map(|(token, _)| token.to_string())
+            .collect()
+        };
+        for token in double {
+            self.violation("one execution", format_args!("{token} goes on on {worker} and is given to another"));
         }
     }
 

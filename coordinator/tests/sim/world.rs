@@ -65,6 +65,11 @@ pub fn play(seed: u64, aloud: bool, defect: Option<&str>, state_dir: &Path) -> V
         World { seed, trace: trace.clone(), disk: disk.clone(), ledger: ledger.clone(), blobs: Arc::clone(&blobs) };
     let starts = runtime.block_on(world.play(state_dir));
     let simulated_ms = now_ms();
+    // A second thread would be a second clock, and an order that nobody draws.
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        ledger.violation("determinism", format_args!("the simulation has {threads} threads"));
+    }
     // Tasks are dropped in time, those of the dead as well.
     drop(runtime);
     clockwork::stop();
@@ -255,7 +260,7 @@ impl World {
                 self.ledger.violation("feed", format_args!("the follower is at {told}, the disk elsewhere"));
             }
         }
-        let told = std::mem::take(&mut *feed.lock().expect("one thread"));
+        let told = feed.lock().expect("one thread").clone();
         auditor::at_the_end(line, &told, &views, &core, &self.blobs, &self.disk, &self.ledger).await?;
         host.crash(true);
         environment.tend();

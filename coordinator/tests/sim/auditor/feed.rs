@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What the feed has said so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Feed {
     pub next: u64,
     /// A digest of each event, from the first on.
@@ -27,7 +27,7 @@ pub struct Feed {
 }
 
 /// A run as the feed tells of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Going {
     pub pipeline: String,
     pub generation: u32,
@@ -35,7 +35,7 @@ pub struct Going {
     pub tasks: BTreeMap<String, Task>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Task {
     /// The attempt that goes on, and where.
     pub live: Option<(u32, String)>,

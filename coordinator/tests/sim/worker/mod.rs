@@ -20,7 +20,10 @@ use segue_proto::{
     ids::{Digest, Token},
     v1::{self, command::Command, finished, worker_event::Event},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::attempt::log_bytes;
@@ -54,6 +57,7 @@ pub struct Running {
     pub incarnation: String,
     tasks: Vec<JoinHandle<()>>,
     frozen_until: Arc<AtomicU64>,
+    frozen: Arc<Notify>,
     ended: Arc<AtomicBool>,
     stop: CancellationToken,
 }
@@ -68,8 +72,10 @@ impl Running {
     }
 
     /// Stands still, as a process that is stopped or a machine that is paused.
-    pub fn freeze(&self, until_us: u64) {
-        self.frozen_until.fetch_max(until_us, Relaxed);
+    pub fn freeze(&self, machine: &Machine, until_us: u64, ledger: &Ledger) {
+        let before = self.frozen_until.fetch_max(until_us, Relaxed);
+        ledger.freeze(&machine.name, until_us.max(before));
+        self.frozen.notify_one();
     }
 
     /// Ends in order: hands back, finishes, reports.
@@ -94,7 +100,7 @@ pub fn start(
 ) -> Running {
     let (news, inbox) = mpsc::channel(256);
     let (frozen_until, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let stop = CancellationToken::new();
+    let (stop, frozen) = (CancellationToken::new(), Arc::new(Notify::new()));
     say!(ledger.trace, machine.name, "starts as {incarnation}");
     let worker = Worker {
         machine: machine.clone(),
@@ -110,6 +116,7 @@ pub fn start(
         link: Link::Down,
         draining: None,
         frozen_until: Arc::clone(&frozen_until),
+        frozen: Arc::clone(&frozen),
     };
     let (flag, wish) = (Arc::clone(&ended), stop.clone());
     let tasks = vec![
@@ -119,7 +126,7 @@ pub fn start(
             flag.store(true, Relaxed);
         }),
     ];
-    Running { incarnation, tasks, frozen_until, ended, stop }
+    Running { incarnation, tasks, frozen_until, frozen, ended, stop }
 }
 
 struct Worker {
@@ -139,6 +146,7 @@ struct Worker {
     /// Since when, and until when what runs may finish.
     draining: Option<u64>,
     frozen_until: Arc<AtomicU64>,
+    frozen: Arc<Notify>,
 }
 
 struct Held {
@@ -178,13 +186,18 @@ enum Outgoing {
 impl Worker {
     async fn run(mut self, mut inbox: mpsc::Receiver<News>, stop: CancellationToken) {
         let mut news = Vec::new();
+        let mut thawed = false;
         loop {
             let frozen = self.frozen_until.load(Relaxed);
             if frozen > now_us() {
                 tokio::time::sleep(Duration::from_micros(frozen - now_us())).await;
+                thawed = true;
                 continue;
             }
             self.pass_time().await;
+            if std::mem::take(&mut thawed) {
+                self.ledger.thawed(&self.machine.name);
+            }
             self.start_waiting();
             if self.draining.is_some() && self.held.is_empty() && self.outbox.is_empty() {
                 say!(self.ledger.trace, self.machine.name, "is drained and ends");
@@ -202,6 +215,7 @@ impl Worker {
             };
             tokio::select! {
                 biased;
+                () = self.frozen.notified() => {}
                 () = stop.cancelled(), if self.draining.is_none() => self.drain(),
                 got = inbox.recv_many(&mut news, 256) => {
                     if got == 0 {
@@ -529,6 +543,10 @@ impl Worker {
         let leased = self.held.values().filter(|held| !held.is_ahead && !matches!(held.state, State::Finished(_)));
         let sum: u32 = leased.map(|held| held.cpu_milli).sum();
         let most = self.machine.cpu_milli;
+        // After its lease, what it holds counts no more: it is about to find out.
+        if self.lease.expired(now_us()) {
+            return;
+        }
         if cpu_milli > most || (!ahead && sum + cpu_milli > most) {
             self.ledger.violation(
                 "capacity",
