@@ -164,6 +164,7 @@ impl Ledger {
     pub fn died(&self, worker: &str, incarnation: &str) {
         let now = clockwork::now_us();
         let mut book = self.book();
+        book.frozen.remove(worker);
         for process in book.processes.values_mut() {
             if process.worker == worker && process.incarnation == incarnation {
                 process.ended_us.get_or_insert(now);

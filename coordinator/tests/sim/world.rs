@@ -13,7 +13,10 @@ use segue_coordinator::{
 };
 use segue_proto::{
     ids::RunId,
-    v1::{self, RunState, fleet_service_client::FleetServiceClient, run_service_client::RunServiceClient},
+    v1::{
+        self, RunState, fleet_service_client::FleetServiceClient, run_service_client::RunServiceClient,
+        schedule_service_client::ScheduleServiceClient,
+    },
 };
 use tokio::time::sleep;
 use tonic::{Status, transport::Channel};
@@ -128,6 +131,7 @@ impl World {
             let mut draw = Chance::of(self.seed, "shapes");
             (0..draw.between(2, 6)).map(|number| Arc::new(Shape::draw(&mut draw, number as usize))).collect()
         };
+        self.schedule(&line, &shapes).await;
         let mut people = Vec::new();
         for client in &clients {
             let client = Client {
@@ -178,10 +182,29 @@ impl World {
         }
     }
 
+    /// Applies the schedules that pipelines have.
+    async fn schedule(&self, line: &Channel, shapes: &[Arc<Shape>]) {
+        let mut schedules = ScheduleServiceClient::new(line.clone());
+        for shape in shapes.iter().filter(|shape| shape.scheduled) {
+            self.ledger.submit_asked("schedule", shape);
+            let request = v1::ApplyScheduleRequest {
+                text: shape.text.clone(),
+                path: format!("/pipelines/{}.toml", shape.name),
+                paused: false,
+            };
+            match schedules.apply(request).await {
+                Ok(applied) if applied.get_ref().schedule.is_some() => self.ledger.called("schedule"),
+                Ok(refused) => panic!("a drawn schedule is refused: {:?}", refused.into_inner().diagnostics),
+                Err(status) => say!(self.trace, "world", "no schedule: {status}"),
+            }
+        }
+    }
+
     /// Waits until every run has ended. One that cannot has to say why, and is cancelled then.
     async fn until_quiet(&self, line: &Channel, environment: &mut Environment, since: u64) {
         let mut runs = RunServiceClient::new(line.clone());
         let mut fleet = FleetServiceClient::new(line.clone());
+        let mut schedules = ScheduleServiceClient::new(line.clone());
         let mut asked = 0;
         loop {
             environment.tend();
@@ -192,6 +215,11 @@ impl World {
                 }
             }
             asked += 1;
+            if let Ok(left) = schedules.list(v1::ListSchedulesRequest {}).await {
+                for schedule in left.into_inner().schedules {
+                    let _ = schedules.delete(v1::DeleteScheduleRequest { name: schedule.name }).await;
+                }
+            }
             let listed = runs.list_runs(v1::ListRunsRequest { limit: 1_000, ..Default::default() }).await;
             let open: Vec<v1::RunView> = match listed {
                 Ok(listed) => listed.into_inner().runs.into_iter().filter(|run| !is_terminal(run.state())).collect(),

@@ -85,6 +85,7 @@ pub async fn at_the_end(
         ledger.violation("ended is ended", format_args!("all runs have ended, and the core still has {core:?}"));
     }
     acknowledged(views, ledger);
+    intervals(views, ledger);
     processes(ledger);
     for (id, view) in views {
         match feed.runs.get(id) {
@@ -117,6 +118,19 @@ fn acknowledged(views: &BTreeMap<RunId, v1::RunView>, ledger: &Ledger) {
         if views.get(&run).is_none_or(|view| view.generation <= before) {
             ledger.violation("acknowledged is durable", format_args!("a rerun of {run} was acknowledged and is gone"));
         }
+    }
+}
+
+/// An interval of a schedule gets one run, however often the coordinator starts and wherever the clock jumps.
+fn intervals(views: &BTreeMap<RunId, v1::RunView>, ledger: &Ledger) {
+    let mut fired: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for view in views.values() {
+        if let (Some(schedule), Some(interval)) = (view.tags.get("schedule"), view.tags.get("interval")) {
+            *fired.entry((schedule, interval)).or_default() += 1;
+        }
+    }
+    for ((schedule, interval), count) in fired.into_iter().filter(|(_, count)| *count > 1) {
+        ledger.violation("schedules", format_args!("the interval {interval} of {schedule} has {count} runs"));
     }
 }
 

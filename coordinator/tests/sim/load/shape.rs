@@ -46,6 +46,8 @@ pub struct Shape {
     pub concurrency: Option<u32>,
     /// A task of it fits on no worker: it never ends by itself.
     pub stuck: bool,
+    /// It has a schedule, which somebody may apply.
+    pub scheduled: bool,
 }
 
 /// Pools of every simulation, and their slots.
@@ -72,6 +74,7 @@ impl Shape {
             tasks: Vec::new(),
             concurrency: None,
             stuck: chance.percent(2),
+            scheduled: number == 0 && chance.percent(35),
         };
         let mut text = format!("[pipeline]\nname = \"p{number}\"\n");
         if chance.percent(30) {
@@ -97,6 +100,17 @@ impl Shape {
         }
         if chance.percent(25) {
             shape.finally(chance, &mut text);
+        }
+        if shape.scheduled {
+            let (every, overlap, catch_up) = (
+                chance.between(1, 4),
+                chance.pick(&["skip", "queue", "cancel_running", "allow"]),
+                chance.pick(&["none", "last", "all"]),
+            );
+            let _ = writeln!(
+                text,
+                "[schedule]\nevery = \"{every}s\"\noverlap = \"{overlap}\"\ncatch_up = \"{catch_up}\"\ncatch_up_window = \"15s\""
+            );
         }
         shape.text = text;
         shape
