@@ -109,6 +109,7 @@ impl Worker {
     pub const fn state(&self) -> &'static str {
         match (self.link, self.draining, self.cordoned) {
             (None, ..) => "disconnected",
+            _ if self.silent => "silent",
             (Some(_), true, _) => "draining",
             (Some(_), false, true) => "cordoned",
             (Some(_), false, false) => "connected",

@@ -126,7 +126,7 @@ fn intervals(views: &BTreeMap<RunId, v1::RunView>, ledger: &Ledger) {
     let mut fired: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     for view in views.values() {
         if let (Some(schedule), Some(interval)) = (view.tags.get("schedule"), view.tags.get("interval")) {
-            *fired.entry((schedule, interval)).or_default() += 1;
+            *fired.entry((schedule.as_str(), interval.as_str())).or_default() += 1;
         }
     }
     for ((schedule, interval), count) in fired.into_iter().filter(|(_, count)| *count > 1) {
