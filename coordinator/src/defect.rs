@@ -10,7 +10,7 @@ pub enum Defect {
     TokenUnchecked,
     /// A lease never ends.
     LeaseWithoutEnd,
-    /// A run that is being cancelled begins new tasks.
+    /// What a cancelled run has not begun, it begins.
     CancelForgotten,
     /// A try that waited for its time when the coordinator stopped waits for ever.
     TimerLost,

@@ -168,6 +168,7 @@ impl Core {
                 }
                 self.mark(id, index);
             }
+            _ if defect::is(Defect::CancelForgotten) => {}
             state => {
                 if *state == TaskState::Ready {
                     self.dequeue(id, index);
