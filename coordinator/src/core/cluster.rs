@@ -11,6 +11,7 @@ use super::{
     flow::Settled,
     queue::Queue,
 };
+use crate::defect::{self, Defect};
 
 /// Constants of the cluster.
 #[derive(Debug, Clone)]
@@ -123,7 +124,8 @@ impl Core {
     /// Takes a run from the store after a restart. Live attempts get one lease of time to be adopted.
     pub fn restore(&mut self, mut run: Run, now: UnixMillis) {
         run.index();
-        let lease_until = now.saturating_add(self.config.lease_ms);
+        let lease_ms = if defect::is(Defect::NoTimeToReturn) { 0 } else { self.config.lease_ms };
+        let lease_until = now.saturating_add(lease_ms);
         let id = run.id;
         for index in run.indices() {
             let Some(task) = run.task_mut(index) else { continue };

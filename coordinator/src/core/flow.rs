@@ -15,7 +15,10 @@ use super::{
     readiness::{self, Condition, News, Rule},
     run::{FIRST_CHILD, Task, UNQUEUED, count},
 };
-use crate::spec::{Over, Work};
+use crate::{
+    defect::{self, Defect},
+    spec::{Over, Work},
+};
 
 /// Children of fan-outs that begin in one decision. Each costs a condition, the texts of its task and a look into the past:
 /// those of a wide fan-out begin over many turns, and heartbeats are answered in between.
@@ -84,6 +87,7 @@ impl Core {
                     *next = now;
                     self.timers.insert((now, id, index));
                 }
+                TaskState::Backoff { .. } if defect::is(Defect::TimerLost) => {}
                 TaskState::Backoff { until } => drop(self.timers.insert((*until, id, index))),
                 TaskState::Live(attempt) => {
                     self.timers.insert((attempt.timer, id, index));
@@ -141,7 +145,8 @@ impl Core {
         for &next in &graph.dependants[node as usize] {
             let Some(run) = self.runs.get_mut(&id) else { return };
             if let TaskState::Waiting { needs_left } = &mut run.tasks[next as usize].state {
-                *needs_left = needs_left.saturating_sub(1);
+                let by = if defect::is(Defect::CountedTwice) { 2 } else { 1 };
+                *needs_left = needs_left.saturating_sub(by);
                 self.consider(id, next, News::Ended(node), now, past);
             }
         }

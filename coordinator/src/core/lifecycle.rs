@@ -17,7 +17,10 @@ use super::{
     retry,
     run::{FIRST_CHILD, Task, count},
 };
-use crate::spec::{BoundTask, RunIf, RunSpec, Work};
+use crate::{
+    defect::{self, Defect},
+    spec::{BoundTask, RunIf, RunSpec, Work},
+};
 
 /// Characters of a name from a worker that are shown.
 const LONGEST_NAME: usize = 64;
@@ -60,7 +63,7 @@ impl Core {
         for (task, item) in run.tasks.iter_mut().zip(&plan.items) {
             if item.dropped {
                 task.state = TaskState::Dropped;
-            } else if item.execute {
+            } else if item.execute || defect::is(Defect::RerunOfEverything) {
                 task.reset();
             } else if !task.state.is_terminal() {
                 task.state = TaskState::Skipped;
@@ -181,6 +184,7 @@ impl Core {
                 }
                 self.mark(id, index);
             }
+            _ if defect::is(Defect::CancelForgotten) => {}
             state => {
                 if *state == TaskState::Ready {
                     self.dequeue(id, index);
@@ -342,6 +346,10 @@ impl Core {
         };
         let (cancelling, started, worker) = (live.cancelling, live.started, live.worker.clone());
         self.upkeep.tally.leases_lost += 1;
+        let lease_ms = self.config.lease_ms;
+        if let Some(holder) = self.workers.get_mut(&worker) {
+            holder.silent |= holder.heartbeat_at.saturating_add(lease_ms) <= now;
+        }
         if cancelling {
             self.end_attempt(id, index, AttemptState::Cancelled, None, now);
             self.close(id, index, TaskState::Cancelled, now);
@@ -487,6 +495,9 @@ impl Core {
     pub(super) fn current(&self, worker: &WorkerKey, token: &Token) -> Result<Option<u32>, Refused> {
         let Some(run) = self.runs.get(&token.run) else { return Ok(None) };
         let Some(live) = run.task(token.index).and_then(|task| task.state.live()) else { return Ok(None) };
+        if defect::is(Defect::TokenUnchecked) {
+            return Ok(Some(token.index));
+        }
         if live.attempt != token.attempt || live.epoch != token.epoch {
             return Ok(None);
         }

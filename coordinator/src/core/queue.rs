@@ -8,7 +8,10 @@ use std::{
 use segue_proto::{ids::RunId, resources::GpuPreference};
 
 use super::{Core, Kept, Run, UnixMillis, kept, run::FIRST_CHILD};
-use crate::spec::{BoundTask, ResourceRequest, Work};
+use crate::{
+    defect::{self, Defect},
+    spec::{BoundTask, ResourceRequest, Work},
+};
 
 /// What one step of priority is worth in waiting. A task of priority 1 goes before one of priority 0 whose run was let in
 /// less than a minute before its own, and after one whose run was let in earlier than that: no stream of urgent work
@@ -252,7 +255,7 @@ impl Queue {
         for (name, wanted) in &class.pools {
             let Some(&slots) = pools.get(name) else { return Some(Shut::NoPool(name.clone())) };
             let used = self.pool_used(name);
-            if wanted.saturating_add(used) > slots {
+            if wanted.saturating_add(used) > slots && !defect::is(Defect::PoolIgnored) {
                 return Some(Shut::Pool { name: name.clone(), slots, used });
             }
         }

@@ -9,6 +9,7 @@ use super::{
     run::{Item, count},
 };
 use crate::{
+    defect::{self, Defect},
     expr::{Expr, Scope},
     spec::RunIf,
 };
@@ -62,7 +63,8 @@ pub(super) fn rule(run: &Run, node: usize, news: News) -> Rule {
     if needs_left > 0 {
         return Rule::Wait;
     }
-    if run.state == RunState::Cancelling && !flow.finally && flow.run_if != RunIf::Always {
+    let cancelled = run.state == RunState::Cancelling && !defect::is(Defect::CancelForgotten);
+    if cancelled && !flow.finally && flow.run_if != RunIf::Always {
         return Rule::Cancel;
     }
     let any = |wanted: fn(&TaskState) -> bool| states().any(wanted);

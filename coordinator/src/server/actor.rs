@@ -33,6 +33,7 @@ use super::{
 use crate::{
     blobs::BlobStore,
     core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict, WorkerKey},
+    defect::{self, Defect},
     registry,
     store::{Batch, Committer, Key, Store, keys::prefix},
 };
@@ -449,7 +450,10 @@ impl Actor {
         }
         Timings::measure(&self.timings.placement, || self.core.place(now));
         let mut dirty = self.core.take();
-        let effects = std::mem::take(&mut dirty.effects);
+        let mut effects = std::mem::take(&mut dirty.effects);
+        if defect::is(Defect::ActFirst) {
+            self.act(std::mem::take(&mut effects));
+        }
         let committed = self.persist(dirty, batch, now).await;
         match &committed {
             Ok(()) => self.act(effects),

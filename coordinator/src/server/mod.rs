@@ -12,10 +12,12 @@ mod fleet;
 mod fleet_tests;
 pub mod globs;
 pub mod http;
+mod ids;
 mod keda;
 mod lineage;
 mod metrics;
 mod offers;
+mod offload;
 pub mod openlineage;
 mod outbox;
 mod pipelines;
@@ -42,6 +44,8 @@ use std::{
 
 pub use deliver::HookAllow;
 pub use error::Error;
+pub use ids::Ids;
+pub use offload::Offload;
 use segue_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
     v1,
@@ -49,7 +53,7 @@ use segue_proto::{
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Identity, Server, ServerTlsConfig, server::Connected};
 use tracing::{info, warn};
 
 use self::{
@@ -104,6 +108,35 @@ pub struct Coordinator {
     actor: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
+/// What a coordinator stands on: where its state is kept, and how work that blocks is done.
+#[derive(Debug)]
+pub struct Ground {
+    pub store: Arc<dyn Store>,
+    pub committer: Committer,
+    pub blobs: BlobStore,
+    pub logs: Logs,
+    pub offload: Offload,
+    pub ids: Ids,
+}
+
+impl Ground {
+    /// Opens the state directory: a store on disk, and threads for what blocks.
+    ///
+    /// # Errors
+    /// The store, the blobs or the logs cannot be opened.
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        let state_dir = StateDir::new(&config.state_dir);
+        let (dir, offload) = (state_dir.clone(), Offload::Threads);
+        let store: Arc<dyn Store> =
+            offload.run("opening the store", move || SledStore::open(dir.store())).await?.map(Arc::new)?;
+        let committer = Committer::start(Arc::clone(&store))?;
+        let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
+        let blobs = BlobStore::open(&place).await?;
+        let logs = Logs::open(state_dir.logs())?;
+        Ok(Self { store, committer, blobs, logs, offload, ids: Ids::default() })
+    }
+}
+
 impl Coordinator {
     /// Opens the store, resumes its runs, and serves on listeners that are bound already, so that the caller chooses
     /// the addresses.
@@ -119,10 +152,45 @@ impl Coordinator {
         let io = |e: std::io::Error| Error::Internal(format!("cannot listen: {e}"));
         let address = listener.local_addr().map_err(io)?;
         let http_address = http.as_ref().map(TcpListener::local_addr).transpose().map_err(io)?;
-        let clock = Clock::start();
+        let ground = Ground::open(&config).await?;
         let state_dir = StateDir::new(&config.state_dir);
-        let opened = open(&config, &state_dir, clock).await?;
-        let Opened { store, committer, blobs, logs, core, active, epoch, feed, ends } = opened;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
+            // Small messages after small messages: without this, delayed acknowledgements cost 40 ms a step.
+            stream.inspect(|stream| {
+                let _ = stream.set_nodelay(true);
+            })
+        });
+        let mut coordinator = Self::start_on(ground, config, address, incoming, stop).await?;
+        if let Some(http) = http {
+            serve_http(&coordinator.shared, http, &coordinator.tasks);
+        }
+        coordinator.http_address = http_address;
+        write_address(&state_dir, address, scheme, coordinator.shared.epoch)?;
+        info!(%address, epoch = coordinator.shared.epoch, state_dir = %state_dir.root().display(), "coordinator serving");
+        Ok(coordinator)
+    }
+
+    /// Resumes the runs of a store that is open already, and serves on connections that somebody else accepts.
+    ///
+    /// # Errors
+    /// A record of an active run does not make sense, or the store failed.
+    pub async fn start_on<S, C, E>(
+        ground: Ground,
+        config: Config,
+        address: SocketAddr,
+        incoming: S,
+        stop: CancellationToken,
+    ) -> Result<Self, Error>
+    where
+        S: futures::Stream<Item = Result<C, E>> + Send + 'static,
+        C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
+        C::ConnectInfo: Clone + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let clock = Clock::start();
+        let Resumed { core, active, epoch, feed, ends } = resume_all(&ground, &config, clock).await?;
+        let Ground { store, committer, blobs, logs, offload, ids } = ground;
         let facts = WelcomeFacts {
             epoch,
             lease_ms: u32::try_from(config.lease.as_millis()).unwrap_or(u32::MAX),
@@ -143,7 +211,7 @@ impl Coordinator {
             committer,
             blobs,
             logs,
-            state_dir: state_dir.clone(),
+            state_dir: StateDir::new(&config.state_dir),
             offers: Arc::default(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
             gc: Arc::new(Gc::new(config.gc, config.openlineage.iter().map(|_| openlineage::send::CURSOR).collect())),
@@ -153,6 +221,8 @@ impl Coordinator {
             stop: stop.clone(),
             feed: ends,
             unsettled,
+            offload,
+            ids,
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
@@ -160,11 +230,7 @@ impl Coordinator {
         let actor = tokio::spawn(actor.run());
         let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
         tasks.spawn(schedules.clone().run());
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        serve_grpc(&shared, schedules, config.tls, listener, &tasks)?;
-        if let Some(http) = http {
-            serve_http(&shared, http, &tasks);
-        }
+        serve_grpc(&shared, schedules, config.tls, incoming, &tasks)?;
         if let Some(period) = config.gc.every {
             tasks.spawn(gc::every(shared.clone(), period));
         }
@@ -177,9 +243,7 @@ impl Coordinator {
         if let Some(target) = config.openlineage {
             tasks.spawn(openlineage::send::run(shared.clone(), target));
         }
-        write_address(&state_dir, address, scheme, epoch)?;
-        info!(%address, epoch, state_dir = %config.state_dir.display(), "coordinator serving");
-        Ok(Self { address, http_address, shared, tasks, actor })
+        Ok(Self { address, http_address: None, shared, tasks, actor })
     }
 
     /// Gives the way to the actor, for a program that embeds the coordinator.
@@ -220,11 +284,7 @@ impl Coordinator {
     }
 }
 
-struct Opened {
-    store: Arc<dyn Store>,
-    committer: Committer,
-    blobs: BlobStore,
-    logs: Logs,
+struct Resumed {
     core: Core,
     active: Active,
     epoch: u64,
@@ -232,35 +292,25 @@ struct Opened {
     ends: feed::Ends,
 }
 
-/// Opens the state directory and resumes what was going on.
-async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Opened, Error> {
-    let dir = state_dir.clone();
-    let store: Arc<dyn Store> = tokio::task::spawn_blocking(move || SledStore::open(dir.store()))
-        .await
-        .map_err(|e| Error::Internal(format!("opening the store ended early: {e}")))?
-        .map(Arc::new)?;
-    let committer = Committer::start(Arc::clone(&store))?;
-    let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
-    let blobs = BlobStore::open(&place).await?;
-    let logs = Logs::open(state_dir.logs())?;
+/// Takes the next epoch and resumes what was going on.
+async fn resume_all(ground: &Ground, config: &Config, clock: Clock) -> Result<Resumed, Error> {
+    let store = &ground.store;
     // The epoch is on disk before anything is handed out under it.
     let mut batch = Batch::new();
-    let epoch = meta::next_epoch(&*store, &mut batch)?;
-    pipelines::index_old_store(&*store, &mut batch)?;
-    active::begin(&*store, &mut batch, epoch)?;
-    committer.commit(batch).await?;
+    let epoch = meta::next_epoch(&**store, &mut batch)?;
+    pipelines::index_old_store(&**store, &mut batch)?;
+    active::begin(&**store, &mut batch, epoch)?;
+    ground.committer.commit(batch).await?;
     let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
-    let reader = Arc::clone(&store);
+    let reader = Arc::clone(store);
     let resumed = move || {
         let active = Active::read(&*reader)?;
         let core = resume(&*reader, CoreConfig { epoch, lease_ms }, &active, clock)?;
         let (feed, ends) = Feed::open(&*reader, &core)?;
         Ok::<_, Error>((core, active, feed, ends))
     };
-    let (core, active, feed, ends) = tokio::task::spawn_blocking(resumed)
-        .await
-        .map_err(|e| Error::Internal(format!("reading the runs ended early: {e}")))??;
-    Ok(Opened { store, committer, blobs, logs, core, active, epoch, feed, ends })
+    let (core, active, feed, ends) = ground.offload.run("reading the runs", resumed).await??;
+    Ok(Resumed { core, active, epoch, feed, ends })
 }
 
 /// Brings every run that has not ended back into memory.
@@ -279,13 +329,19 @@ fn resume(store: &dyn Store, config: CoreConfig, active: &Active, clock: Clock) 
     Ok(core)
 }
 
-fn serve_grpc(
+fn serve_grpc<S, C, E>(
     shared: &Shared,
     schedules: schedules::Schedules,
     tls: Option<(Vec<u8>, Vec<u8>)>,
-    listener: TcpListener,
+    incoming: S,
     tasks: &TaskTracker,
-) -> Result<(), Error> {
+) -> Result<(), Error>
+where
+    S: futures::Stream<Item = Result<C, E>> + Send + 'static,
+    C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
+    C::ConnectInfo: Clone + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
     macro_rules! limited {
         ($service:expr) => {
             $service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -329,12 +385,6 @@ fn serve_grpc(
             api::maintenance::Maintenance(shared.clone())
         )));
     let stop = shared.stop.clone();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
-        // Small messages after small messages: without this, delayed acknowledgements cost 40 ms a step.
-        stream.inspect(|stream| {
-            let _ = stream.set_nodelay(true);
-        })
-    });
     tasks.spawn(async move {
         health.set_serving::<v1::run_service_server::RunServiceServer<api::runs::Runs>>().await;
         if let Err(e) = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {

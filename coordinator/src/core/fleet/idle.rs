@@ -111,6 +111,10 @@ pub fn held_back(core: &Core, task: &BoundTask, why: Unplaced) -> Option<Reason>
     let text = format!("the workers that could take it take no new work: {}", names.join(", "));
     let cordoned = back.iter().find(|worker| worker.cordoned && !worker.draining);
     let (code, hint) = match cordoned {
+        _ if back.iter().all(|worker| worker.silent) => (
+            "workers_silent",
+            format!("look at the machine of `{}`: nothing was heard of it for a lease", first.key.name),
+        ),
         Some(worker) => {
             ("workers_cordoned", format!("give one work again: segue workers uncordon {}", worker.key.name))
         }

@@ -21,6 +21,20 @@ fn a_silent_worker_loses_its_attempt_within_the_lease_and_another_one_gets_it() 
 }
 
 #[test]
+fn a_worker_whose_link_is_open_but_silent_gets_no_work_until_it_is_heard_again() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("w", 1);
+    let run = bench.submit(1, vec![task("a", &[])]);
+    bench.start(&run, 0);
+    bench.pass(LEASE);
+    bench.pass(LEASE);
+    assert_eq!(*bench.state(&run, 0), TaskState::Ready, "its lease would only be lost again");
+    bench.beat(&worker, vec![]);
+    bench.pass(0);
+    assert_eq!(bench.token(&run, 0).attempt, 2);
+}
+
+#[test]
 fn heartbeats_keep_a_lease_for_as_long_as_they_come() {
     let mut bench = Bench::new();
     let worker = bench.worker("w", 1);

@@ -21,6 +21,7 @@ use crate::{
     core::{Config, Core},
     logs::Logs,
     server::{
+        Ids, Offload,
         actor::{Actor, Clock, StorePast},
         api::Shared,
         feed::Feed,
@@ -71,6 +72,8 @@ impl Place {
             epoch: 1,
             started_ms: 0,
             stop,
+            offload: Offload::Threads,
+            ids: Ids::default(),
         };
         Self { shared, _dir: dir }
     }

@@ -143,11 +143,8 @@ async fn read_on(
 ) -> Result<bool, Error> {
     loop {
         let (logs, token, from) = (shared.logs.clone(), reading.token.clone(), reading.offset);
-        let piece = tokio::task::spawn_blocking(move || {
-            logs.read(&token.run, &token.task, token.attempt, from, segue_proto::CHUNK_BYTES)
-        })
-        .await
-        .map_err(|e| Error::Internal(format!("a log read ended early: {e}")))??;
+        let read = move || logs.read(&token.run, &token.task, token.attempt, from, segue_proto::CHUNK_BYTES);
+        let piece = shared.offload.run("a log read", read).await??;
         let Some(piece) = piece else { return Ok(true) };
         reading.offset = piece.next();
         let response = v1::ReadLogsResponse {

@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     actor::{Clock, Handle},
     feed::Ends,
+    ids::Ids,
     offers::Offers,
+    offload::Offload,
     reread::Unsettled,
 };
 use crate::{
@@ -52,6 +54,8 @@ pub struct Shared {
     pub feed: Ends,
     /// External inputs that are being digested again.
     pub(crate) unsettled: Unsettled,
+    pub offload: Offload,
+    pub ids: Ids,
 }
 
 impl Shared {
@@ -76,8 +80,6 @@ impl Shared {
         work: impl FnOnce(&Self) -> Result<T, super::error::Error> + Send + 'static,
     ) -> Result<T, super::error::Error> {
         let shared = self.clone();
-        tokio::task::spawn_blocking(move || work(&shared))
-            .await
-            .map_err(|e| super::error::Error::Internal(format!("a read of the store ended early: {e}")))?
+        self.offload.run("a read of the store", move || work(&shared)).await?
     }
 }

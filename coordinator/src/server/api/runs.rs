@@ -50,8 +50,8 @@ impl Runs {
             done => return Ok(done),
         };
         let Compiled { pipeline, mut spec, warnings } = compiled;
-        let found = tokio::task::spawn_blocking(move || globs::expand_globs(&mut spec).map(|()| spec)).await;
-        match found.map_err(|e| Error::Internal(e.to_string()))? {
+        let look_up = move || globs::expand_globs(&mut spec).map(|()| spec);
+        match self.0.offload.run("looking up files", look_up).await? {
             Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
             Err(diagnostic) => Ok(Err(vec![diagnostic.to_wire(&request.path, &request.text)])),
         }
@@ -93,7 +93,7 @@ impl Runs {
         external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
         self.0.unsettled.settled(external_inputs.keys()).await;
-        let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
+        let mut run = Run::new(RunId::new(self.0.ids.next()), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
         if compared && !run.idempotency_key.is_empty() {
             run.asked = asked(&spec);
@@ -290,11 +290,6 @@ fn asked(spec: &RunSpec) -> String {
     // Plain data with string keys.
     let request = serde_json::to_vec(&(&spec.pipeline, &spec.version, &spec.params)).unwrap_or_default();
     blake3::hash(&request).to_hex().to_string()
-}
-
-/// Makes a run id that sorts by time.
-fn new_run_id() -> RunId {
-    RunId::new(ulid::Ulid::new().0)
 }
 
 /// Gives the reason of a cancel as it is kept.

@@ -184,9 +184,8 @@ async fn keep_log(
     }
     let offset = {
         let (logs, token) = (shared.logs.clone(), token.clone());
-        tokio::task::spawn_blocking(move || logs.append(&token, chunk.offset, &chunk.data, chunk.lost_before))
-            .await
-            .map_err(|e| Error::Internal(format!("a log append ended early: {e}")))?
+        let append = move || logs.append(&token, chunk.offset, &chunk.data, chunk.lost_before);
+        shared.offload.run("a log append", append).await?
     };
     let offset = match offset {
         Ok(offset) => offset,

@@ -93,17 +93,7 @@ impl RunTold {
                 bits.set(slot(run, index), true);
             }
         }
-        // Attempts of earlier generations were told when they ended.
-        let before = run
-            .indices()
-            .filter_map(|index| Some((index, run.task(index)?)))
-            .filter(|(_, task)| !task.state.is_terminal())
-            .filter_map(|(index, task)| {
-                let old = task.attempts.iter().rev().find(|attempt| attempt.generation < run.generation)?;
-                Some((index, old.number))
-            });
-        let over = if run.generation > 0 { before.collect() } else { HashMap::new() };
-        Self { generation: run.generation, started: false, ended: bits, live: HashMap::new(), over }
+        Self { generation: run.generation, started: false, ended: bits, live: HashMap::new(), over: HashMap::new() }
     }
 }
 
@@ -154,7 +144,9 @@ fn of_run(
         let from = known.live.get(index).map(|live| live.attempt);
         let told = known.over.get(index).copied().unwrap_or(0);
         let attempts = run.task(*index).map(|task| &task.attempts[..]).unwrap_or_default();
-        let fresh = attempts.iter().rev().take_while(move |attempt| match from {
+        // Attempts of earlier generations were told when they ended.
+        let of_now = attempts.iter().rev().take_while(|attempt| attempt.generation == run.generation);
+        let fresh = of_now.take_while(move |attempt| match from {
             Some(live) => attempt.number >= live,
             None => attempt.number > told,
         });
@@ -164,7 +156,9 @@ fn of_run(
     });
     let news: Vec<(u32, u32)> = news.collect();
     for (index, number) in &news {
-        let Some(task) = run.task(*index).filter(|_| !known.ended.get(slot(run, *index))) else { continue };
+        // One that had ended and is open again was reset: a fan-out of a rerun has expanded.
+        let over = |task: &&Task| task.state.is_terminal() && known.ended.get(slot(run, *index));
+        let Some(task) = run.task(*index).filter(|task| !over(task)) else { continue };
         let Some(attempt) = task.attempts.iter().rev().find(|attempt| attempt.number == *number) else { continue };
         let live = known.live.get(index).copied().filter(|live| live.attempt == *number);
         let over = attempt.ended_at != 0;

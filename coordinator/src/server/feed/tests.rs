@@ -496,6 +496,41 @@ command = ["a"]
 "#;
 
 #[test]
+fn a_rerun_of_a_fan_out_tells_nothing_again_of_what_its_children_did_before() {
+    const FAN: &str = r#"
+[pipeline]
+name = "fan"
+[tasks.first]
+command = ["a"]
+[tasks.each]
+command = ["b"]
+foreach = ["x"]
+after = ["first"]
+"#;
+    let mut scene = Scene::new();
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, FAN);
+    scene.finished(1, 0, success(Vec::new()));
+    let child = |scene: &Scene| scene.core.run(&run_id(1)).unwrap().live_token(FIRST_CHILD).unwrap();
+    let (token, usage, outcome) = (child(&scene), Usage::default(), success(Vec::new()));
+    let last = Event::Finished { worker: key("1"), token, usage, outcome, log_bytes: 0 };
+    scene.core.decide(last, scene.now, &scene.cache).unwrap();
+    let ended = scene.core.run(&run_id(1)).unwrap().clone();
+    assert!(kinds(&scene.commit()).contains(&"run.succeeded".to_owned()));
+    scene.now += 1;
+    let spec = Arc::clone(&ended.spec);
+    let selector = Selector { from: vec!["first".to_owned()], ..Selector::default() };
+    let plan = Box::new(rerun::plan(&ended, &selector, None).unwrap());
+    scene.tell(Event::Rerun { run: Box::new(ended), spec, plan });
+    // The children are reset only when the fan-out expands again, commits after the rerun was told.
+    let again = scene.finished(1, 0, success(Vec::new()));
+    assert_eq!(child(&scene).attempt, 2);
+    let of_child: Vec<(Kind, u32)> =
+        again.iter().filter(|event| event.task == "each[x]").map(|event| (event.kind(), event.attempt)).collect();
+    assert_eq!(of_child, [(Kind::TaskAssigned, 2)], "told in its own commit, and nothing of the attempt before it");
+}
+
+#[test]
 fn a_late_run_is_told_once_and_one_that_ended_in_time_never() {
     let mut scene = Scene::new();
     scene.hello("1", 1, Vec::new());

@@ -212,7 +212,8 @@ impl Schedules {
             (entry.record.clone(), interval, entry.plan.table.zone(), params)
         };
         params.extend(request.params);
-        let key = if request.idempotency_key.is_empty() { new_ulid() } else { request.idempotency_key };
+        let key =
+            if request.idempotency_key.is_empty() { self.0.shared.ids.next_text() } else { request.idempotency_key };
         let submit = v1::SubmitRequest {
             text: record.text,
             path: record.path,
@@ -268,9 +269,4 @@ fn unknown(name: &PipelineName, book: &book::Book) -> Error {
     let near = spec::nearest(name.as_str(), book.schedules.keys().map(PipelineName::as_str));
     let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
     Error::NotFound(format!("there is no schedule `{name}`{hint}"))
-}
-
-/// Gives 26 characters that sort by time.
-pub(super) fn new_ulid() -> String {
-    ulid::Ulid::new().to_string().to_lowercase()
 }
