@@ -16,6 +16,8 @@ use crate::{load::shape, mutants, world};
 const SEEDS: u64 = 200;
 /// One in so many seeds is played twice, and has to go the same way.
 const TWICE: u64 = 20;
+/// A long sweep says how far it is after so many seeds.
+const TOLD_EVERY: usize = 1_000;
 /// Seeds within which each deliberate defect has to be noticed.
 const NOTICED_WITHIN: u64 = 500;
 /// Names a deliberate defect to a process that plays a seed.
@@ -108,7 +110,12 @@ fn sweep(from: u64, seeds: u64, jobs: Option<u64>) -> ExitCode {
                         failing.fetch_add(1, Relaxed);
                         report(seed, &line);
                     }
-                    found.lock().expect("no panic under the lock").insert(seed, line);
+                    let mut found = found.lock().expect("no panic under the lock");
+                    found.insert(seed, line);
+                    if found.len().is_multiple_of(TOLD_EVERY) {
+                        println!("{} seeds after {:.0} s", found.len(), begun.elapsed().as_secs_f64());
+                    }
+                    drop(found);
                     // A few are enough to work on.
                     if failing.load(Relaxed) >= 10 && std::env::var_os("KEEP_GOING").is_none() {
                         return;
