@@ -51,6 +51,11 @@ const ALL: [Fault; 14] = [
     Fault::Silence,
 ];
 
+/// Names every kind of fault.
+pub fn kinds() -> Vec<&'static str> {
+    ALL.iter().map(|fault| fault.name()).collect()
+}
+
 impl Fault {
     const fn name(self) -> &'static str {
         match self {

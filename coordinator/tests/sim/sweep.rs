@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{load::shape, mutants, world};
+use crate::{env, load::shape, mutants, world};
 
 const SEEDS: u64 = 200;
 /// One in so many seeds is played twice, and has to go the same way.
@@ -126,8 +126,15 @@ fn sweep(from: u64, seeds: u64, jobs: Option<u64>) -> ExitCode {
     });
     let seconds = begun.elapsed().as_secs_f64();
     let found = found.into_inner().expect("no panic under the lock");
-    summary(&found, seconds, jobs);
-    if failing.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let counts = summary(&found, seconds, jobs);
+    // A fault that never comes proves nothing.
+    let never = |kind: &&str| !counts.contains_key(&format!("fault {kind}"));
+    let missing: Vec<&str> = env::kinds().into_iter().filter(never).collect();
+    let all_came = seeds < SEEDS || missing.is_empty();
+    if !all_came {
+        println!("FAILED: in {seeds} seeds there was no {}", missing.join(", "));
+    }
+    if failing.into_inner() == 0 && all_came { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Plays seeds with each deliberate defect until it is noticed.
@@ -173,14 +180,14 @@ fn report(seed: u64, line: &Line) {
     println!("    replay it: make sim SEED={seed}");
 }
 
-fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) {
+fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) -> BTreeMap<String, u64> {
     let count = found.len();
     let simulated: u64 = found.values().map(|line| line.simulated_ms).sum();
     let steps: u64 = found.values().map(|line| line.steps).sum();
     let failed = found.values().filter(|line| !line.violations.is_empty()).count();
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for (name, count) in found.values().flat_map(|line| &line.counts) {
-        *counts.entry(name).or_default() += count;
+        *counts.entry(name.clone()).or_default() += count;
     }
     let rate = count as f64 / seconds.max(0.001);
     println!(
@@ -189,6 +196,7 @@ fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) {
     );
     let listed: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("{}", listed.join(", "));
+    counts
 }
 
 /// Plays a seed in a process of its own.
