@@ -172,6 +172,7 @@ impl Environment {
         self.crash_again = false;
         self.net.calm();
         self.host.slow_disk(0);
+        self.host.disk.heal();
         self.coordinator_back_at = 0;
         for place in &mut self.places {
             place.back_at = 0;

@@ -22,8 +22,10 @@ const TOLD_EVERY: usize = 1_000;
 const NOTICED_WITHIN: u64 = 500;
 /// Names a deliberate defect to a process that plays a seed.
 const DEFECT: &str = "SEGUE_SIM_DEFECT";
-/// Real time that one seed may take: some hundred times what it does.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Processor time that one seed may take: some hundred times what it does. A busy machine may let it wait for longer.
+const LIMIT_TICKS: u64 = 1_000;
+/// How often somebody looks at that.
+const LOOK: Duration = Duration::from_secs(1);
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
@@ -253,17 +255,28 @@ fn spawn(seed: u64, defect: Option<&str>) -> Line {
 
 /// Waits for a process, for a while. What it prints fits into the pipe.
 fn wait(child: &mut Child) -> Option<bool> {
-    let begun = Instant::now();
+    let mut looked = Instant::now();
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status.success()),
-            Ok(None) if begun.elapsed() > LIMIT => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return None;
+            Ok(None) if looked.elapsed() > LOOK => {
+                looked = Instant::now();
+                if ticks(child.id()) > LIMIT_TICKS {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return None;
+                }
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
             Err(_) => return Some(false),
         }
     }
+}
+
+/// Gives the processor time that a process has had, in hundredths of a second.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name, which may hold anything, come the state and ten numbers; then the times.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
