@@ -108,6 +108,11 @@ impl Disk {
         self.platter().fail_flush = true;
     }
 
+    /// Takes back a failure that has not come.
+    pub fn heal(&self) {
+        self.platter().fail_flush = false;
+    }
+
     /// Makes flushes do nothing and say that they are done.
     pub fn lie(&self) {
         self.platter().lies = true;

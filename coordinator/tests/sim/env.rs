@@ -51,6 +51,11 @@ const ALL: [Fault; 14] = [
     Fault::Silence,
 ];
 
+/// Names every kind of fault.
+pub fn kinds() -> Vec<&'static str> {
+    ALL.iter().map(|fault| fault.name()).collect()
+}
+
 impl Fault {
     const fn name(self) -> &'static str {
         match self {
@@ -167,6 +172,7 @@ impl Environment {
         self.crash_again = false;
         self.net.calm();
         self.host.slow_disk(0);
+        self.host.disk.heal();
         self.coordinator_back_at = 0;
         for place in &mut self.places {
             place.back_at = 0;

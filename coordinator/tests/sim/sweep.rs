@@ -11,17 +11,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{load::shape, mutants, world};
+use crate::{env, load::shape, mutants, world};
 
 const SEEDS: u64 = 200;
 /// One in so many seeds is played twice, and has to go the same way.
 const TWICE: u64 = 20;
+/// A long sweep says how far it is after so many seeds.
+const TOLD_EVERY: usize = 1_000;
 /// Seeds within which each deliberate defect has to be noticed.
 const NOTICED_WITHIN: u64 = 500;
 /// Names a deliberate defect to a process that plays a seed.
 const DEFECT: &str = "SEGUE_SIM_DEFECT";
-/// Real time that one seed may take: some hundred times what it does.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Processor time that one seed may take: some hundred times what it does. A busy machine may let it wait for longer.
+const LIMIT_TICKS: u64 = 1_000;
+/// How often somebody looks at that.
+const LOOK: Duration = Duration::from_secs(1);
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
@@ -108,7 +112,12 @@ fn sweep(from: u64, seeds: u64, jobs: Option<u64>) -> ExitCode {
                         failing.fetch_add(1, Relaxed);
                         report(seed, &line);
                     }
-                    found.lock().expect("no panic under the lock").insert(seed, line);
+                    let mut found = found.lock().expect("no panic under the lock");
+                    found.insert(seed, line);
+                    if found.len().is_multiple_of(TOLD_EVERY) {
+                        println!("{} seeds after {:.0} s", found.len(), begun.elapsed().as_secs_f64());
+                    }
+                    drop(found);
                     // A few are enough to work on.
                     if failing.load(Relaxed) >= 10 && std::env::var_os("KEEP_GOING").is_none() {
                         return;
@@ -119,8 +128,15 @@ fn sweep(from: u64, seeds: u64, jobs: Option<u64>) -> ExitCode {
     });
     let seconds = begun.elapsed().as_secs_f64();
     let found = found.into_inner().expect("no panic under the lock");
-    summary(&found, seconds, jobs);
-    if failing.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let counts = summary(&found, seconds, jobs);
+    // A fault that never comes proves nothing.
+    let never = |kind: &&str| !counts.contains_key(&format!("fault {kind}"));
+    let missing: Vec<&str> = env::kinds().into_iter().filter(never).collect();
+    let all_came = seeds < SEEDS || missing.is_empty();
+    if !all_came {
+        println!("FAILED: in {seeds} seeds there was no {}", missing.join(", "));
+    }
+    if failing.into_inner() == 0 && all_came { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Plays seeds with each deliberate defect until it is noticed.
@@ -166,14 +182,14 @@ fn report(seed: u64, line: &Line) {
     println!("    replay it: make sim SEED={seed}");
 }
 
-fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) {
+fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) -> BTreeMap<String, u64> {
     let count = found.len();
     let simulated: u64 = found.values().map(|line| line.simulated_ms).sum();
     let steps: u64 = found.values().map(|line| line.steps).sum();
     let failed = found.values().filter(|line| !line.violations.is_empty()).count();
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for (name, count) in found.values().flat_map(|line| &line.counts) {
-        *counts.entry(name).or_default() += count;
+        *counts.entry(name.clone()).or_default() += count;
     }
     let rate = count as f64 / seconds.max(0.001);
     println!(
@@ -182,6 +198,7 @@ fn summary(found: &BTreeMap<u64, Line>, seconds: f64, jobs: u64) {
     );
     let listed: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("{}", listed.join(", "));
+    counts
 }
 
 /// Plays a seed in a process of its own.
@@ -238,17 +255,28 @@ fn spawn(seed: u64, defect: Option<&str>) -> Line {
 
 /// Waits for a process, for a while. What it prints fits into the pipe.
 fn wait(child: &mut Child) -> Option<bool> {
-    let begun = Instant::now();
+    let mut looked = Instant::now();
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status.success()),
-            Ok(None) if begun.elapsed() > LIMIT => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return None;
+            Ok(None) if looked.elapsed() > LOOK => {
+                looked = Instant::now();
+                if ticks(child.id()) > LIMIT_TICKS {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return None;
+                }
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
             Err(_) => return Some(false),
         }
     }
+}
+
+/// Gives the processor time that a process has had, in hundredths of a second.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name, which may hold anything, come the state and ten numbers; then the times.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
