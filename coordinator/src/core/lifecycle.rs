@@ -361,7 +361,6 @@ impl Core {
             self.end_attempt(id, index, AttemptState::Lost, None, now);
             self.back_to_ready(id, index, now);
         }
-        self.cut_silent(&worker, now);
     }
 
     pub(super) fn hand_back(

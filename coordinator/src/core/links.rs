@@ -82,21 +82,6 @@ impl Core {
         Ok(Verdict::Done)
     }
 
-    /// Ends the link of a worker that has been silent for a whole lease, though the link is still open: the process may be
-    /// stopped, or its machine may be gone without a word. New work would only be lost again. One that comes back hears the
-    /// goodbye and says hello.
-    pub(super) fn cut_silent(&mut self, worker: &WorkerKey, now: UnixMillis) {
-        let Some(known) = self.workers.get_mut(worker) else { return };
-        if known.heartbeat_at.saturating_add(self.config.lease_ms) > now {
-            return;
-        }
-        if let Some(link) = known.link.take() {
-            let command = Command::Goodbye { reason: "nothing was heard of this worker for longer than its lease" };
-            self.effects.push(Effect::Send { worker: worker.clone(), link, command });
-            self.forget_idle_workers();
-        }
-    }
-
     /// Drops workers that are gone and hold no lease.
     pub(super) fn forget_idle_workers(&mut self) {
         let connected: BTreeSet<WorkerName> = self

@@ -290,13 +290,13 @@ fn the_queue_is_summed_up_by_what_tasks_want() {
 fn what_ends_is_counted_by_outcome() {
     use segue_proto::failure::FailureClass::{Infra, Oom};
     let mut bench = Bench::new();
-    bench.worker("w", 1);
+    let worker = bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.finish(&run, 0, failure(Infra));
     bench.pass(100);
     bench.start(&run, 0);
     bench.pass(LEASE);
-    bench.worker("w", 1);
+    bench.beat(&worker, vec![]);
     let tally = bench.core.tally().clone();
     assert_eq!((tally.retries, tally.leases_lost), (1, 1), "two tries in all");
     assert_eq!(tally.attempts, BTreeMap::from([(("failed", "infra"), 1), (("lost", "lost"), 1)]));

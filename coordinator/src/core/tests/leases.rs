@@ -82,26 +82,6 @@ fn a_heartbeat_with_a_token_that_is_not_current_is_told_to_stop_it() {
 }
 
 #[test]
-fn a_worker_that_was_silent_for_a_lease_gets_nothing_more_over_its_open_link() {
-    let mut bench = Bench::new();
-    let silent = bench.worker("silent", 1);
-    let run = bench.submit(1, vec![task("a", &[])]);
-    bench.start(&run, 0);
-    bench.pass(LEASE);
-    let reason = "nothing was heard of this worker for longer than its lease";
-    assert!(bench.sent.contains(&(silent.clone(), Command::Goodbye { reason })));
-    bench.pass(100);
-    assert_eq!(*bench.state(&run, 0), TaskState::Ready, "the only worker does not answer");
-    // It was only stopped: it goes on, hears the goodbye and comes back.
-    assert!(matches!(
-        bench.tell(Event::Heartbeat { worker: silent, sequence: 9, tokens: vec![] }),
-        Err(Refused::UnknownWorker(_))
-    ));
-    bench.worker("silent", 1);
-    assert_eq!(bench.token(&run, 0).attempt, 2);
-}
-
-#[test]
 fn a_reconnecting_worker_keeps_what_it_holds_and_returns_what_never_arrived() {
     let mut bench = Bench::new();
     let worker = bench.hello("w", "a", 2, 0, vec![]);

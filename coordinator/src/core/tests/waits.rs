@@ -135,7 +135,7 @@ fn the_tries_of_all_rules_are_counted_together() {
 #[test]
 fn a_try_that_timed_out_and_one_that_was_lost_say_so() {
     let mut bench = Bench::new();
-    bench.worker("w", 1);
+    let worker = bench.worker("w", 1);
     let mut a = task("a", &[]);
     a.retry.attempts = 3;
     let run = bench.submit(1, vec![a]);
@@ -143,7 +143,7 @@ fn a_try_that_timed_out_and_one_that_was_lost_say_so() {
     bench.pass(100);
     bench.start(&run, 0);
     bench.pass(LEASE);
-    bench.worker("w", 1);
+    bench.beat(&worker, vec![]);
     bench.pass(100);
     bench.end(&run, "a", crate::core::Outcome::Cancelled);
     let states: Vec<AttemptState> = bench.core.run(&run).unwrap().tasks[0].attempts.iter().map(|a| a.state).collect();
