@@ -6,10 +6,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use prost::Message as _;
 use segue_proto::{
+    MAX_MESSAGE_BYTES,
+    artifact::Usage,
     blob_key,
     failure::{Failure, FailureClass},
-    ids::{AliasName, ModelName, RunId},
+    ids::{AliasName, ModelName, RunId, Token},
     store::v1::{CacheRecord, PipelineRecord, RunRecord},
     v1,
 };
@@ -27,7 +30,9 @@ use super::{
 };
 use crate::{
     blobs::BlobStore,
-    core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict},
+    core::{
+        CachedResult, Command, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict, WorkerKey,
+    },
     registry,
     store::{Batch, Committer, Key, Store, keys::prefix},
 };
@@ -575,8 +580,8 @@ impl Actor {
 
     /// Lets effects go: one message per link, one notice per run.
     fn act(&mut self, effects: Vec<Effect>) {
-        let mut outgoing: BTreeMap<u64, Vec<v1::Command>> = BTreeMap::new();
-        let mut workers = BTreeMap::new();
+        let mut outgoing: BTreeMap<u64, Vec<(usize, v1::CoordinatorMessage)>> = BTreeMap::new();
+        let mut workers: BTreeMap<u64, WorkerKey> = BTreeMap::new();
         let mut changed = Vec::new();
         for effect in effects {
             match effect {
@@ -588,15 +593,31 @@ impl Actor {
                         crate::core::Command::Assign { token, .. } => self.core.run(&token.run),
                         _ => None,
                     };
-                    if let Some(command) = wire::command(command, run, &self.facts) {
-                        outgoing.entry(link).or_default().push(command);
+                    let token = assigned(&command).cloned();
+                    let Some(command) = wire::command(command, run, &self.facts) else { continue };
+                    let size = command.encoded_len();
+                    if let Some(token) = token.filter(|_| size > LARGEST_COMMAND) {
+                        let failure = too_large(size);
+                        warn!(%token, failure = failure.message, "assignment not sent");
+                        self.backlog.push(unsent(workers[&link].clone(), token, failure));
+                        continue;
+                    }
+                    let messages = outgoing.entry(link).or_default();
+                    match messages.last_mut() {
+                        Some((sum, message)) if *sum + size <= LARGEST_COMMAND => {
+                            *sum += size;
+                            message.commands.push(command);
+                        }
+                        _ => messages.push((size, v1::CoordinatorMessage { commands: vec![command] })),
                     }
                 }
             }
         }
-        for (link, commands) in outgoing {
-            let message = v1::CoordinatorMessage { commands };
-            let sent = self.links.get(&link).is_some_and(|sender| sender.try_send(message).is_ok());
+        for (link, messages) in outgoing {
+            let send = |sender: &mpsc::Sender<v1::CoordinatorMessage>| {
+                messages.into_iter().all(|(_, message)| sender.try_send(message).is_ok())
+            };
+            let sent = self.links.get(&link).is_some_and(send);
             if !sent {
                 // A worker that is gone or does not read is cut off, and gets no more work; it comes back and says what it
                 // holds.
@@ -628,6 +649,30 @@ impl Actor {
             .and_then(|kept| Some(kept.get("seen")?.as_str()?.to_owned()));
         self.probes.look(Look { run, task, since, work, item, seen });
     }
+}
+
+/// Largest command, and largest sum of commands in one message: what is beside them must fit too.
+const LARGEST_COMMAND: usize = MAX_MESSAGE_BYTES - 64 * 1024;
+
+const fn assigned(command: &Command) -> Option<&Token> {
+    match command {
+        Command::Assign { token, .. } => Some(token),
+        _ => None,
+    }
+}
+
+fn too_large(size: usize) -> Failure {
+    let text = format!("its assignment has {size} bytes, and a message may have {MAX_MESSAGE_BYTES}");
+    Failure::new(FailureClass::User, text)
+        .hint("join fewer children at once, in steps, or give the task fewer or smaller parameters")
+}
+
+/// Ends an attempt that its worker never heard of: sending it would end the link, and giving it out again would do so
+/// for ever.
+fn unsent(worker: WorkerKey, token: Token, failure: Failure) -> Message {
+    let outcome = Outcome::Failure(failure);
+    let event = Event::Finished { worker, token, usage: Usage::default(), outcome, log_bytes: 0 };
+    Message::Event { event, reply: None }
 }
 
 impl From<Refused> for Error {

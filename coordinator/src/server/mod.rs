@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod api;
 mod deliver;
+mod door;
 mod error;
 mod external;
 pub mod feed;
@@ -38,10 +39,12 @@ use segue_proto::{
     store::v1::RunRecord, v1,
 };
 use tokio::net::TcpListener;
-use tokio_stream::StreamExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Identity, Server, ServerTlsConfig};
-use tracing::{info, warn};
+use tonic::{
+    service::InterceptorLayer,
+    transport::{Identity, Server, ServerTlsConfig},
+};
+use tracing::{error, info, warn};
 
 use self::{
     actor::{Actor, Clock, StorePast},
@@ -104,12 +107,45 @@ impl Coordinator {
         http: Option<TcpListener>,
         stop: CancellationToken,
     ) -> Result<Self, Error> {
+        let dir = StateDir::new(&config.state_dir);
+        let store = tokio::task::spawn_blocking(move || SledStore::open(dir.store()))
+            .await
+            .map_err(|e| Error::Internal(format!("opening the store ended early: {e}")))??;
+        Self::start_on(Arc::new(store), config, listener, http, stop).await
+    }
+
+    /// As [`Coordinator::start`], on a store that is open already; blobs and logs are under the state directory.
+    ///
+    /// # Errors
+    /// Those of [`Coordinator::start`].
+    pub async fn start_on(
+        store: Arc<dyn Store>,
+        config: Config,
+        listener: TcpListener,
+        http: Option<TcpListener>,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
+        let started = Self::serve(store, config, listener, http, stop.clone()).await;
+        if started.is_err() {
+            // What runs already must not hold the store any longer.
+            stop.cancel();
+        }
+        started
+    }
+
+    async fn serve(
+        store: Arc<dyn Store>,
+        config: Config,
+        listener: TcpListener,
+        http: Option<TcpListener>,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
         let io = |e: std::io::Error| Error::Internal(format!("cannot listen: {e}"));
         let address = listener.local_addr().map_err(io)?;
         let http_address = http.as_ref().map(TcpListener::local_addr).transpose().map_err(io)?;
         let clock = Clock::start();
         let state_dir = StateDir::new(&config.state_dir);
-        let opened = open(&config, &state_dir, clock).await?;
+        let opened = open(store, &config, &state_dir, clock).await?;
         let Opened { store, committer, blobs, logs, core, epoch, feed, ends } = opened;
         let facts = WelcomeFacts {
             epoch,
@@ -138,6 +174,7 @@ impl Coordinator {
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
+        tasks.spawn(stop_with_the_store(shared.committer.clone(), stop.clone()));
         let actor = tokio::spawn(actor.run());
         let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
         tasks.spawn(schedules.clone().run());
@@ -185,14 +222,33 @@ impl Coordinator {
             warn!(open = self.tasks.len(), "some calls were still open at the deadline");
         }
         let ended = self.actor.await.map_err(|e| Error::Internal(format!("the actor ended early: {e}")))?;
+        // The actor may have had nothing to write since the store failed under somebody else.
+        let ended = match (ended, self.shared.committer.failure()) {
+            (Ok(()), Some(reason)) => Err(store::Error::Stopped { reason }.into()),
+            (ended, _) => ended,
+        };
         self.shared.committer.close();
         // Somebody else's file stays: only the coordinator that wrote it takes it away.
         let file = self.shared.state_dir.root().join(ADDRESS_FILE);
         if std::fs::read_to_string(&file).is_ok_and(|text| text.contains(&format!("\"epoch\":{}", self.shared.epoch))) {
             let _ = std::fs::remove_file(file);
         }
-        info!("coordinator stopped");
+        match &ended {
+            Ok(()) => info!("coordinator stopped"),
+            Err(e) => error!(error = %e, "coordinator stopped: start it again when the store can be written"),
+        }
         ended
+    }
+}
+
+/// Stops the coordinator when the store takes no more: one that goes on would look well and answer nothing.
+async fn stop_with_the_store(committer: Committer, stop: CancellationToken) {
+    tokio::select! {
+        reason = committer.failed() => {
+            error!(reason, "the store takes no more writes: stopping");
+            stop.cancel();
+        }
+        () = stop.cancelled() => {}
     }
 }
 
@@ -208,12 +264,7 @@ struct Opened {
 }
 
 /// Opens the state directory and resumes what was going on.
-async fn open(config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Opened, Error> {
-    let dir = state_dir.clone();
-    let store: Arc<dyn Store> = tokio::task::spawn_blocking(move || SledStore::open(dir.store()))
-        .await
-        .map_err(|e| Error::Internal(format!("opening the store ended early: {e}")))?
-        .map(Arc::new)?;
+async fn open(store: Arc<dyn Store>, config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Opened, Error> {
     let committer = Committer::start(Arc::clone(&store))?;
     let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
     let blobs = BlobStore::open(&place).await?;
@@ -281,17 +332,21 @@ fn serve_grpc(
     let mut server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)));
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(door::MOST_CALLS)
+        .http2_max_header_list_size(door::MOST_HEADERS);
+    let guarded = door::grpc(listener, tls.is_some(), door::MOST_GRPC);
     if let Some((certificate, key)) = tls {
         server = server
             .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)))
             .map_err(|e| Error::BadRequest(format!("the TLS certificate or key is not usable: {e}")))?;
     }
     let router = server
+        .layer(InterceptorLayer::new(door::spoke))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited!(v1::run_service_server::RunServiceServer::new(api::runs::Runs(shared.clone()))))
-        .add_service(limited!(v1::worker_service_server::WorkerServiceServer::new(api::worker::Workers(
+        .add_service(limited!(v1::worker_service_server::WorkerServiceServer::new(api::worker::Workers::new(
             shared.clone()
         ))))
         .add_service(limited!(v1::blob_service_server::BlobServiceServer::new(api::blobs::Blobs(shared.clone()))))
@@ -310,15 +365,9 @@ fn serve_grpc(
             api::maintenance::Maintenance(shared.clone())
         )));
     let stop = shared.stop.clone();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
-        // Small messages after small messages: without this, delayed acknowledgements cost 40 ms a step.
-        stream.inspect(|stream| {
-            let _ = stream.set_nodelay(true);
-        })
-    });
     tasks.spawn(async move {
         health.set_serving::<v1::run_service_server::RunServiceServer<api::runs::Runs>>().await;
-        if let Err(e) = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+        if let Err(e) = router.serve_with_incoming_shutdown(guarded, stop.cancelled_owned()).await {
             warn!(error = %e, "gRPC server ended");
         }
     });
@@ -328,6 +377,7 @@ fn serve_grpc(
 fn serve_http(shared: &Shared, listener: TcpListener, tasks: &TaskTracker) {
     let router = http::router(shared.clone());
     let stop = shared.stop.clone();
+    let listener = door::Http::new(listener, door::MOST_HTTP, door::NEXT_REQUEST);
     tasks.spawn(async move {
         if let Err(e) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
             warn!(error = %e, "HTTP server ended");

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Batch, Store, error::Error};
 
@@ -33,6 +33,7 @@ struct Inner {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
+    failed: watch::Receiver<Option<String>>,
     /// Taken at the end.
     link: Mutex<Option<Link>>,
 }
@@ -102,17 +103,19 @@ impl Committer {
         let (sender, jobs) = mpsc::channel(WAITING);
         let counters = Arc::new(Counters::default());
         let closing = Arc::new(AtomicBool::new(false));
+        let (failed, failed_end) = watch::channel(None);
         let worker = Worker {
             store: Arc::clone(&store),
             counters: Arc::clone(&counters),
             closing: Arc::clone(&closing),
-            failed: None,
+            failed,
         };
         let thread = thread::Builder::new()
             .name("segue-commit".to_owned())
             .spawn(move || worker.run(jobs))
             .map_err(|e| Error::Stopped { reason: format!("the commit thread does not start ({e})") })?;
-        Ok(Self(Arc::new(Inner { store, counters, closing, link: Mutex::new(Some(Link { sender, thread })) })))
+        let link = Mutex::new(Some(Link { sender, thread }));
+        Ok(Self(Arc::new(Inner { store, counters, closing, failed: failed_end, link })))
     }
 
     /// Queues a batch, in the order of the calls that have returned; waits while the queue is full. The answer is the
@@ -130,8 +133,8 @@ impl Committer {
     /// Queues a batch and waits until it is durable.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if a precondition does not hold; what the store says; [`Error::Stopped`] after a flush that
-    /// failed, because nobody knows what the disk has then.
+    /// [`Error::Conflict`] if a precondition does not hold; what the store says; [`Error::Stopped`] after a write or a
+    /// flush that failed, because nobody knows what the disk has then.
     pub async fn commit(&self, batch: Batch) -> Result<(), Error> {
         self.submit(batch).await?.await
     }
@@ -164,6 +167,26 @@ impl Committer {
         }));
         self.sender()?.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Waits until a write or a flush has failed, and gives the reason: the store takes nothing more then, and the way
+    /// back is a restart. Never ends otherwise.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.0.failed.clone();
+        loop {
+            if let Some(reason) = failed.borrow_and_update().clone() {
+                return reason;
+            }
+            if failed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Gives why the store takes no more writes, where it does not.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.0.failed.borrow().clone()
     }
 
     /// Gives the store, for reading.
@@ -229,12 +252,12 @@ struct Worker {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
-    /// After a failed flush nobody knows what is on disk: everything later is refused with its reason.
-    failed: Option<String>,
+    /// After a failed write or flush nobody knows what is on disk: everything later is refused with its reason.
+    failed: watch::Sender<Option<String>>,
 }
 
 impl Worker {
-    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    fn run(self, mut jobs: mpsc::Receiver<Job>) {
         let mut group = Vec::new();
         while let Some(first) = self.next(&mut jobs) {
             let mut next = Some(first);
@@ -266,7 +289,7 @@ impl Worker {
         }
     }
 
-    fn commit(&mut self, group: &mut Vec<(Batch, oneshot::Sender<Result<(), Error>>)>) {
+    fn commit(&self, group: &mut Vec<(Batch, oneshot::Sender<Result<(), Error>>)>) {
         if group.is_empty() {
             return;
         }
@@ -286,13 +309,23 @@ impl Worker {
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), Error> {
-        match &self.failed {
-            Some(reason) => Err(Error::Stopped { reason: reason.clone() }),
-            None => self.store.apply(batch),
+        if let Some(reason) = self.failed.borrow().clone() {
+            return Err(Error::Stopped { reason });
         }
+        let applied = self.store.apply(batch);
+        match &applied {
+            // Nothing was written, and nobody else is touched by it.
+            Ok(()) | Err(Error::Conflict { .. } | Error::Corrupt { .. }) => {}
+            // The batch may be there or not, and later ones rest on what was decided with it.
+            Err(e) => {
+                tracing::error!(error = %e, "a write failed, the store takes no more of them");
+                self.failed.send_replace(Some(format!("a write failed ({e})")));
+            }
+        }
+        applied
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
+    fn flush(&self) -> Result<(), Error> {
         let start = Instant::now();
         let flushed = self.store.flush();
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -300,7 +333,7 @@ impl Worker {
         self.counters.flush_micros.fetch_add(micros, Ordering::Relaxed);
         if let Err(e) = &flushed {
             tracing::error!(error = %e, "flush failed, the store takes no more writes");
-            self.failed = Some(format!("a flush failed ({e})"));
+            self.failed.send_replace(Some(format!("a flush failed ({e})")));
         }
         flushed
     }
