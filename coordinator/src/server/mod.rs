@@ -38,7 +38,7 @@ use segue_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
     store::v1::RunRecord, v1,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     service::InterceptorLayer,
@@ -171,6 +171,7 @@ impl Coordinator {
             started_ms: clock.now(),
             stop: stop.clone(),
             feed: ends,
+            checks: Arc::new(Semaphore::new(api::MOST_CHECKS)),
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);

@@ -26,9 +26,9 @@ use crate::{
 const SAMPLE: u64 = 24;
 
 /// What the workload left behind.
-struct Recording {
-    disk: Disk,
-    told: Vec<Told>,
+pub struct Recording {
+    pub disk: Disk,
+    pub told: Vec<Told>,
 }
 
 fn workers(client: &Client, shop: &Arc<Shop>, incarnation: &str) -> Vec<Worker> {
@@ -43,7 +43,7 @@ async fn end(workers: Vec<Worker>) {
 }
 
 /// Plays the workload without any fault, and has the auditor look at it.
-async fn record(dir: &Path) -> Recording {
+pub async fn record(dir: &Path) -> Recording {
     let disk = Disk::new();
     let state = dir.join("recording");
     let store = Arc::new(DiskStore::open(&disk).with_blobs(blobs(&state)));
@@ -54,8 +54,7 @@ async fn record(dir: &Path) -> Recording {
     let file = dir.join("there");
     std::fs::write(&file, "there").unwrap();
     let written = || disk.written();
-    let mut script =
-        Script { client: client.clone(), shop: Arc::clone(&shop), told: Vec::new(), file: &file, written: &written };
+    let mut script = Script::new(&client, &shop, &file, &written);
     script.play().await;
     let told = std::mem::take(&mut script.told);
     settled(&client, Some(&*store)).await;

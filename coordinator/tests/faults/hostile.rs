@@ -328,7 +328,7 @@ async fn the_largest_numbers_of_every_field_break_nothing() {
     for offset in [u64::MAX, u64::MAX - 3, 1 << 62] {
         let data = Bytes::from_static(b"far");
         let chunk = v1::LogChunk { token: Some(token.clone()), offset, data, lost_before: u64::MAX };
-        let mut far = Stranger::connect(&world.client, "far").await;
+        let far = Stranger::connect(&world.client, "far").await;
         far.say(Event::Log(chunk)).await;
     }
     giant.heard(vec![token.clone(); 1_000]).await;

@@ -9,8 +9,13 @@ mod support;
 
 mod crash_points;
 mod hostile;
+mod killed;
+mod limits;
+mod raw;
+mod secrets;
 mod store_faults;
 mod stranger;
+mod upgrades;
 
 /// Says whether the long sweeps are wanted.
 fn thorough() -> bool {

@@ -94,8 +94,7 @@ async fn play(seed: u64) -> Outcome {
     let file = dir.path().join("there");
     std::fs::write(&file, "there").unwrap();
     let written = || disk.written();
-    let mut script =
-        Script { client: client.clone(), shop: Arc::clone(&shop), told: Vec::new(), file: &file, written: &written };
+    let mut script = Script::new(&client, &shop, &file, &written);
     script.play().await;
     let told = std::mem::take(&mut script.told);
     settled(&client, None).await;

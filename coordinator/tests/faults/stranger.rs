@@ -1,6 +1,6 @@
 //! A peer made by hand, that says whatever a test wants, and the world it meets: a coordinator with an honest worker.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use segue_coordinator::{
     server::Config,
@@ -74,8 +74,13 @@ impl World {
 
     /// Shows that the coordinator is well: an honest worker gets a run done.
     pub async fn is_well(&self) {
-        let worker = self.worker("honest");
-        let run = self.submit("[tasks.fine]\ncommand = [\"ok\"]\noutputs = [\"out\"]\n").await;
+        // Strangers may still be there, and would be given it.
+        let labels = BTreeMap::from([("honest".to_owned(), "yes".to_owned())]);
+        let plan = Plan { labels, ..Plan::new("honest") };
+        let worker = Worker::start(self.client.clone(), plan, Arc::clone(&self.shop));
+        let fine =
+            "[tasks.fine]\ncommand = [\"ok\"]\noutputs = [\"out\"]\nresources = { labels = { honest = \"yes\" } }\n";
+        let run = self.submit(fine).await;
         let view = self.ended(&run).await;
         assert_eq!(view.state(), v1::RunState::Succeeded, "{view:?}");
         worker.kill().await;

@@ -170,7 +170,7 @@ impl Link {
         let _ = up.send(event(Event::Hello(self.hello()))).await;
         let Ok(down) = self.client.workers().connect(ReceiverStream::new(outgoing)).await else { return true };
         let mut down = down.into_inner();
-        let mut beat = tokio::time::interval(Duration::from_secs(5));
+        let mut beat = tokio::time::interval(Duration::from_secs(3_600));
         let mut sequence = 0;
         loop {
             let message = tokio::select! {
@@ -186,6 +186,9 @@ impl Link {
             };
             let Ok(Some(message)) = message else { return true };
             for command in message.commands.into_iter().filter_map(|command| command.command) {
+                if let Command::Welcome(welcome) = &command {
+                    beat = tokio::time::interval(Duration::from_millis(welcome.heartbeat_ms.max(1).into()));
+                }
                 if !self.obey(command, &up).await {
                     return false;
                 }
@@ -241,12 +244,13 @@ impl Link {
             }
             Command::Cancel(cancel) => {
                 let token = cancel.token.unwrap_or_default();
-                let hands = self.hands.lock().unwrap();
-                let found = hands.held.iter().find(|piece| piece.assign.token.as_ref() == Some(&token));
-                if let Some(piece) = found {
-                    piece.stop.cancel();
+                {
+                    let hands = self.hands.lock().unwrap();
+                    let found = hands.held.iter().find(|piece| piece.assign.token.as_ref() == Some(&token));
+                    if let Some(piece) = found {
+                        piece.stop.cancel();
+                    }
                 }
-                drop(hands);
                 // One that has not begun ends here.
                 self.end_unstarted(&token, up).await;
             }
@@ -437,11 +441,8 @@ impl Link {
         for port in ports {
             let bytes = self.document(assign, &port.name);
             let message = v1::PutBlobRequest { digest: String::new(), data: bytes.clone().into() };
-            let put = async |client: Client| client.blobs().put(tokio_stream::iter([message.clone()])).await;
-            let mut stored = put(self.client.clone()).await;
-            while stored.is_err() {
+            while self.client.blobs().put(tokio_stream::iter([message.clone()])).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                stored = put(self.client.clone()).await;
             }
             let artifact = v1::Artifact {
                 digest: Digest::of(&bytes).into(),

@@ -78,6 +78,7 @@ command = ["ok"]
 outputs = { out = "json" }
 [tasks.once]
 command = ["flaky", "1"]
+retry   = { attempts = 1 }
 [tasks.next]
 command = ["ok"]
 after   = ["once", "kept"]
@@ -123,23 +124,33 @@ fn senses(file: &Path) -> String {
     )
 }
 
-/// Three intervals, all of them past.
-const TICKS: &str = r#"
+/// Three intervals of an hour, all of them two days ago.
+fn ticks() -> String {
+    let now = chrono::Utc::now().timestamp() / 3_600 * 3_600;
+    let time = |hours: i64| {
+        let at = chrono::DateTime::from_timestamp(now + (hours - 48) * 3_600, 0).unwrap();
+        at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    };
+    format!(
+        r#"
 [pipeline]
 name = "ticks"
 [params]
-since = { type = "string", default = "" }
+since = {{ type = "string", default = "" }}
 [tasks.a]
-command = ["ok", "${params.since}"]
+command = ["ok", "${{params.since}}"]
 [schedule]
-every           = "1h"
-start           = "2026-01-01T00:00:00Z"
-end             = "2026-01-01T03:00:00Z"
-catch_up        = "all"
-catch_up_window = "36500d"
-overlap         = "allow"
-params          = { since = "${interval.start}" }
-"#;
+every    = "1h"
+start    = "{}"
+end      = "{}"
+catch_up = "all"
+overlap  = "allow"
+params   = {{ since = "${{interval.start}}" }}
+"#,
+        time(0),
+        time(3)
+    )
+}
 
 const DAYS: &str = r#"
 [pipeline]
@@ -163,10 +174,19 @@ pub struct Script<'a> {
     pub file: &'a Path,
     /// How much is on disk.
     pub written: &'a (dyn Fn() -> usize + Sync),
+    /// Hears every answer as it comes.
+    pub on_told: Option<Box<dyn FnMut(&Ack) + Send>>,
 }
 
-impl Script<'_> {
+impl<'a> Script<'a> {
+    pub fn new(client: &Client, shop: &Arc<Shop>, file: &'a Path, written: &'a (dyn Fn() -> usize + Sync)) -> Self {
+        Self { client: client.clone(), shop: Arc::clone(shop), told: Vec::new(), file, written, on_told: None }
+    }
+
     fn hear(&mut self, what: Ack) {
+        if let Some(hear) = &mut self.on_told {
+            hear(&what);
+        }
         self.told.push(Told { written: (self.written)(), what });
     }
 
@@ -301,9 +321,10 @@ impl Script<'_> {
     }
 
     async fn schedule(&mut self) {
-        let apply = |client: Client| async move {
-            let request = v1::ApplyScheduleRequest { text: TICKS.to_owned(), path: String::new(), paused: false };
-            client.schedules().apply(request).await
+        let request = v1::ApplyScheduleRequest { text: ticks(), path: String::new(), paused: false };
+        let apply = |client: Client| {
+            let request = request.clone();
+            async move { client.schedules().apply(request).await }
         };
         let answer = self.client.insist("schedule", apply).await.unwrap();
         assert!(answer.schedule.is_some(), "{:?}", answer.diagnostics);

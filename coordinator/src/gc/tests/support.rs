@@ -65,6 +65,7 @@ impl Place {
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
             gc: Arc::new(Gc::default()),
             feed: ends,
+            checks: Arc::new(tokio::sync::Semaphore::new(1)),
             clock,
             epoch: 1,
             started_ms: 0,

@@ -15,6 +15,7 @@ pub mod worker;
 use std::sync::{Arc, RwLock};
 
 use segue_proto::operator::Catalogue;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -46,7 +47,12 @@ pub struct Shared {
     pub started_ms: u64,
     pub stop: CancellationToken,
     pub feed: Ends,
+    /// Texts that are checked at the same time: the largest take seconds and much memory.
+    pub checks: Arc<Semaphore>,
 }
+
+/// Texts that are checked at the same time.
+pub const MOST_CHECKS: usize = 4;
 
 impl Shared {
     /// Gives the operators that workers have advertised.
@@ -54,6 +60,22 @@ impl Shared {
     pub fn operators(&self) -> Catalogue {
         // A poisoned lock still holds a whole catalogue: each change is one assignment.
         self.catalogue.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Checks a text off the runtime, and waits while as many are being checked as may be.
+    pub(crate) async fn checking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, super::error::Error> {
+        // Never closed.
+        let turn = Arc::clone(&self.checks).acquire_owned().await;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| super::error::Error::Internal(format!("the check of a pipeline ended early: {e}")))
     }
 
     /// Runs a blocking read of the store off the runtime.

@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::Stream;
 use segue_proto::{
     ids::RunId,
+    operator::Catalogue,
     store::v1::{PipelineRecord, RunRecord},
     v1::{self, run_service_server::RunService},
 };
@@ -39,34 +40,8 @@ const MOST_ROWS: u32 = 1_000;
 impl Runs {
     /// Checks a text, binds it to parameters and looks up its files; diagnostics are for the client, in file order.
     async fn compile(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
-        let compiled = match self.bind(request)? {
-            Ok(compiled) if globs::any(&compiled.spec) => compiled,
-            done => return Ok(done),
-        };
-        let Compiled { pipeline, mut spec, warnings } = compiled;
-        let found = tokio::task::spawn_blocking(move || globs::expand_globs(&mut spec).map(|()| spec)).await;
-        match found.map_err(|e| Error::Internal(e.to_string()))? {
-            Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
-            Err(diagnostic) => Ok(Err(vec![diagnostic.to_wire(&request.path, &request.text)])),
-        }
-    }
-
-    fn bind(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
-        let catalogue = self.0.operators();
-        let checked = spec::check(&request.text, &request.path, &catalogue);
-        let wire = |diagnostics: &[spec::Diagnostic]| -> Vec<v1::Diagnostic> {
-            diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect()
-        };
-        let warnings = wire(&checked.diagnostics);
-        let Some(pipeline) = checked.pipeline else { return Ok(Err(warnings)) };
-        let working_dir = std::path::Path::new(&request.path)
-            .parent()
-            .map(|dir| dir.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        match spec::bind(&pipeline, &catalogue, &request.params, &working_dir, request.no_cache) {
-            Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
-            Err(diagnostics) => Ok(Err(wire(&diagnostics))),
-        }
+        let (catalogue, request) = (self.0.operators(), request.clone());
+        self.0.checking(move || compile(&request, &catalogue)).await
     }
 
     /// Submits a run, whoever asks for it.
@@ -239,6 +214,24 @@ fn rerun_items(run: &Run, plan: &rerun::Plan) -> Vec<v1::RerunItem> {
         .collect()
 }
 
+/// Does what [`Runs::compile`] says. Takes seconds for the largest texts, and so never happens on the runtime.
+fn compile(request: &v1::SubmitRequest, catalogue: &Catalogue) -> Result<Compiled, Vec<v1::Diagnostic>> {
+    let checked = spec::check(&request.text, &request.path, catalogue);
+    let wire = |diagnostics: &[spec::Diagnostic]| -> Vec<v1::Diagnostic> {
+        diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect()
+    };
+    let warnings = wire(&checked.diagnostics);
+    let Some(pipeline) = checked.pipeline else { return Err(warnings) };
+    let working_dir =
+        std::path::Path::new(&request.path).parent().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut spec = spec::bind(&pipeline, catalogue, &request.params, &working_dir, request.no_cache)
+        .map_err(|diagnostics| wire(&diagnostics))?;
+    if globs::any(&spec) {
+        globs::expand_globs(&mut spec).map_err(|diagnostic| vec![diagnostic.to_wire(&request.path, &request.text)])?;
+    }
+    Ok(Compiled { pipeline, spec, warnings })
+}
+
 struct Compiled {
     pipeline: Pipeline,
     spec: RunSpec,
@@ -279,14 +272,17 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
 #[tonic::async_trait]
 impl RunService for Runs {
     async fn validate(&self, request: Request<v1::ValidateRequest>) -> Result<Response<v1::ValidateResponse>, Status> {
-        let request = request.into_inner();
-        let checked = spec::check(&request.text, &request.path, &self.0.operators());
-        let diagnostics = checked.diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect();
-        let (version, name) = checked
-            .pipeline
-            .map(|pipeline| (pipeline.version().to_string(), pipeline.name.to_string()))
-            .unwrap_or_default();
-        Ok(Response::new(v1::ValidateResponse { diagnostics, version, name }))
+        let (request, catalogue) = (request.into_inner(), self.0.operators());
+        let answer = self.0.checking(move || {
+            let checked = spec::check(&request.text, &request.path, &catalogue);
+            let diagnostics = checked.diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect();
+            let (version, name) = checked
+                .pipeline
+                .map(|pipeline| (pipeline.version().to_string(), pipeline.name.to_string()))
+                .unwrap_or_default();
+            v1::ValidateResponse { diagnostics, version, name }
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
