@@ -82,7 +82,7 @@ async fn replay(dir: &Path, recording: &Recording, commits: usize, how: Workers)
     let store = Arc::new(DiskStore::open(&disk));
     let (lease, incarnation) = match how {
         Workers::SameStart => (config(&state).lease, "a1"),
-        Workers::NewStart => (Duration::from_millis(400), "b1"),
+        Workers::NewStart => (Duration::from_secs(1), "b1"),
     };
     let config = segue_coordinator::server::Config { lease, ..config(&state) };
     let host = Host::start(store.clone(), config, 0).await.unwrap();

@@ -150,6 +150,46 @@ async fn the_largest_pipeline_file_is_taken_and_one_full_of_faults_is_answered()
 }
 
 #[tokio::test]
+async fn what_is_shown_with_a_run_is_bounded_and_a_list_of_large_runs_can_be_sent() {
+    let world = World::new().await;
+    let text = "[pipeline]\nname = \"p\"\n[params]\nbig = { type = \"string\", default = \"\" }\n[tasks.a]\ncommand = [\"ok\"]\n";
+    let request = |change: &dyn Fn(&mut v1::SubmitRequest)| {
+        let mut request =
+            v1::SubmitRequest { text: format!("{text}with = {{ b = \"${{params.big}}\" }}\n"), ..Default::default() };
+        change(&mut request);
+        request
+    };
+    let large = |size: usize| std::collections::BTreeMap::from([("big".to_owned(), "x".repeat(size))]);
+    let refused: [(&str, Box<dyn Fn(&mut v1::SubmitRequest)>); 3] = [
+        ("parameters", Box::new(|request| request.params = large(5 << 20))),
+        ("tags", Box::new(|request| request.tags = large(1 << 20))),
+        ("idempotency key", Box::new(|request| request.idempotency_key = "k".repeat(2_000))),
+    ];
+    for (what, change) in &refused {
+        let status = world.client.runs().submit(request(&**change)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{what}");
+        assert!(status.message().contains(what), "{status}");
+    }
+    for _ in 0..12 {
+        let change = |request: &mut v1::SubmitRequest| request.params = large(3 << 20);
+        let answer = world.client.runs().submit(request(&change)).await.unwrap().into_inner();
+        assert!(!answer.run_id.is_empty(), "{:?}", answer.diagnostics);
+    }
+    // Together they are larger than a message: the list is shorter, and goes on where it ended.
+    let mut seen = std::collections::BTreeSet::new();
+    let mut before = String::new();
+    loop {
+        let list = v1::ListRunsRequest { limit: 1_000, before_run_id: before.clone(), ..Default::default() };
+        let page = world.client.runs().list_runs(list).await.unwrap().into_inner().runs;
+        let Some(last) = page.last() else { break };
+        before = last.run_id.clone();
+        seen.extend(page.into_iter().map(|run| run.run_id));
+    }
+    assert_eq!(seen.len(), 12);
+    world.host.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_assignment_that_no_message_can_hold_fails_with_the_reason_and_its_worker_stays() {
     let world = World::new().await;
     let mut worker = Stranger::connect(&world.client, "w").await;

@@ -1,9 +1,11 @@
 //! `RunService`: pipelines, runs, reruns, explanations, artifacts, lineage.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures::Stream;
+use prost::Message as _;
 use segue_proto::{
+    MAX_MESSAGE_BYTES,
     ids::RunId,
     operator::Catalogue,
     store::v1::{PipelineRecord, RunRecord},
@@ -37,6 +39,33 @@ const LOOK_AT_LARGE: std::time::Duration = std::time::Duration::from_millis(500)
 /// Most rows of one answer.
 const MOST_ROWS: u32 = 1_000;
 
+/// Rows that a list reads at once: each holds its bound pipeline, which may have megabytes.
+const ROWS: usize = 32;
+/// Bytes of a list, from which on it is shorter than asked for: one more row must still fit into its message.
+const LARGEST_LIST: usize = MAX_MESSAGE_BYTES / 2;
+/// Bytes of the parameters of a run, and of its tags: they are shown with every view of it.
+const LARGEST_PARAMS: usize = 4 * 1024 * 1024;
+const LARGEST_TAGS: usize = 64 * 1024;
+/// Bytes of an idempotency key.
+const LONGEST_KEY: usize = 1_024;
+
+/// Refuses what would make every list and view of the run too large to be sent.
+fn modest(request: &v1::SubmitRequest) -> Result<(), Error> {
+    let size = |map: &BTreeMap<String, String>| map.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let sizes: [(&str, usize, usize, &str); 3] = [
+        ("the parameters", size(&request.params), LARGEST_PARAMS, ": give a file with -p NAME=@FILE"),
+        ("the tags", size(&request.tags), LARGEST_TAGS, ""),
+        ("the idempotency key", request.idempotency_key.len(), LONGEST_KEY, ""),
+    ];
+    match sizes.into_iter().find(|(_, size, most, _)| size > most) {
+        Some((what, size, most, fix)) => {
+            let text = format!("{what} of the run have {size} bytes, and at most {most} are taken{fix}");
+            Err(Error::BadRequest(text))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Runs {
     /// Checks a text, binds it to parameters and looks up its files; diagnostics are for the client, in file order.
     async fn compile(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
@@ -46,6 +75,7 @@ impl Runs {
 
     /// Submits a run, whoever asks for it.
     pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+        modest(&request)?;
         let compiled = match self.compile(&request).await? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),
@@ -339,8 +369,9 @@ impl RunService for Runs {
                     Ok(id) => Some(Key::Run(id).encode()),
                     Err(_) => None,
                 };
-                while found.len() < limit {
-                    let rows = shared.store.scan_back(&prefix::runs(), before.as_deref(), limit)?;
+                let mut size = 0;
+                while found.len() < limit && size < LARGEST_LIST {
+                    let rows = shared.store.scan_back(&prefix::runs(), before.as_deref(), limit.min(ROWS))?;
                     let Some(last) = rows.last() else { break };
                     before = Some(last.0.clone());
                     for (key, value) in &rows {
@@ -348,9 +379,12 @@ impl RunService for Runs {
                         if let Key::Run(id) = key
                             && (request.pipeline.is_empty() || request.pipeline == record.pipeline)
                             && found.len() < limit
+                            && size < LARGEST_LIST
                         {
                             // The bound pipeline of each run is large, and no part of the list.
-                            found.push((id, RunRecord { spec: bytes::Bytes::new(), ..record }));
+                            let record = RunRecord { spec: bytes::Bytes::new(), ..record };
+                            size += record.encoded_len();
+                            found.push((id, record));
                         }
                     }
                 }
