@@ -139,7 +139,8 @@ async fn a_task_answers_after_the_flush_as_the_thread_does() {
         tokio::task::yield_now().await;
     }
     assert!((&mut first).now_or_never().is_none(), "it is applied, and not answered before its flush");
-    (first.await.unwrap(), second.await.unwrap());
+    first.await.unwrap();
+    second.await.unwrap();
     assert_eq!(store.state.lock().unwrap().ended, 1, "both waited, and one flush was enough");
     store.set(|gate| gate.failing = true);
     assert!(committer.commit(put(3)).await.is_err());

@@ -42,6 +42,9 @@ use crate::{
 /// How long runs may take to end once nothing stands in their way.
 const LIVELINESS_MS: u64 = 90_000;
 
+/// How often that until everything must have ended, however much goes on.
+const LONGEST: u64 = 10;
+
 /// What came of a simulation.
 #[derive(Debug)]
 pub struct Verdict {
@@ -206,6 +209,8 @@ impl World {
         let mut fleet = FleetServiceClient::new(line.clone());
         let mut schedules = ScheduleServiceClient::new(line.clone());
         let mut asked = 0;
+        // A lane of one run at a time may have much before it: what counts is that something goes on.
+        let (mut seen, mut moved) = (Vec::new(), since);
         loop {
             environment.tend();
             for name in environment.workers() {
@@ -239,7 +244,11 @@ impl World {
             for run in &open {
                 self.unstick(&mut runs, run, since).await;
             }
-            if now_ms() > since + LIVELINESS_MS {
+            let now: Vec<(String, u64)> = open.iter().map(|run| (run.run_id.clone(), run.revision)).collect();
+            if now != seen {
+                (seen, moved) = (now, now_ms());
+            }
+            if now_ms() > moved + LIVELINESS_MS || now_ms() > since + LONGEST * LIVELINESS_MS {
                 let names: Vec<String> =
                     open.iter().map(|run| format!("{} ({:?} {})", run.run_id, run.state(), run.reason)).collect();
                 for run in &open {

@@ -44,7 +44,7 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// How long ends wait for company while other attempts wait for their room here: nothing stands still meanwhile, and one
 /// message, one decision and one flush serve them all. An end after which this worker is idle is told at once.
-const GATHER_ENDS: Duration = Duration::from_millis(4);
+const GATHER_ENDS: Duration = Duration::from_millis(8);
 
 /// How long a drained worker without a link waits for one to report what is left, at least.
 const LAST_REPORT: Duration = Duration::from_secs(10);

@@ -201,9 +201,10 @@ impl Runner {
             // What a library said after the job before had ended is nobody's log.
             self.rest_of_log(|_| {});
         }
-        self.tell_lease(&mut with.lease).await;
-        // A runner that does not read it is found dead below.
-        let _ = self.stdin.write_all(&frame).await;
+        // Both in one piece: each costs the runner a wake-up. One that does not read them is found dead below.
+        let mut begin = lease_frame(&mut with.lease);
+        begin.extend_from_slice(&frame);
+        let _ = self.stdin.write_all(&begin).await;
         if let Request::Operator(job) = request {
             if !self.knows(&job.name) {
                 self.served.insert(job.name.clone());
@@ -255,7 +256,9 @@ impl Runner {
                     with.sink.log(&clean);
                 }
                 Ok(()) = with.stop.changed() => {}
-                Ok(()) = with.lease.changed() => self.tell_lease(&mut with.lease).await,
+                Ok(()) = with.lease.changed() => {
+                    let _ = self.stdin.write_all(&lease_frame(&mut with.lease)).await;
+                }
                 () = at(deadline), if deadline.is_some() => {
                     cause = Some(Cause::Timeout);
                     kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
@@ -321,16 +324,6 @@ impl Runner {
         earlier.map_or(kill_at, |earlier| earlier.min(kill_at))
     }
 
-    /// Tells the runner how long its job may go on. It ends the job by itself then: this process may be stopped.
-    async fn tell_lease(&mut self, lease: &mut watch::Receiver<Option<std::time::Instant>>) {
-        let Some(until) = *lease.borrow_and_update() else { return };
-        let left = until.saturating_duration_since(std::time::Instant::now());
-        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        if let Ok(frame) = frame::encode(&Request::Lease { left_ms }) {
-            let _ = self.stdin.write_all(&frame).await;
-        }
-    }
-
     /// Looks at the memory of the job. A runner that supervises a command does not count.
     fn is_too_large(&self, limit: Option<u64>, is_command: bool) -> bool {
         let of = if is_command { memory::Of::Children } else { memory::Of::Tree };
@@ -384,6 +377,15 @@ impl Drop for Runner {
     fn drop(&mut self) {
         self.kill_groups();
     }
+}
+
+/// Tells a runner how long its job may go on. It ends the job by itself then: this process may be stopped. Empty where no
+/// lease is known.
+fn lease_frame(lease: &mut watch::Receiver<Option<std::time::Instant>>) -> Vec<u8> {
+    let Some(until) = *lease.borrow_and_update() else { return Vec::new() };
+    let left = until.saturating_duration_since(std::time::Instant::now());
+    let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    frame::encode(&Request::Lease { left_ms }).unwrap_or_default()
 }
 
 /// Takes secrets out of what a failure says.

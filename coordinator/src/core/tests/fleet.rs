@@ -290,7 +290,7 @@ fn the_queue_is_summed_up_by_what_tasks_want() {
 fn what_ends_is_counted_by_outcome() {
     use segue_proto::failure::FailureClass::{Infra, Oom};
     let mut bench = Bench::new();
-    let worker = bench.worker("w", 1);
+    bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.finish(&run, 0, failure(Infra));
     bench.pass(100);

@@ -135,7 +135,7 @@ fn the_tries_of_all_rules_are_counted_together() {
 #[test]
 fn a_try_that_timed_out_and_one_that_was_lost_say_so() {
     let mut bench = Bench::new();
-    let worker = bench.worker("w", 1);
+    bench.worker("w", 1);
     let mut a = task("a", &[]);
     a.retry.attempts = 3;
     let run = bench.submit(1, vec![a]);
