@@ -11,7 +11,7 @@ SEGUE := $(CARGO_TARGET_DIR)/debug/segue
 with_env = if [ -f "$(ENV)" ]; then . "$(ENV)"; fi;
 DEMO_ROWS ?= 50000
 
-.PHONY: help demo test bench chaos sim lint build bootstrap model
+.PHONY: help demo test faults bench chaos sim lint build bootstrap model
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,10 @@ demo: build model ## Run the whole segmentation on generated data and open a rep
 
 test: lint model ## Formatting, lints and all tests
 	@$(with_env) cargo test --workspace --locked
+
+# Whole packages, as in `test`: see `build`.
+faults: build ## Every crash point, many seeds of store faults, and the other long sweeps (half an hour)
+	@$(with_env) SEGUE_FAULTS=all cargo test --workspace --locked --test faults
 
 lint: bootstrap ## Formatting and lints, warnings as errors
 	@cargo fmt --all --check

@@ -6,6 +6,9 @@ use segue_proto::ids::{RunId, Token, WorkerName};
 
 use super::{Command, Core, Effect, Held, Refused, TaskState, UnixMillis, Verdict, Worker, WorkerKey};
 
+/// Earlier starts of one worker that are remembered, so that none of them comes back as if it were the newest.
+const OLD_STARTS: usize = 16;
+
 impl Core {
     pub(super) fn hello(&mut self, mut worker: Worker, held: Vec<Held>, now: UnixMillis) -> Result<Verdict, Refused> {
         let key = worker.key.clone();
@@ -38,6 +41,7 @@ impl Core {
         let given: Vec<(RunId, u32)> = worker.leased.keys().chain(&worker.ahead).copied().collect();
         self.workers.insert(key.clone(), worker);
         self.freed.insert(key.clone());
+        self.forget_old_starts(&key.name);
 
         let (mut adopted, mut unknown) = (Vec::new(), Vec::new());
         let mut held_tasks = BTreeSet::new();
@@ -70,6 +74,18 @@ impl Core {
         }
         self.repeat_drain(&key);
         Ok(Verdict::Done)
+    }
+
+    /// Keeps the number of earlier starts of one name bounded, whoever says hello how often: the oldest that hold nothing
+    /// are forgotten first.
+    fn forget_old_starts(&mut self, name: &WorkerName) {
+        let old = self.workers.values().filter(|worker| worker.key.name == *name && worker.superseded);
+        let mut old: Vec<(UnixMillis, WorkerKey)> =
+            old.filter(|worker| worker.is_idle()).map(|worker| (worker.connected_at, worker.key.clone())).collect();
+        old.sort_unstable();
+        for (_, key) in old.iter().take(old.len().saturating_sub(OLD_STARTS)) {
+            self.workers.remove(key);
+        }
     }
 
     pub(super) fn link_closed(&mut self, worker: &WorkerKey, link: u64) -> Result<Verdict, Refused> {

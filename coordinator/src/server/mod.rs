@@ -4,6 +4,7 @@ mod active;
 pub mod actor;
 pub mod api;
 mod deliver;
+mod door;
 mod error;
 mod external;
 pub mod feed;
@@ -50,11 +51,13 @@ use segue_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
     v1,
 };
-use tokio::net::TcpListener;
-use tokio_stream::StreamExt as _;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Identity, Server, ServerTlsConfig, server::Connected};
-use tracing::{info, warn};
+use tonic::{
+    service::InterceptorLayer,
+    transport::{Identity, Server, ServerTlsConfig, server::Connected},
+};
+use tracing::{error, info, warn};
 
 use self::{
     active::Active,
@@ -125,15 +128,22 @@ impl Ground {
     /// # Errors
     /// The store, the blobs or the logs cannot be opened.
     pub async fn open(config: &Config) -> Result<Self, Error> {
+        let dir = StateDir::new(&config.state_dir);
+        let store = Offload::Threads.run("opening the store", move || SledStore::open(dir.store())).await??;
+        Self::on(Arc::new(store), config).await
+    }
+
+    /// As [`Ground::open`], on a store that is open already; blobs and logs are where the settings say.
+    ///
+    /// # Errors
+    /// Those of [`Ground::open`].
+    pub async fn on(store: Arc<dyn Store>, config: &Config) -> Result<Self, Error> {
         let state_dir = StateDir::new(&config.state_dir);
-        let (dir, offload) = (state_dir.clone(), Offload::Threads);
-        let store: Arc<dyn Store> =
-            offload.run("opening the store", move || SledStore::open(dir.store())).await?.map(Arc::new)?;
         let committer = Committer::start(Arc::clone(&store))?;
         let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
         let blobs = BlobStore::open(&place).await?;
         let logs = Logs::open(state_dir.logs())?;
-        Ok(Self { store, committer, blobs, logs, offload, ids: Ids::default() })
+        Ok(Self { store, committer, blobs, logs, offload: Offload::Threads, ids: Ids::default() })
     }
 }
 
@@ -149,18 +159,42 @@ impl Coordinator {
         http: Option<TcpListener>,
         stop: CancellationToken,
     ) -> Result<Self, Error> {
+        let ground = Ground::open(&config).await?;
+        Self::listen(ground, config, listener, http, stop).await
+    }
+
+    /// As [`Coordinator::start`], on what is open already.
+    ///
+    /// # Errors
+    /// Those of [`Coordinator::start`].
+    pub async fn listen(
+        ground: Ground,
+        config: Config,
+        listener: TcpListener,
+        http: Option<TcpListener>,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
+        let started = Self::serve(ground, config, listener, http, stop.clone()).await;
+        if started.is_err() {
+            // What runs already must not hold the store any longer.
+            stop.cancel();
+        }
+        started
+    }
+
+    async fn serve(
+        ground: Ground,
+        config: Config,
+        listener: TcpListener,
+        http: Option<TcpListener>,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
         let io = |e: std::io::Error| Error::Internal(format!("cannot listen: {e}"));
         let address = listener.local_addr().map_err(io)?;
         let http_address = http.as_ref().map(TcpListener::local_addr).transpose().map_err(io)?;
-        let ground = Ground::open(&config).await?;
         let state_dir = StateDir::new(&config.state_dir);
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|stream| {
-            // Small messages after small messages: without this, delayed acknowledgements cost 40 ms a step.
-            stream.inspect(|stream| {
-                let _ = stream.set_nodelay(true);
-            })
-        });
+        let incoming = door::grpc(listener, config.tls.is_some(), door::MOST_GRPC);
         let mut coordinator = Self::start_on(ground, config, address, incoming, stop).await?;
         if let Some(http) = http {
             serve_http(&coordinator.shared, http, &coordinator.tasks);
@@ -223,10 +257,12 @@ impl Coordinator {
             unsettled,
             offload,
             ids,
+            checks: Arc::new(Semaphore::new(api::MOST_CHECKS)),
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
         tasks.spawn(rereader);
+        tasks.spawn(stop_with_the_store(shared.committer.clone(), stop.clone()));
         let actor = tokio::spawn(actor.run());
         let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
         tasks.spawn(schedules.clone().run());
@@ -273,14 +309,34 @@ impl Coordinator {
             warn!(open = self.tasks.len(), "some calls were still open at the deadline");
         }
         let ended = self.actor.await.map_err(|e| Error::Internal(format!("the actor ended early: {e}")))?;
+        // The actor may have had nothing to write since the store failed under somebody else.
+        let ended = match (ended, self.shared.committer.failure()) {
+            (Ok(()), Some(reason)) => Err(crate::store::Error::Stopped { reason }.into()),
+            (ended, _) => ended,
+        };
         self.shared.committer.close();
         // Somebody else's file stays: only the coordinator that wrote it takes it away.
         let file = self.shared.state_dir.root().join(ADDRESS_FILE);
         if std::fs::read_to_string(&file).is_ok_and(|text| text.contains(&format!("\"epoch\":{}", self.shared.epoch))) {
             let _ = std::fs::remove_file(file);
         }
-        info!("coordinator stopped");
+        match &ended {
+            Ok(()) => info!("coordinator stopped"),
+            Err(e) => error!(error = %e, "coordinator stopped: start it again when the store can be written"),
+        }
         ended
+    }
+}
+
+/// Stops the coordinator when the store takes no more: one that goes on would look well and answer nothing.
+async fn stop_with_the_store(committer: Committer, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        reason = committer.failed() => {
+            error!(reason, "the store takes no more writes: stopping");
+            stop.cancel();
+        }
     }
 }
 
@@ -356,17 +412,20 @@ where
     let mut server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)));
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(door::MOST_CALLS)
+        .http2_max_header_list_size(door::MOST_HEADERS);
     if let Some((certificate, key)) = tls {
         server = server
             .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)))
             .map_err(|e| Error::BadRequest(format!("the TLS certificate or key is not usable: {e}")))?;
     }
     let router = server
+        .layer(InterceptorLayer::new(door::spoke))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited!(v1::run_service_server::RunServiceServer::new(api::runs::Runs(shared.clone()))))
-        .add_service(limited!(v1::worker_service_server::WorkerServiceServer::new(api::worker::Workers(
+        .add_service(limited!(v1::worker_service_server::WorkerServiceServer::new(api::worker::Workers::new(
             shared.clone()
         ))))
         .add_service(limited!(v1::blob_service_server::BlobServiceServer::new(api::blobs::Blobs(shared.clone()))))
@@ -397,6 +456,7 @@ where
 fn serve_http(shared: &Shared, listener: TcpListener, tasks: &TaskTracker) {
     let router = http::router(shared.clone());
     let stop = shared.stop.clone();
+    let listener = door::Http::new(listener, door::MOST_HTTP, door::NEXT_REQUEST);
     tasks.spawn(async move {
         if let Err(e) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
             warn!(error = %e, "HTTP server ended");

@@ -1,6 +1,9 @@
 //! Which operators a pipeline may use, and in which version: what the connected workers offer.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use segue_proto::operator::{Catalogue, OperatorSpec};
 
@@ -17,6 +20,13 @@ impl Offers {
     pub fn open(&mut self, link: u64, operators: Vec<OperatorSpec>) {
         operators.iter().cloned().for_each(|spec| self.seen.insert(spec));
         self.links.insert(link, operators);
+    }
+
+    /// Counts the operators that would be known if these were too.
+    #[must_use]
+    pub fn known_with(&self, operators: &[OperatorSpec]) -> usize {
+        let names = operators.iter().chain(self.seen.iter()).map(|spec| spec.name.as_str());
+        names.collect::<BTreeSet<_>>().len()
     }
 
     /// Forgets what the worker of a link offered.
@@ -91,6 +101,15 @@ mod tests {
         offers.open(1, offer(&["2"]));
         offers.close(1);
         assert_eq!(bound(&offers), "2");
+    }
+
+    #[test]
+    fn an_operator_that_is_known_counts_once_in_whatever_version() {
+        let mut offers = Offers::default();
+        offers.open(1, offer(&["1"]));
+        offers.close(1);
+        assert_eq!(offers.known_with(&offer(&["2", "3"])), 1);
+        assert_eq!(offers.known_with(&[OperatorSpec::new("text.split", "1", "")]), 2);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use segue_proto::{
     artifact::{ModelRegistration, NamedArtifact},
     convert::{BadMessage, id},
-    failure::Failure,
+    failure::{Failure, FailureClass},
     ids::Token,
     operator::OperatorSpec,
     resources::{Gpu, Resources, WHOLE_GPU},
@@ -151,6 +151,7 @@ pub struct Introduction {
 /// # Errors
 /// Names the field that breaks the contract.
 pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
+    modest(&wire)?;
     let key =
         WorkerKey { name: id("hello.worker", wire.worker)?, incarnation: id("hello.incarnation", wire.incarnation)? };
     let operators: Vec<OperatorSpec> =
@@ -167,7 +168,7 @@ pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
         .gpus
         .into_iter()
         .take(MOST_GPUS)
-        .map(|gpu| Gpu { index: gpu.index, memory_bytes: gpu.memory_bytes, name: clip(gpu.name) })
+        .map(|gpu| Gpu { index: gpu.index, memory_bytes: gpu.memory_bytes, name: clip_to(gpu.name, LONGEST_NAME) })
         .collect();
     let promised = (worker.capacity.gpu_milli / WHOLE_GPU) as usize;
     if promised > MOST_GPUS {
@@ -177,9 +178,45 @@ pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
     worker.labels = wire.labels;
     worker.operators = operators.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect::<BTreeSet<_>>();
     worker.draining = wire.draining;
-    worker.hostname = wire.hostname;
-    worker.version = wire.version;
+    worker.hostname = clip_to(wire.hostname, LONGEST_NAME);
+    worker.version = clip_to(wire.version, LONGEST_NAME);
     Ok(Introduction { worker, held, operators })
+}
+
+/// Operators that one worker may offer, and that a coordinator may know of all of them.
+pub const MOST_OPERATORS: usize = 1_024;
+/// Bytes of the contract of one operator.
+const LARGEST_OPERATOR: usize = 64 * 1024;
+/// Labels, and kinds of custom resources, of one worker.
+const MOST_LABELS: usize = 64;
+/// Bytes of a label, of its value, and of other words that a worker chooses.
+const LONGEST_NAME: usize = 256;
+
+/// Refuses a hello that would fill the coordinator: what it says is kept as long as the worker is there, and its
+/// operators for ever.
+fn modest(wire: &v1::Hello) -> Result<(), BadMessage> {
+    let refuse = |field, reason: String| Err(BadMessage::Value { field, reason });
+    if wire.operators.len() > MOST_OPERATORS {
+        let reason = format!("{} operators, and at most {MOST_OPERATORS} are taken", wire.operators.len());
+        return refuse("hello.operators", reason);
+    }
+    let sizes = wire.operators.iter().map(prost::Message::encoded_len);
+    if let Some(size) = sizes.max().filter(|size| *size > LARGEST_OPERATOR) {
+        let reason = format!("an operator of {size} bytes, and at most {LARGEST_OPERATOR} are taken");
+        return refuse("hello.operators", reason);
+    }
+    let custom = wire.capacity.iter().flat_map(|capacity| &capacity.custom);
+    let amounts: Vec<&str> = custom.map(|(name, _)| name.as_str()).collect();
+    if wire.labels.len() > MOST_LABELS || amounts.len() > MOST_LABELS {
+        let reason = format!("more than {MOST_LABELS} labels or custom resources");
+        return refuse("hello.labels", reason);
+    }
+    let words = wire.labels.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]).chain(amounts);
+    if words.into_iter().any(|word| word.len() > LONGEST_NAME) {
+        let reason = format!("a label or custom resource of more than {LONGEST_NAME} bytes");
+        return refuse("hello.labels", reason);
+    }
+    Ok(())
 }
 
 /// A worker event in the words of the core; `None` for a log chunk, which goes its own way.
@@ -208,7 +245,9 @@ pub fn event(wire: v1::WorkerEvent, worker: &WorkerKey) -> Result<Option<Event>,
             worker,
             token: token("finished.token", finished.token)?,
             usage: finished.usage.map(Into::into).unwrap_or_default(),
-            outcome: outcome(finished.outcome)?,
+            // The attempt has ended, whatever it says of how: a worker of another release that was cut off for its words
+            // would come back and say them again, for ever.
+            outcome: outcome(finished.outcome).unwrap_or_else(|e| Outcome::Failure(not_understood(&e))),
             log_bytes: finished.log_bytes,
         },
         Wire::HandBack(back) => {
@@ -231,6 +270,7 @@ pub fn token(field: &'static str, wire: Option<v1::Token>) -> Result<Token, BadM
 fn outcome(wire: Option<v1::finished::Outcome>) -> Result<Outcome, BadMessage> {
     Ok(match wire.ok_or(BadMessage::Missing("finished.outcome"))? {
         v1::finished::Outcome::Success(success) => {
+            fits(&success)?;
             let inline = inline(&success)?;
             Outcome::Success {
                 outputs: success.outputs.into_iter().map(NamedArtifact::try_from).collect::<Result<_, _>>()?,
@@ -242,6 +282,42 @@ fn outcome(wire: Option<v1::finished::Outcome>) -> Result<Outcome, BadMessage> {
         v1::finished::Outcome::Failure(failure) => Outcome::Failure(clip_failure(failure.try_into()?)),
         v1::finished::Outcome::Cancelled(v1::Cancelled {}) => Outcome::Cancelled,
     })
+}
+
+fn not_understood(e: &BadMessage) -> Failure {
+    Failure::new(FailureClass::Infra, format!("the report of the worker cannot be understood: {e}"))
+        .hint("the worker may be of another release than the coordinator")
+}
+
+/// Bytes of the metrics of a task, and of the schema of an artifact: they are shown with every view of the run.
+const LARGEST_FACTS: usize = 256 * 1024;
+/// Models that one attempt may register, and aliases that each may move.
+const MOST_MODELS: usize = 256;
+
+/// Refuses a success whose facts are too large to be kept with the task and shown.
+fn fits(success: &v1::Success) -> Result<(), BadMessage> {
+    let refuse = |field, reason: String| Err(BadMessage::Value { field, reason });
+    let too_large = |size: usize| format!("{size} bytes, and at most {LARGEST_FACTS} are taken");
+    let metrics = success.metrics_json.len();
+    if metrics > LARGEST_FACTS {
+        return refuse("success.metrics_json", too_large(metrics));
+    }
+    let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&success.metrics_json);
+    if metrics > 0 && object.is_err() {
+        return refuse("success.metrics_json", "not a JSON object".to_owned());
+    }
+    let schemas = success.outputs.iter().filter_map(|output| output.artifact.as_ref());
+    let schemas: usize = schemas.map(|artifact| artifact.schema.len() + artifact.kind.len()).sum();
+    if schemas > LARGEST_FACTS {
+        return refuse("artifact.schema", too_large(schemas));
+    }
+    let models: usize = success.models.iter().map(prost::Message::encoded_len).sum();
+    let aliases = success.models.iter().map(|model| model.aliases.len()).max().unwrap_or(0);
+    if models > LARGEST_FACTS.saturating_mul(4) || success.models.len().max(aliases) > MOST_MODELS {
+        let reason = format!("{} models of {models} bytes", success.models.len());
+        return refuse("success.models", reason);
+    }
+    Ok(())
 }
 
 /// GPUs that one worker can have.
@@ -272,9 +348,13 @@ type Inline = std::collections::BTreeMap<String, serde_json::Value>;
 /// Longest message that is kept with a task.
 const LONGEST_MESSAGE: usize = 4_096;
 
-fn clip(mut text: String) -> String {
-    if text.len() > LONGEST_MESSAGE {
-        let end = (0..=LONGEST_MESSAGE).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+fn clip(text: String) -> String {
+    clip_to(text, LONGEST_MESSAGE)
+}
+
+fn clip_to(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        let end = (0..=longest).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);
         text.push('…');
     }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Batch, Store, error::Error};
 
@@ -35,6 +35,7 @@ struct Inner {
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
     listeners: Listeners,
+    failed: watch::Receiver<Option<String>>,
     /// Taken at the end.
     link: Mutex<Option<Link>>,
 }
@@ -143,15 +144,16 @@ impl Committer {
         let counters = Arc::new(Counters::default());
         let closing = Arc::new(AtomicBool::new(false));
         let listeners = Listeners::default();
+        let (failed, failed_end) = watch::channel(None);
         let worker = Worker {
             store: Arc::clone(&store),
             counters: Arc::clone(&counters),
             closing: Arc::clone(&closing),
             listeners: Arc::clone(&listeners),
-            failed: None,
+            failed,
         };
         let link = Mutex::new(Some(Link { sender, thread: None }));
-        (Self(Arc::new(Inner { store, counters, closing, listeners, link })), worker, jobs)
+        (Self(Arc::new(Inner { store, counters, closing, listeners, failed: failed_end, link })), worker, jobs)
     }
 
     /// Queues a batch, in the order of the calls that have returned; waits while the queue is full. The answer is the
@@ -169,8 +171,8 @@ impl Committer {
     /// Queues a batch and waits until it is durable.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if a precondition does not hold; what the store says; [`Error::Stopped`] after a flush that
-    /// failed, because nobody knows what the disk has then.
+    /// [`Error::Conflict`] if a precondition does not hold; what the store says; [`Error::Stopped`] after a write or a
+    /// flush that failed, because nobody knows what the disk has then.
     pub async fn commit(&self, batch: Batch) -> Result<(), Error> {
         self.submit(batch).await?.await
     }
@@ -211,6 +213,26 @@ impl Committer {
         let keys = Arc::new(Keys::default());
         self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&keys));
         Written(keys)
+    }
+
+    /// Waits until a write or a flush has failed, and gives the reason: the store takes nothing more then, and the way
+    /// back is a restart. Never ends otherwise.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.0.failed.clone();
+        loop {
+            if let Some(reason) = failed.borrow_and_update().clone() {
+                return reason;
+            }
+            if failed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Gives why the store takes no more writes, where it does not.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.0.failed.borrow().clone()
     }
 
     /// Gives the store, for reading.
@@ -277,8 +299,8 @@ struct Worker {
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
     listeners: Listeners,
-    /// After a failed flush nobody knows what is on disk: everything later is refused with its reason.
-    failed: Option<String>,
+    /// After a failed write or flush nobody knows what is on disk: everything later is refused with its reason.
+    failed: watch::Sender<Option<String>>,
 }
 
 /// Batches of one flush, and where their answers go.
@@ -302,7 +324,7 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Group, Option<Reading>
 }
 
 impl Worker {
-    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    fn run(self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = self.next(&mut jobs) {
             let (group, quiet) = gather(first, &mut jobs);
             let applied = self.apply_all(&group);
@@ -313,7 +335,7 @@ impl Worker {
         }
     }
 
-    async fn run_in_task(mut self, mut jobs: mpsc::Receiver<Job>, mut flush_takes: impl FnMut() -> Duration + Send) {
+    async fn run_in_task(self, mut jobs: mpsc::Receiver<Job>, mut flush_takes: impl FnMut() -> Duration + Send) {
         // No close waits for a task: it ends when the last sender is gone, or with its runtime.
         while let Some(first) = jobs.recv().await {
             let (group, quiet) = gather(first, &mut jobs);
@@ -340,7 +362,7 @@ impl Worker {
         group.iter().map(|(batch, _)| self.apply(batch)).collect()
     }
 
-    fn flush_and_answer(&mut self, group: Group, applied: Vec<Result<(), Error>>) {
+    fn flush_and_answer(&self, group: Group, applied: Vec<Result<(), Error>>) {
         if group.is_empty() {
             return;
         }
@@ -359,15 +381,22 @@ impl Worker {
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), Error> {
-        match &self.failed {
-            Some(reason) => Err(Error::Stopped { reason: reason.clone() }),
-            None => {
-                let applied = self.store.apply(batch);
-                // Whatever became of it: to read a key once more does no harm.
-                self.note(batch);
-                applied
+        if let Some(reason) = self.failed.borrow().clone() {
+            return Err(Error::Stopped { reason });
+        }
+        let applied = self.store.apply(batch);
+        // Whatever became of it: to read a key once more does no harm.
+        self.note(batch);
+        match &applied {
+            // Nothing was written, and nobody else is touched by it.
+            Ok(()) | Err(Error::Conflict { .. } | Error::Corrupt { .. }) => {}
+            // The batch may be there or not, and later ones rest on what was decided with it.
+            Err(e) => {
+                tracing::error!(error = %e, "a write failed, the store takes no more of them");
+                self.failed.send_replace(Some(format!("a write failed ({e})")));
             }
         }
+        applied
     }
 
     fn note(&self, batch: &Batch) {
@@ -380,7 +409,7 @@ impl Worker {
         });
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
+    fn flush(&self) -> Result<(), Error> {
         let start = Instant::now();
         let flushed = self.store.flush();
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -388,7 +417,7 @@ impl Worker {
         self.counters.flush_micros.fetch_add(micros, Ordering::Relaxed);
         if let Err(e) = &flushed {
             tracing::error!(error = %e, "flush failed, the store takes no more writes");
-            self.failed = Some(format!("a flush failed ({e})"));
+            self.failed.send_replace(Some(format!("a flush failed ({e})")));
         }
         flushed
     }

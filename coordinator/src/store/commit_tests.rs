@@ -19,6 +19,8 @@ struct GatedStore {
 struct Gate {
     closed: bool,
     failing: bool,
+    /// Whether a batch is applied and its caller told that it was not.
+    denying: bool,
     begun: u64,
     ended: u64,
     /// Batches applied when the last flush began.
@@ -60,6 +62,9 @@ impl Store for GatedStore {
     fn apply(&self, batch: &Batch) -> Result<(), Error> {
         self.rows.apply(batch)?;
         self.set(|gate| gate.applied += 1);
+        if self.state.lock().unwrap().denying {
+            return Err(Error::io("writing", std::path::Path::new("db"), std::io::Error::other("timed out")));
+        }
         Ok(())
     }
 
@@ -175,6 +180,33 @@ async fn after_a_flush_that_failed_nothing_is_written_any_more() {
     assert_eq!(error.code(), Code::Stopped);
     assert!(error.to_string().contains("disk full"), "{error}");
     assert_eq!(store.get(&key(2).encode()).unwrap(), None);
+}
+
+#[tokio::test]
+async fn after_a_write_that_failed_nothing_is_written_any_more_and_whoever_waits_for_that_is_told() {
+    let store = GatedStore::closed();
+    store.set(|gate| (gate.denying, gate.closed) = (true, false));
+    let committer = Committer::start(store.clone()).unwrap();
+    let mut failed = Box::pin(committer.failed());
+    assert!((&mut failed).now_or_never().is_none(), "nothing has failed yet");
+    assert_eq!(committer.commit(put(1)).await.unwrap_err().code(), Code::Io);
+    assert!(failed.await.contains("timed out"));
+    store.set(|gate| gate.denying = false);
+    let error = committer.commit(put(2)).await.unwrap_err();
+    assert_eq!(error.code(), Code::Stopped);
+    assert!(error.to_string().contains("timed out"), "{error}");
+    assert_eq!(store.get(&key(2).encode()).unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_conflict_stops_nobody() {
+    let committer = Committer::start(Arc::new(MemoryStore::new())).unwrap();
+    committer.commit(put(1)).await.unwrap();
+    let mut conflicting = put(2);
+    conflicting.require(Precondition::Absent(key(1).encode()));
+    assert_eq!(committer.commit(conflicting).await.unwrap_err().code(), Code::Conflict);
+    committer.commit(put(3)).await.unwrap();
+    assert!(Box::pin(committer.failed()).now_or_never().is_none());
 }
 
 #[test]

@@ -68,6 +68,7 @@ impl Place {
             gc: Arc::new(Gc::default()),
             feed: ends,
             unsettled: Default::default(),
+            checks: Arc::new(tokio::sync::Semaphore::new(1)),
             clock,
             epoch: 1,
             started_ms: 0,

@@ -15,6 +15,7 @@ pub mod worker;
 use std::sync::{Arc, Mutex, RwLock};
 
 use segue_proto::operator::Catalogue;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -56,7 +57,12 @@ pub struct Shared {
     pub(crate) unsettled: Unsettled,
     pub offload: Offload,
     pub ids: Ids,
+    /// Texts that are checked at the same time: the largest take seconds and much memory.
+    pub checks: Arc<Semaphore>,
 }
+
+/// Texts that are checked at the same time.
+pub const MOST_CHECKS: usize = 4;
 
 impl Shared {
     /// Gives the operators that workers have advertised.
@@ -67,11 +73,26 @@ impl Shared {
     }
 
     /// Changes what workers offer.
-    pub(crate) fn offer(&self, change: impl FnOnce(&mut Offers)) {
+    pub(crate) fn offer<T>(&self, change: impl FnOnce(&mut Offers) -> T) -> T {
         let mut offers = self.offers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        change(&mut offers);
+        let changed = change(&mut offers);
         // Under the lock, so that the later change is the one that stays.
         *self.catalogue.write().unwrap_or_else(std::sync::PoisonError::into_inner) = offers.catalogue();
+        changed
+    }
+
+    /// Checks a text off the runtime, and waits while as many are being checked as may be.
+    pub(crate) async fn checking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, super::error::Error> {
+        // Never closed.
+        let turn = Arc::clone(&self.checks).acquire_owned().await;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        self.offload.run("the check of a pipeline", work).await
     }
 
     /// Runs a blocking read of the store off the runtime.

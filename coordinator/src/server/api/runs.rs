@@ -1,10 +1,13 @@
 //! `RunService`: pipelines, runs, reruns, explanations, artifacts, lineage.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures::Stream;
+use prost::Message as _;
 use segue_proto::{
+    MAX_MESSAGE_BYTES,
     ids::RunId,
+    operator::Catalogue,
     store::v1::{PipelineRecord, RunRecord},
     v1::{self, run_service_server::RunService},
 };
@@ -42,37 +45,38 @@ const LONGEST_CAUSE: usize = 500;
 /// Most rows of one answer.
 const MOST_ROWS: u32 = 1_000;
 
+/// Rows that a list reads at once: each holds its bound pipeline, which may have megabytes.
+const ROWS: usize = 32;
+/// Bytes of a list, from which on it is shorter than asked for: one more row must still fit into its message.
+const LARGEST_LIST: usize = MAX_MESSAGE_BYTES / 2;
+/// Bytes of the parameters of a run, and of its tags: they are shown with every view of it.
+const LARGEST_PARAMS: usize = 4 * 1024 * 1024;
+const LARGEST_TAGS: usize = 64 * 1024;
+/// Bytes of an idempotency key.
+const LONGEST_KEY: usize = 1_024;
+
+/// Refuses what would make every list and view of the run too large to be sent.
+fn modest(request: &v1::SubmitRequest) -> Result<(), Error> {
+    let size = |map: &BTreeMap<String, String>| map.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let sizes: [(&str, usize, usize, &str); 3] = [
+        ("the parameters", size(&request.params), LARGEST_PARAMS, ": give a file with -p NAME=@FILE"),
+        ("the tags", size(&request.tags), LARGEST_TAGS, ""),
+        ("the idempotency key", request.idempotency_key.len(), LONGEST_KEY, ""),
+    ];
+    match sizes.into_iter().find(|(_, size, most, _)| size > most) {
+        Some((what, size, most, fix)) => {
+            let text = format!("{what} of the run have {size} bytes, and at most {most} are taken{fix}");
+            Err(Error::BadRequest(text))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Runs {
     /// Checks a text, binds it to parameters and looks up its files; diagnostics are for the client, in file order.
     async fn compile(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
-        let compiled = match self.bind(request)? {
-            Ok(compiled) if globs::any(&compiled.spec) => compiled,
-            done => return Ok(done),
-        };
-        let Compiled { pipeline, mut spec, warnings } = compiled;
-        let look_up = move || globs::expand_globs(&mut spec).map(|()| spec);
-        match self.0.offload.run("looking up files", look_up).await? {
-            Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
-            Err(diagnostic) => Ok(Err(vec![diagnostic.to_wire(&request.path, &request.text)])),
-        }
-    }
-
-    fn bind(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
-        let catalogue = self.0.operators();
-        let checked = spec::check(&request.text, &request.path, &catalogue);
-        let wire = |diagnostics: &[spec::Diagnostic]| -> Vec<v1::Diagnostic> {
-            diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect()
-        };
-        let warnings = wire(&checked.diagnostics);
-        let Some(pipeline) = checked.pipeline else { return Ok(Err(warnings)) };
-        let working_dir = std::path::Path::new(&request.path)
-            .parent()
-            .map(|dir| dir.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        match spec::bind(&pipeline, &catalogue, &request.params, &working_dir, request.no_cache) {
-            Ok(spec) => Ok(Ok(Compiled { pipeline, spec, warnings })),
-            Err(diagnostics) => Ok(Err(wire(&diagnostics))),
-        }
+        let (catalogue, request) = (self.0.operators(), request.clone());
+        self.0.checking(move || compile(&request, &catalogue)).await
     }
 
     /// Submits a run, whoever asks for it.
@@ -83,6 +87,7 @@ impl Runs {
     /// Submits a run. `compared`: the key of a client, which stands for one request. Those of schedules, backfills and
     /// hooks stand for an interval or an event, whatever the file says by then.
     async fn submit_for(&self, request: v1::SubmitRequest, compared: bool) -> Result<v1::SubmitResponse, Error> {
+        modest(&request)?;
         let compiled = match self.compile(&request).await? {
             Ok(compiled) => compiled,
             Err(diagnostics) => return Ok(v1::SubmitResponse { diagnostics, ..v1::SubmitResponse::default() }),
@@ -279,6 +284,24 @@ fn rerun_items(run: &Run, plan: &rerun::Plan) -> Vec<v1::RerunItem> {
         .collect()
 }
 
+/// Does what [`Runs::compile`] says. Takes seconds for the largest texts, and so never happens on the runtime.
+fn compile(request: &v1::SubmitRequest, catalogue: &Catalogue) -> Result<Compiled, Vec<v1::Diagnostic>> {
+    let checked = spec::check(&request.text, &request.path, catalogue);
+    let wire = |diagnostics: &[spec::Diagnostic]| -> Vec<v1::Diagnostic> {
+        diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect()
+    };
+    let warnings = wire(&checked.diagnostics);
+    let Some(pipeline) = checked.pipeline else { return Err(warnings) };
+    let working_dir =
+        std::path::Path::new(&request.path).parent().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut spec = spec::bind(&pipeline, catalogue, &request.params, &working_dir, request.no_cache)
+        .map_err(|diagnostics| wire(&diagnostics))?;
+    if globs::any(&spec) {
+        globs::expand_globs(&mut spec).map_err(|diagnostic| vec![diagnostic.to_wire(&request.path, &request.text)])?;
+    }
+    Ok(Compiled { pipeline, spec, warnings })
+}
+
 struct Compiled {
     pipeline: Pipeline,
     spec: RunSpec,
@@ -331,14 +354,17 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
 #[tonic::async_trait]
 impl RunService for Runs {
     async fn validate(&self, request: Request<v1::ValidateRequest>) -> Result<Response<v1::ValidateResponse>, Status> {
-        let request = request.into_inner();
-        let checked = spec::check(&request.text, &request.path, &self.0.operators());
-        let diagnostics = checked.diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect();
-        let (version, name) = checked
-            .pipeline
-            .map(|pipeline| (pipeline.version().to_string(), pipeline.name.to_string()))
-            .unwrap_or_default();
-        Ok(Response::new(v1::ValidateResponse { diagnostics, version, name }))
+        let (request, catalogue) = (request.into_inner(), self.0.operators());
+        let answer = self.0.checking(move || {
+            let checked = spec::check(&request.text, &request.path, &catalogue);
+            let diagnostics = checked.diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect();
+            let (version, name) = checked
+                .pipeline
+                .map(|pipeline| (pipeline.version().to_string(), pipeline.name.to_string()))
+                .unwrap_or_default();
+            v1::ValidateResponse { diagnostics, version, name }
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
@@ -396,8 +422,9 @@ impl RunService for Runs {
                     Ok(id) => Some(Key::Run(id).encode()),
                     Err(_) => None,
                 };
-                while found.len() < limit {
-                    let rows = shared.store.scan_back(&prefix::runs(), before.as_deref(), limit)?;
+                let mut size = 0;
+                while found.len() < limit && size < LARGEST_LIST {
+                    let rows = shared.store.scan_back(&prefix::runs(), before.as_deref(), limit.min(ROWS))?;
                     let Some(last) = rows.last() else { break };
                     before = Some(last.0.clone());
                     for (key, value) in &rows {
@@ -405,9 +432,12 @@ impl RunService for Runs {
                         if let Key::Run(id) = key
                             && (request.pipeline.is_empty() || request.pipeline == record.pipeline)
                             && found.len() < limit
+                            && size < LARGEST_LIST
                         {
                             // The bound pipeline of each run is large, and no part of the list.
-                            found.push((id, RunRecord { spec: bytes::Bytes::new(), ..record }));
+                            let record = RunRecord { spec: bytes::Bytes::new(), ..record };
+                            size += record.encoded_len();
+                            found.push((id, record));
                         }
                     }
                 }
