@@ -160,7 +160,8 @@ async fn what_is_shown_with_a_run_is_bounded_and_a_list_of_large_runs_can_be_sen
         request
     };
     let large = |size: usize| std::collections::BTreeMap::from([("big".to_owned(), "x".repeat(size))]);
-    let refused: [(&str, Box<dyn Fn(&mut v1::SubmitRequest)>); 3] = [
+    type Change<'a> = Box<dyn Fn(&mut v1::SubmitRequest) + 'a>;
+    let refused: [(&str, Change); 3] = [
         ("parameters", Box::new(|request| request.params = large(5 << 20))),
         ("tags", Box::new(|request| request.tags = large(1 << 20))),
         ("idempotency key", Box::new(|request| request.idempotency_key = "k".repeat(2_000))),

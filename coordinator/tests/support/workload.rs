@@ -164,6 +164,8 @@ command = ["ok", "${params.day}"]
 const SHED: &str = "[pipeline]\nname = \"shed\"\n[retention]\nkeep_runs = 1\n[tasks.a]\nop = \"model.make\"\n\
                     cache = false\nwith = { value = \"shed\" }\n";
 
+type OnTold = Box<dyn FnMut(&Ack) + Send>;
+
 /// The script, and what it was told.
 #[allow(missing_debug_implementations)] // It holds a function.
 pub struct Script<'a> {
@@ -175,7 +177,7 @@ pub struct Script<'a> {
     /// How much is on disk.
     pub written: &'a (dyn Fn() -> usize + Sync),
     /// Hears every answer as it comes.
-    pub on_told: Option<Box<dyn FnMut(&Ack) + Send>>,
+    pub on_told: Option<OnTold>,
 }
 
 impl<'a> Script<'a> {
