@@ -11,7 +11,7 @@ SEGUE := $(CARGO_TARGET_DIR)/debug/segue
 with_env = if [ -f "$(ENV)" ]; then . "$(ENV)"; fi;
 DEMO_ROWS ?= 50000
 
-.PHONY: help demo test faults bench lint build bootstrap model
+.PHONY: help demo test faults bench chaos sim lint build bootstrap model
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,5 +43,13 @@ lint: bootstrap ## Formatting and lints, warnings as errors
 	@cargo fmt --all --check
 	@$(with_env) cargo clippy --workspace --all-targets --locked -- -D warnings
 
+chaos: build ## Kill, stop and cut off processes of a cluster at random while it works, and audit it
+	@$(CARGO_TARGET_DIR)/debug/segue-chaos $(if $(CYCLES),--cycles $(CYCLES)) $(CHAOS_ARGS)
+
 bench: build model ## Time the pipeline, stage by stage, and what a task costs beside its work
 	@$(CARGO_TARGET_DIR)/debug/segue-bench $(BENCH_ARGS)
+
+# A seed that fails is printed with the command that replays it, step by step; here that is `make sim SEED=N`.
+sim: bootstrap ## Simulate SEEDS=N clusters that crash, lose messages and disks; DEFECTS=1: are broken rules noticed?
+	@$(with_env) SEEDS=$(or $(SEEDS),1000) cargo test --workspace --test sim --locked \
+		$(if $(DEFECTS),--features segue-coordinator/defects) -- $(if $(SEED),--replay $(SEED)) $(if $(DEFECTS),--defects)

@@ -1,10 +1,13 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
+
+/// State directory unless told otherwise.
+const STATE_DIR: &str = ".segue";
 
 /// First argument of a runner process.
 pub const RUNNER: &str = "__runner";
@@ -12,8 +15,10 @@ pub const RUNNER: &str = "__runner";
 /// Run data pipelines: submit, watch, rerun what failed.
 #[derive(Debug, Parser)]
 #[command(name = "segue", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done; 1 the run failed or was cancelled; 2 wrong use or a bad pipeline file; \
-    3 coordinator unreachable or internal error.\n\nStart here: segue run pipelines/customer-segmentation.toml -p input=data.csv")]
+#[command(
+    after_help = "Exit codes: 0 done; 1 the run failed, was cancelled or skipped; 2 wrong use or a bad pipeline file; \
+    3 coordinator unreachable or internal error.\n\nStart here: segue run pipelines/customer-segmentation.toml -p input=data.csv"
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -33,7 +38,7 @@ pub struct Global {
         global = true,
         env = "SEGUE_STATE_DIR",
         value_name = "DIR",
-        default_value = ".segue",
+        default_value = STATE_DIR,
         help_heading = "Global options"
     )]
     pub state_dir: PathBuf,
@@ -43,6 +48,22 @@ pub struct Global {
     /// Say more on standard error; twice for details
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
+}
+
+impl Global {
+    /// Takes a variable of the environment that is set to nothing as one that is not set, as other programs do. An empty
+    /// option stays what it is, a mistake: it was to name something.
+    #[must_use]
+    pub fn without_empty_variables(mut self, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let empty = |name: &str| variable(name).is_some_and(|value| value.is_empty());
+        if empty("SEGUE_SERVER") {
+            self.server = self.server.filter(|server| !server.is_empty());
+        }
+        if empty("SEGUE_STATE_DIR") && self.state_dir.as_os_str().is_empty() {
+            self.state_dir = STATE_DIR.into();
+        }
+        self
+    }
 }
 
 /// How data is printed.
@@ -163,6 +184,22 @@ mod tests {
         let mut found = Vec::new();
         shadowing(&cli, &globals, &mut found);
         assert!(found.is_empty() && globals.len() >= 4, "{found:?} of {globals:?}");
+    }
+
+    #[test]
+    fn a_variable_that_is_set_to_nothing_is_not_set() {
+        let global = |server: &str| Global {
+            server: Some(server.to_owned()),
+            state_dir: PathBuf::new(),
+            output: Output::Table,
+            verbose: 0,
+        };
+        let empty = global("").without_empty_variables(|_| Some(OsString::new()));
+        assert_eq!((empty.server, empty.state_dir), (None, PathBuf::from(STATE_DIR)));
+        let given = global("http://a:1").without_empty_variables(|_| Some(OsString::new()));
+        assert_eq!(given.server.as_deref(), Some("http://a:1"), "an option says more than the environment");
+        let mistake = global("").without_empty_variables(|_| None);
+        assert_eq!(mistake.server.as_deref(), Some(""), "an empty option is not passed over");
     }
 
     #[test]

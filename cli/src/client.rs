@@ -15,7 +15,7 @@ use segue_proto::{
 };
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use crate::{args::Global, embedded::Embedded, error::Error, printer::Printer};
+use crate::{args::Global, embedded::Embedded, error::Error, format, printer::Printer};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -99,6 +99,15 @@ impl Client {
         Self::embed(global).await
     }
 
+    /// Connects as [`Client::connect`] does, and makes the store where there is none: for commands that set something up
+    /// before anything has run.
+    pub async fn connect_or_make(global: &Global) -> Result<Self, Error> {
+        match Self::running(global).await? {
+            Some(running) => Ok(running),
+            None => Self::embed(global).await,
+        }
+    }
+
     /// Connects to `--server` or to the coordinator that runs on the state directory, if there is one.
     pub async fn running(global: &Global) -> Result<Option<Self>, Error> {
         if let Some(url) = &global.server {
@@ -130,6 +139,17 @@ impl Client {
     /// Says whether the coordinator ends with this command.
     pub const fn is_embedded(&self) -> bool {
         self.embedded.is_some()
+    }
+
+    /// Refuses to wait for a run that nobody executes: a coordinator of this command alone has no workers, and would keep
+    /// the store from one that has.
+    pub fn executes(&self, run: &v1::RunView) -> Result<(), Error> {
+        if !self.is_embedded() || format::ended(run.state).is_some() {
+            return Ok(());
+        }
+        let state = format::run_state(run.state);
+        Err(Error::internal(format!("nobody executes {}, which is {state}: no coordinator is running", run.run_id))
+            .hint("start one on this state directory, which goes on with it: segue dev"))
     }
 
     /// Lets the hooks of an embedded coordinator tell what this command did, before both end. One that fails is tried again

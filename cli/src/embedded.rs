@@ -1,6 +1,7 @@
 //! Coordinator and worker inside this process: the same code paths as a cluster, over a loopback port.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     pin::Pin,
@@ -9,10 +10,9 @@ use std::{
 
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator},
+    server::{Config, Coordinator, HookAllow},
 };
-use segue_proto::resources::Resources;
-use segue_worker::agent::{self, WorkerConfig};
+use segue_worker::agent::{self, Machine, WorkerConfig};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +53,7 @@ impl Embedded {
             .await
             .map_err(|e| Error::internal(format!("cannot listen on loopback: {e}")))?;
         let stop = CancellationToken::new();
-        let gc = GcConfig::default();
+        let gc = GcConfig { events_for: Some(GcConfig::EVENTS_FOR), ..GcConfig::default() };
         let config = Config {
             state_dir: state_dir.clone(),
             blob_url: None,
@@ -62,6 +62,7 @@ impl Embedded {
             fires_schedules: false,
             gc,
             openlineage: None,
+            hook_allow: HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);
@@ -70,14 +71,20 @@ impl Embedded {
         Ok(Self { url, state_dir, coordinator, stop_coordinator: stop, worker: None, hooks })
     }
 
-    /// Adds a worker with what this machine has, or with `capacity`.
-    pub fn add_worker(&mut self, capacity: Option<Resources>) -> Result<(), Error> {
+    /// Adds a worker that offers `machine` and has `labels`, whose commands inherit the variables that `pass_env` names.
+    pub fn add_worker(
+        &mut self,
+        machine: Machine,
+        labels: BTreeMap<String, String>,
+        pass_env: Vec<String>,
+    ) -> Result<(), Error> {
         let name = "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?;
         let config = WorkerConfig {
             name,
             server: self.url.clone(),
-            capacity: capacity.unwrap_or_else(agent::detect),
-            labels: std::collections::BTreeMap::default(),
+            machine,
+            pass_env,
+            labels,
             cache_dir: self.state_dir.join("worker"),
             cache_limit_bytes: CACHE_LIMIT,
             runner_command: runner_command()?,

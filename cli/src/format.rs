@@ -1,6 +1,6 @@
 //! Values in the words of people, and views as JSON.
 
-use chrono::{Local, TimeZone as _};
+use chrono::{Datelike as _, Local, TimeZone as _};
 use segue_proto::{resources::Resources, v1};
 use serde_json::{Value, json};
 
@@ -74,6 +74,20 @@ pub fn moment(ms: u64) -> String {
         .ok()
         .and_then(|ms| Local.timestamp_millis_opt(ms).single())
         .map_or_else(|| ms.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// Shows a moment in few columns, as seen from `now`: the time of today, the day of this year, the day of another year.
+pub fn moment_short(ms: u64, now: u64) -> String {
+    let local = |ms: u64| i64::try_from(ms).ok().and_then(|ms| Local.timestamp_millis_opt(ms).single());
+    let (Some(time), Some(now)) = (local(ms).filter(|_| ms > 0), local(now)) else { return moment(ms) };
+    let form = if time.date_naive() == now.date_naive() {
+        "%H:%M:%S"
+    } else if time.year() == now.year() {
+        "%m-%d %H:%M"
+    } else {
+        "%Y-%m-%d"
+    };
+    time.format(form).to_string()
 }
 
 /// Shows a span of time.
@@ -192,12 +206,54 @@ pub fn attempts_made(task: &v1::TaskView) -> usize {
         .count()
 }
 
-/// Wall time of the last attempt in seconds.
-pub fn task_seconds(task: &v1::TaskView) -> f64 {
-    task.attempts.last().map_or(0.0, |attempt| match attempt.usage {
-        Some(usage) if usage.wall_ms > 0 => usage.wall_ms as f64 / 1_000.0,
-        _ => attempt_ms(attempt) as f64 / 1_000.0,
-    })
+/// Wall time in seconds: of the last attempt, and of a fan-out from the first start of a child to the end of the last.
+pub fn task_seconds(run: &v1::RunView, task: &v1::TaskView) -> f64 {
+    spent_ms(run, task).unwrap_or(0) as f64 / 1_000.0
+}
+
+/// Milliseconds that a task took, as [`task_seconds`] counts them; `None` where nothing tells.
+pub fn spent_ms(run: &v1::RunView, task: &v1::TaskView) -> Option<u64> {
+    if let Some(attempt) = task.attempts.last() {
+        return Some(match attempt.usage {
+            Some(usage) if usage.wall_ms > 0 => usage.wall_ms,
+            _ => attempt_ms(attempt),
+        });
+    }
+    if task.children.is_empty() || task.started_ms == 0 {
+        return None;
+    }
+    let end = if task.ended_ms == 0 { now_ms() } else { task.ended_ms };
+    // Its start is that of its first child ever, which a rerun may have kept.
+    let rerun = if run.generation == 0 { 0 } else { began_ms(run)? };
+    let start = if end < rerun { task.started_ms } else { task.started_ms.max(rerun) };
+    Some(end.saturating_sub(start))
+}
+
+/// Says whether a rerun kept a task as it was: what it did was done before, for an earlier generation of the run.
+pub fn is_kept(task: &v1::TaskView, generation: u32) -> bool {
+    task.attempts.last().is_some_and(|attempt| attempt.generation < generation)
+}
+
+/// Milliseconds that the present generation of a run has taken: from its submission, and for a rerun from the first
+/// assignment of it. `None` where nothing that is shown tells when a rerun began.
+pub fn run_ms(run: &v1::RunView) -> Option<u64> {
+    let end = if run.ended_ms == 0 { now_ms() } else { run.ended_ms };
+    Some(end.saturating_sub(began_ms(run)?))
+}
+
+fn began_ms(run: &v1::RunView) -> Option<u64> {
+    if run.generation == 0 {
+        return Some(run.created_ms);
+    }
+    let attempts = run.tasks.iter().flat_map(|task| &task.attempts);
+    attempts.filter(|attempt| attempt.generation == run.generation).map(|attempt| attempt.assigned_ms).min()
+}
+
+/// Counts the tasks of a run that succeeded, and all of them.
+pub fn done_of(run: &v1::RunView) -> (u32, u32) {
+    let succeeded = i32::from(v1::TaskState::Succeeded);
+    let done = run.counts.iter().filter(|count| count.state == succeeded).map(|count| count.count).sum();
+    (done, run.counts.iter().map(|count| count.count).sum())
 }
 
 /// A run as one JSON object: what `segue run -o json` ends with.
@@ -212,7 +268,7 @@ pub fn run_outcome(run: &v1::RunView) -> Value {
             "state": task_state(task.state),
             "attempts": attempts_made(task),
             "cached": task.cached,
-            "seconds": task_seconds(task),
+            "seconds": task_seconds(run, task),
             "worker": task.attempts.last().map_or("", |attempt| attempt.worker.as_str()),
         })).collect::<Vec<_>>(),
     })
@@ -253,4 +309,61 @@ pub fn run_details(run: &v1::RunView) -> Value {
         "params": run.params, "path": run.path, "priority": run.priority, "tags": run.tags,
         "reason_code": run.reason_code, "reason": run.reason, "tasks": tasks,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(generation: u32, assigned_ms: u64, ended_ms: u64) -> v1::AttemptView {
+        v1::AttemptView { generation, assigned_ms, started_ms: assigned_ms, ended_ms, ..Default::default() }
+    }
+
+    fn task(attempts: Vec<v1::AttemptView>) -> v1::TaskView {
+        v1::TaskView { attempts, ..Default::default() }
+    }
+
+    #[test]
+    fn a_fan_out_takes_from_its_first_child_to_its_end() {
+        let mut run = v1::RunView::default();
+        let children = vec![v1::TaskCount { state: v1::TaskState::Succeeded.into(), count: 3 }];
+        let fan_out = v1::TaskView { children, started_ms: 1_000, ended_ms: 2_500, ..Default::default() };
+        assert_eq!((spent_ms(&run, &fan_out), task_seconds(&run, &fan_out)), (Some(1_500), 1.5));
+        assert_eq!(spent_ms(&run, &v1::TaskView::default()), None, "one that did nothing took no time to speak of");
+        assert_eq!(spent_ms(&run, &task(vec![attempt(0, 10, 50)])), Some(40));
+        run.generation = 1;
+        assert_eq!(spent_ms(&run, &fan_out), None, "nothing tells which of its children the rerun executed");
+        run.tasks.push(task(vec![attempt(1, 2_300, 2_400)]));
+        assert_eq!(spent_ms(&run, &fan_out), Some(200));
+        run.tasks[0].attempts[0].assigned_ms = 9_000;
+        assert_eq!(spent_ms(&run, &fan_out), Some(1_500), "the rerun kept it");
+    }
+
+    #[test]
+    fn a_rerun_takes_as_long_as_what_it_executed() {
+        let kept = task(vec![attempt(0, 1_000, 2_000)]);
+        let executed = task(vec![attempt(0, 2_000, 3_000), attempt(1, 60_000, 60_200)]);
+        assert!(is_kept(&kept, 1) && !is_kept(&executed, 1) && !is_kept(&kept, 0));
+        let mut run = v1::RunView {
+            created_ms: 1_000,
+            ended_ms: 60_200,
+            generation: 1,
+            tasks: vec![kept, executed],
+            ..Default::default()
+        };
+        assert_eq!(run_ms(&run), Some(200));
+        run.tasks.truncate(1);
+        assert_eq!(run_ms(&run), None, "nothing tells when it began");
+        run.generation = 0;
+        assert_eq!(run_ms(&run), Some(59_200));
+    }
+
+    #[test]
+    fn a_moment_is_as_short_as_its_distance_allows() {
+        let now = now_ms();
+        let year = 366 * 86_400_000;
+        assert_eq!(moment_short(now, now).len(), "08:15:02".len());
+        assert_eq!(moment_short(now - year, now).len(), "2025-11-22".len());
+        assert_eq!(moment_short(0, now), "-");
+    }
 }

@@ -25,7 +25,8 @@ fn main() -> ExitCode {
     // Two providers are in the tree (tonic brings ring, the object store aws-lc), and rustls chooses none by itself.
     // An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    cli.global = cli.global.without_empty_variables(|name| std::env::var_os(name));
     let mut printer = Printer::new(cli.global.output);
     printer::log_to_stderr(cli.global.verbose, &cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

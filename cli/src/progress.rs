@@ -11,8 +11,16 @@ use crate::{
 };
 
 /// Reasons that only a change of the cluster or of the pipeline removes.
-const STUCK: [&str; 7] =
-    ["no_workers", "no_operator", "no_labels", "no_worker_fits", "no_pool", "workers_cordoned", "workers_draining"];
+const STUCK: [&str; 8] = [
+    "no_workers",
+    "no_operator",
+    "no_labels",
+    "no_worker_fits",
+    "no_pool",
+    "pool_too_small",
+    "workers_cordoned",
+    "workers_draining",
+];
 
 /// Shows a run while it goes.
 #[derive(Debug)]
@@ -57,9 +65,9 @@ impl Progress {
             let news = self.told.get(&task.name) != Some(&said);
             self.told.insert(task.name.clone(), said);
             match &mut self.bars {
-                Some(bars) => bars.task(task, state, news),
+                Some(bars) => bars.task(run, task, state, news),
                 None if news => {
-                    if let Some(line) = line(task, state) {
+                    if let Some(line) = line(run, task, state) {
                         printer.note(&line);
                     }
                 }
@@ -83,7 +91,7 @@ impl Progress {
 }
 
 impl Bars {
-    fn task(&mut self, task: &v1::TaskView, state: &str, news: bool) {
+    fn task(&mut self, run: &v1::RunView, task: &v1::TaskView, state: &str, news: bool) {
         if is_running(task) {
             let bar = self.tasks.entry(task.name.clone()).or_insert_with(|| {
                 let bar =
@@ -109,7 +117,7 @@ impl Bars {
             bar.finish_and_clear();
         }
         if news
-            && let Some(line) = line(task, state)
+            && let Some(line) = line(run, task, state)
             && !is_running(task)
         {
             let _ = self.group.println(line);
@@ -133,8 +141,11 @@ fn is_done(task: &v1::TaskView) -> bool {
 }
 
 /// One line about a task whose state changed; nothing for states that say nothing yet.
-fn line(task: &v1::TaskView, state: &str) -> Option<String> {
+fn line(run: &v1::RunView, task: &v1::TaskView, state: &str) -> Option<String> {
     let name = &task.name;
+    if is_done(task) && format::is_kept(task, run.generation) {
+        return Some(format!("  · {name} kept"));
+    }
     let failure = || {
         task.failure.as_ref().map_or_else(String::new, |failure| {
             let hint =
@@ -147,9 +158,13 @@ fn line(task: &v1::TaskView, state: &str) -> Option<String> {
             Some(format!("  ▸ {name} on {}", task.attempts.last().map_or("", |attempt| attempt.worker.as_str())))
         }
         v1::TaskState::Succeeded if task.cached => Some(format!("  ✓ {name} (cached)")),
-        v1::TaskState::Succeeded => Some(format!("  ✓ {name} {:.1} s", format::task_seconds(task))),
+        v1::TaskState::Succeeded => {
+            let took =
+                format::spent_ms(run, task).map_or_else(String::new, |ms| format!(" {:.1} s", ms as f64 / 1_000.0));
+            Some(format!("  ✓ {name}{took}"))
+        }
         v1::TaskState::Failed => Some(format!("  ✗ {name} failed{}", failure())),
-        v1::TaskState::UpstreamFailed => Some(format!("  - {name} skipped: something before it failed")),
+        v1::TaskState::UpstreamFailed => Some(format!("  - {name} not run: something before it did not succeed")),
         v1::TaskState::Backoff => Some(format!("  ↻ {name} will be tried again{}", failure())),
         v1::TaskState::Ready if STUCK.contains(&task.reason_code.as_str()) => {
             Some(format!("  … {name} waits: {}", clean(&task.reason)))
@@ -162,4 +177,49 @@ fn line(task: &v1::TaskView, state: &str) -> Option<String> {
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants of this file; a bad one falls back to the plain bar.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━━╌")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(state: v1::TaskState, generations: &[u32]) -> v1::TaskView {
+        let attempt = |&generation: &u32| v1::AttemptView {
+            generation,
+            started_ms: 1_000,
+            ended_ms: 2_500,
+            ..v1::AttemptView::default()
+        };
+        let attempts = generations.iter().map(attempt).collect();
+        v1::TaskView { name: "a".to_owned(), state: state.into(), attempts, ..v1::TaskView::default() }
+    }
+
+    fn said(generation: u32, task: &v1::TaskView) -> String {
+        let run = v1::RunView { generation, ..v1::RunView::default() };
+        line(&run, task, format::task_state(task.state)).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_task_that_a_rerun_keeps_is_not_told_as_executed() {
+        let succeeded = v1::TaskState::Succeeded;
+        assert_eq!(said(0, &task(succeeded, &[0])), "  ✓ a 1.5 s");
+        assert_eq!(said(1, &task(succeeded, &[0])), "  · a kept");
+        assert_eq!(said(1, &task(succeeded, &[0, 1])), "  ✓ a 1.5 s");
+        assert!(said(1, &task(v1::TaskState::Failed, &[0, 1])).contains("failed"));
+    }
+
+    #[test]
+    fn a_fan_out_takes_as_long_as_its_children() {
+        let children = vec![v1::TaskCount { state: v1::TaskState::Succeeded.into(), count: 2 }];
+        let mut fan_out = task(v1::TaskState::Succeeded, &[]);
+        assert_eq!(said(0, &fan_out), "  ✓ a", "nothing is known, and no time is made up");
+        fan_out = v1::TaskView { children, started_ms: 1_000, ended_ms: 2_500, ..fan_out };
+        assert_eq!(said(0, &fan_out), "  ✓ a 1.5 s");
+    }
+
+    #[test]
+    fn what_an_earlier_failure_stopped_is_not_called_skipped() {
+        let line = said(0, &task(v1::TaskState::UpstreamFailed, &[]));
+        assert!(!line.contains("skipped") && line.contains("not run"), "{line}");
+    }
 }

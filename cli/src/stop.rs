@@ -1,6 +1,6 @@
 //! Signals that ask this process to end.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -8,11 +8,15 @@ use tracing::info;
 pub fn on_signals() -> CancellationToken {
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
+    // From here on, so that none is lost between two waits.
+    let signals = Signals::listen();
     tokio::spawn(async move {
-        next().await;
-        info!("stopping: a second signal ends at once");
+        let Some(mut signals) = signals else { return };
+        signals.next().await;
         cancelled.cancel();
-        next().await;
+        // Whoever reads the log may have stopped reading, and a write would wait for ever: nothing here waits for it.
+        tokio::task::spawn_blocking(|| info!("stopping: a second signal ends at once"));
+        signals.next().await;
         std::process::exit(130);
     });
     stop
@@ -20,12 +24,27 @@ pub fn on_signals() -> CancellationToken {
 
 /// Waits for the next SIGTERM or SIGINT.
 pub async fn next() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    match Signals::listen() {
+        Some(mut signals) => signals.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Option<Self> {
+        let terminate = signal(SignalKind::terminate()).ok()?;
+        Some(Self { terminate, interrupt: signal(SignalKind::interrupt()).ok()? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

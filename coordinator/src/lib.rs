@@ -5,6 +5,7 @@
 
 pub mod blobs;
 pub mod core;
+pub mod defect;
 pub mod expr;
 pub mod gc;
 pub mod logs;

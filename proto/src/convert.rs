@@ -2,9 +2,9 @@
 
 use crate::{
     failure::{Failure, FailureClass},
-    ids::{BadId, Token},
+    ids::{BadId, PortName, Token},
     operator::{OperatorSpec, ParamSpec, ParamType, Port},
-    resources::{GpuPreference, Resources},
+    resources::{Gpu, GpuPreference, Resources},
     v1,
 };
 
@@ -135,6 +135,12 @@ impl From<Resources> for v1::Resources {
     }
 }
 
+impl From<Gpu> for v1::Gpu {
+    fn from(gpu: Gpu) -> Self {
+        Self { index: gpu.index, memory_bytes: gpu.memory_bytes, name: gpu.name }
+    }
+}
+
 impl From<GpuPreference> for v1::GpuPreference {
     fn from(preference: GpuPreference) -> Self {
         match preference {
@@ -240,6 +246,10 @@ impl TryFrom<v1::OperatorSpec> for OperatorSpec {
     fn try_from(wire: v1::OperatorSpec) -> Result<Self, BadMessage> {
         if wire.name.is_empty() {
             return Err(BadMessage::Missing("operator.name"));
+        }
+        // What cannot be named in a pipeline could not be named in the store either.
+        for port in wire.inputs.iter().chain(&wire.outputs) {
+            id::<PortName>("operator.port.name", port.name.clone())?;
         }
         Ok(Self {
             name: wire.name,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A name or id that breaks the rule of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{value}` is not a {kind}: {rule}")]
+#[error("`{value}` is not {kind}: {rule}")]
 pub struct BadId {
     kind: &'static str,
     rule: &'static str,
@@ -71,43 +71,43 @@ fn plain(text: &str, longest: usize) -> bool {
 
 id!(
     /// Names a task, unique in its pipeline.
-    TaskName, "task name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
+    TaskName, "a task name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
 );
 id!(
     /// Names an output or input of a task.
-    PortName, "port name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
+    PortName, "a port name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
 );
 id!(
     /// Names a pipeline.
-    PipelineName, "pipeline name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
+    PipelineName, "a pipeline name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
 );
 id!(
     /// Names a worker, stable over its restarts.
-    WorkerName, "worker name", "1 to 64 of a-z, A-Z, 0-9, _, . and -",
+    WorkerName, "a worker name", "1 to 64 of a-z, A-Z, 0-9, _, . and -",
     |s| (1..=64).contains(&s.len()) && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 );
 id!(
     /// One start of a worker process.
-    Incarnation, "worker incarnation", "1 to 64 of a-z, A-Z, 0-9, _ and -",
+    Incarnation, "a worker incarnation", "1 to 64 of a-z, A-Z, 0-9, _ and -",
     |s| (1..=64).contains(&s.len()) && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
 );
 id!(
     /// BLAKE3 of some bytes.
-    Digest, "digest", "64 of 0-9, a-f",
+    Digest, "a digest", "64 of 0-9, a-f",
     |s| s.len() == 64 && s.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
 );
 id!(
     /// Names a registered model.
-    ModelName, "model name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
+    ModelName, "a model name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
 );
 id!(
     /// Names a movable pointer to a model version.
-    AliasName, "alias", "1 to 64 of a-z, 0-9, _ and -, not a number",
+    AliasName, "an alias", "1 to 64 of a-z, 0-9, _ and -, not a number",
     |s| plain(s, 64) && s.parse::<u64>().is_err()
 );
 id!(
     /// One backfill: `bf_` and 26 characters that sort by time.
-    BackfillId, "backfill id", "bf_ and 26 of 0-9, a-z",
+    BackfillId, "a backfill id", "bf_ and 26 of 0-9, a-z",
     |s| s.strip_prefix("bf_").is_some_and(|rest| rest.len() == 26 && rest.chars().all(|c| matches!(c, '0'..='9' | 'a'..='z')))
 );
 
@@ -145,7 +145,7 @@ impl FromStr for RunId {
 
     fn from_str(text: &str) -> Result<Self, BadId> {
         let bad = || BadId {
-            kind: "run id",
+            kind: "a run id",
             rule: "run_ and 26 of 0-9, a-z without i, l, o, u",
             value: clip(text.to_owned()),
         };
@@ -176,7 +176,7 @@ impl From<RunId> for String {
 
 id!(
     /// A task of a run: its name, and in brackets the key of a child of a fan-out: `score`, `score[eu]`.
-    TaskRef, "task of a run", "a task name, and a key in brackets for a child",
+    TaskRef, "a task of a run", "a task name, and a key in brackets for a child",
     |s| match s.split_once('[') {
         None => plain(s, 64),
         Some((name, key)) => plain(name, 64) && key.strip_suffix(']').is_some_and(is_key),
@@ -205,7 +205,7 @@ impl TaskRef {
 
 id!(
     /// Names a child of a fan-out, unique in it and the same in every rerun.
-    ItemKey, "key of an item", "1 to 64 of a-z, A-Z, 0-9, _, -, ., =, + and @, not only dots", is_key
+    ItemKey, "a key of an item", "1 to 64 of a-z, A-Z, 0-9, _, -, ., =, + and @, not only dots", is_key
 );
 
 fn is_key(text: &str) -> bool {
@@ -234,7 +234,7 @@ impl ItemKey {
 
 id!(
     /// Names a pool: slots that tasks share, wherever they run.
-    PoolName, "pool name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
+    PoolName, "a pool name", "1 to 64 of a-z, 0-9, _ and -", |s| plain(s, 64)
 );
 
 /// Keeps a hostile value from filling a message.
@@ -332,6 +332,7 @@ mod tests {
         assert_ne!(one, other);
         assert!(one.as_str().parse::<ItemKey>().is_ok() && one.as_str().starts_with("a_b-"));
         assert!(ItemKey::from_text("").as_str().parse::<ItemKey>().is_ok());
+        assert_eq!(ItemKey::from_text("e f").as_str(), "e_f-0b1e65d0", "as the reference says");
     }
 
     #[test]

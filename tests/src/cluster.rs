@@ -144,6 +144,16 @@ impl TestCluster {
         self.coordinator = Some(process);
     }
 
+    /// Gives the process of the coordinator.
+    ///
+    /// # Panics
+    /// If none runs.
+    #[must_use]
+    #[track_caller]
+    pub fn coordinator(&self) -> &Process {
+        self.coordinator.as_ref().expect("a coordinator runs")
+    }
+
     /// Kills the coordinator with SIGKILL.
     ///
     /// # Panics

@@ -54,6 +54,22 @@ impl Rpc {
         self.wait(runs.get_run(request)).map(tonic::Response::into_inner)
     }
 
+    /// Asks for a run with its tasks and the children of its fan-outs, as far as one page goes.
+    ///
+    /// # Errors
+    /// As [`Rpc::run`].
+    pub fn run_with_children(&self, id: &str) -> Result<v1::RunView, Status> {
+        const PAGE: u32 = 1_000;
+        let mut view = self.run(id)?;
+        if view.tasks.iter().any(|task| !task.children.is_empty()) {
+            let mut runs = RunServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+            let request =
+                v1::ListTasksRequest { run_id: id.to_owned(), limit: PAGE, ..v1::ListTasksRequest::default() };
+            view.tasks = self.wait(runs.list_tasks(request))?.into_inner().tasks;
+        }
+        Ok(view)
+    }
+
     /// Asks for the workers.
     ///
     /// # Errors

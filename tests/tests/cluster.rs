@@ -29,7 +29,7 @@ fn open(dir: &Path, name: &str) {
 }
 
 #[test]
-fn the_embedding_lands_on_the_gpu_worker_and_the_rest_on_the_others() {
+fn the_embedding_lands_on_the_gpu_worker_and_a_changed_horizon_executes_the_prediction_and_what_follows() {
     if !data::has_embedding_model() {
         return;
     }
@@ -48,6 +48,13 @@ fn the_embedding_lands_on_the_gpu_worker_and_the_rest_on_the_others() {
     }
     let page = tables::bytes(&cluster.cli(), &run, "report.page", cluster.dir());
     assert!(String::from_utf8_lossy(&page).contains("<html"), "the report is a page");
+
+    // Another horizon concerns the prediction alone: what does not come after it is taken from the first run.
+    let again =
+        cluster.submit(&program::shipped("customer-segmentation.toml"), &["-p", &input, "-p", "horizon_days=60"]);
+    let view = cluster.wait_succeeded(&again);
+    let executed: Vec<&str> = view.tasks.iter().filter(|task| !task.cached).map(|task| task.name.as_str()).collect();
+    assert_eq!(executed, ["clv", "segments", "register", "report"]);
 }
 
 #[test]

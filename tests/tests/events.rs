@@ -466,3 +466,22 @@ fn hooks_of_a_run_without_a_server_are_done_before_the_command_ends() {
     let ends = events(&cli, &["--kind", "run.succeeded"]);
     assert_eq!(ends.iter().map(|end| end["pipeline"].as_str().unwrap()).collect::<Vec<_>>(), ["local", "local-hooks"]);
 }
+
+#[test]
+fn a_reader_of_what_was_forgotten_is_told_how_to_go_on() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("short.toml");
+    fs::write(&file, hooked("short", "[\"true\"]", "")).unwrap();
+    let cli = Cli::state_dir(&home.path().join("state"), home.path());
+    cli.run_pipeline(&file, &[]);
+    let before = events(&cli, &[]);
+    assert_eq!(before[0]["offset"], 1);
+    let planned = cli.json(["gc", "--keep-events", "1ms", "--dry-run"]);
+    let planned = planned["totals"]["events"].as_u64().unwrap();
+    assert!(planned > 0 && events(&cli, &["--from", "1"]) == before, "a dry run changes nothing");
+    assert_eq!(cli.json(["gc", "--keep-events", "1ms"])["totals"]["events"], planned);
+    let oldest = planned + 1;
+    cli.run(["events", "--from", "1"]).refuses(2, &["not kept any more", &format!("--from {oldest}")]);
+    assert_eq!(events(&cli, &["--from", &oldest.to_string()])[0]["offset"], oldest);
+    assert_eq!(events(&cli, &[])[0]["offset"], oldest, "`begin` is the oldest that is kept");
+}

@@ -283,3 +283,23 @@ fn a_link_that_breaks_for_a_moment_costs_no_attempt() {
     assert_eq!(attempts(&view, "a"), [AttemptState::Succeeded]);
     assert_eq!(executions(cluster.dir()), ["a 1"]);
 }
+
+#[test]
+fn a_stopped_worker_leaves_nothing_alive_when_its_work_begins_elsewhere() {
+    let mut cluster = TestCluster::start(SHORT);
+    cluster.add_worker(&WorkerPlan::new("east"));
+    let text = format!("[pipeline]\nname = \"stopped\"\n{RETRY}[tasks.long]\ncommand = {GATED}\n");
+    let file = cluster.pipeline("stopped", &text);
+    let run = cluster.submit(&file, &[]);
+    let first = process(cluster.dir(), "long", 1);
+    cluster.worker("east").signal(nix::sys::signal::Signal::SIGSTOP);
+    cluster.add_worker(&WorkerPlan::new("west"));
+    let second = process(cluster.dir(), "long", 2);
+    assert!(!is_alive(first), "the worker is stopped, and its runner has ended the attempt without it");
+    assert!(is_alive(second));
+    cluster.worker("east").signal(nix::sys::signal::Signal::SIGCONT);
+    open(cluster.dir(), "long");
+    let view = cluster.wait_succeeded(&run);
+    assert_eq!(attempts(&view, "long"), [AttemptState::Lost, AttemptState::Succeeded]);
+    assert_eq!(executions(cluster.dir()), ["long 1", "long 2"]);
+}

@@ -17,7 +17,7 @@ use segue_proto::{
     v1::TaskState,
 };
 use segue_tests::{
-    TestCluster, WorkerPlan,
+    Cli, TestCluster, WorkerPlan,
     cluster::{task, worker_of},
     until,
     values::{list, text},
@@ -85,7 +85,7 @@ fn a_cordoned_worker_gets_nothing_until_it_is_uncordoned_also_after_a_restart_of
     for run in [&first, &second] {
         cluster.wait_succeeded(run);
     }
-    assert_eq!(text(&cli.json(["workers", "show", "only"]), "0.state"), "connected");
+    assert_eq!(text(&cli.json(["workers", "show", "only"]), "state"), "connected");
     cli.run(["workers", "cordon", "olny"]).refuses(2, &["there is no worker `olny`"]);
 }
 
@@ -111,9 +111,8 @@ fn a_label_that_is_set_live_lets_a_waiting_task_run_and_outlives_the_worker() {
     cluster.add_worker(&plan);
     let again = cluster.submit(&file, &[]);
     cluster.wait_succeeded(&again);
-    let shown = cli.json(["workers", "show", "only"]);
-    let starts = list(&shown, "");
-    let now = starts.iter().find(|start| start["state"] == "connected").unwrap();
+    let now = cli.json(["workers", "show", "only"]);
+    assert_eq!(text(&now, "state"), "connected", "{now}");
     assert_eq!((&now["labels"], &now["own_labels"]), (&json!({"zone": "b"}), &json!({"zone": "a"})));
 
     assert_eq!(cli.json(["workers", "label", "only", "zone-"])["labels"], json!({}));
@@ -176,6 +175,15 @@ fn pools_are_set_listed_and_deleted_and_outlive_the_coordinator() {
     assert_eq!(cli.json(["pools", "list"]), json!([]));
     cli.run(["pools", "delete", "crm-api"]).refuses(2, &["there is no pool `crm-api`"]);
     cli.run(["pools", "set", "CRM API", "1"]).refuses(2, &["pool name"]);
+}
+
+#[test]
+fn a_pool_may_be_the_first_thing_in_a_new_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let cli = Cli::state_dir(&dir.path().join("state"), dir.path());
+    cli.run(["pools", "list"]).refuses(3, &["holds no store"]);
+    assert_eq!(cli.json(["pools", "set", "db", "2"]), json!({"pool": "db", "slots": 2, "previous": null}));
+    assert_eq!(cli.json(["pools", "list"])[0]["slots"], 2);
 }
 
 /// KEDA, asking for one class of work.

@@ -645,3 +645,152 @@ fn a_command_dies_with_the_worker_even_if_the_worker_is_killed() {
     runner.wait().unwrap();
     assert!(group_is_gone(group));
 }
+
+#[tokio::test]
+async fn a_command_that_gives_no_sign_of_life_is_stopped_and_nothing_of_it_is_left() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let mut silent = script("silent", STUBBORN);
+    silent.heartbeat_timeout_ms = 2_000;
+    silent.grace_ms = 200;
+    // It lives longer than it may be silent, because it is not.
+    let mut alive = script("alive", r#"for i in $(seq 60); do touch "$SEGUE_HEARTBEAT"; sleep 0.05; done; echo done"#);
+    alive.heartbeat_timeout_ms = 2_000;
+    fake.send(Command::Assign(silent)).await;
+    fake.send(Command::Assign(alive)).await;
+    let group = fake.started(&token("silent")).await;
+    let escaped = escaped_pid(&fake, "silent").await;
+    assert!(!group_is_gone(group) && !process_is_gone(escaped), "the fault must hit something that lives");
+    let end = fake.finished(&token("silent")).await;
+    assert_eq!(failure(&end).class(), FailureClass::Timeout);
+    assert!(failure(&end).message.contains("2 s") && failure(&end).hint.contains("SEGUE_HEARTBEAT"), "{end:?}");
+    assert!(group_is_gone(group), "the end was reported before the group was gone");
+    assert!(process_is_gone(escaped));
+    success(&fake.finished(&token("alive")).await);
+    assert_eq!(fake.log(&token("alive")), "done\n");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn a_command_inherits_what_programs_need_and_what_it_was_passed() {
+    let fake = Fake::start(Settings::default()).await;
+    let config = agent::WorkerConfig { pass_env: vec!["CARGO_PKG_*".into()], ..fake.config() };
+    assert!(std::env::var_os("CARGO_PKG_NAME").is_some() && std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    let worker = fake.worker(config).await;
+    fake.send(Command::Assign(script("look", "env"))).await;
+    success(&fake.finished(&token("look")).await);
+    let log = fake.log(&token("look"));
+    let has = |name: &str| log.lines().any(|line| line.starts_with(&format!("{name}=")));
+    assert!(has("PATH") && has("SEGUE_TASK") && has("CARGO_PKG_NAME"), "{log}");
+    assert!(!has("CARGO_MANIFEST_DIR"), "{log}");
+    worker.drain().await;
+}
+
+/// A worker that offers two GPUs of 80 GiB, whatever this machine has.
+fn with_gpus(config: agent::WorkerConfig) -> agent::WorkerConfig {
+    agent::WorkerConfig { machine: config.machine.gpu_count(2).gpu_memory(80 << 30), ..config }
+}
+
+fn on_devices(devices: &[u32], assign: v1::Assign) -> v1::Assign {
+    let gpu_milli = 1000 * u32::try_from(devices.len()).unwrap();
+    v1::Assign {
+        resources: Some(v1::Resources { gpu_milli, devices: devices.to_vec(), ..Default::default() }),
+        ..assign
+    }
+}
+
+#[tokio::test]
+async fn a_command_sees_the_gpus_of_its_lease_and_no_others() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(with_gpus(fake.config())).await;
+    let hello = fake.hellos(1).await.remove(0);
+    assert_eq!(
+        hello.gpus.iter().map(|gpu| (gpu.index, gpu.memory_bytes >> 30)).collect::<Vec<_>>(),
+        [(0, 80), (1, 80)]
+    );
+    assert_eq!(hello.capacity.unwrap().gpu_milli, 2_000);
+    let show = |task: &str| script(task, r#"echo "${CUDA_VISIBLE_DEVICES-unset}""#);
+    let cases = [
+        ("both", on_devices(&[0, 1], show("both")), "0,1"),
+        ("one", on_devices(&[1], show("one")), "1"),
+        ("none", show("none"), ""),
+    ];
+    for (task, assign, seen) in cases {
+        fake.send(Command::Assign(assign)).await;
+        success(&fake.finished(&token(task)).await);
+        assert_eq!(fake.log(&token(task)).trim_end(), seen);
+    }
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn operators_on_different_gpus_never_share_a_runner() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(with_gpus(fake.config())).await;
+    let mut runners = Vec::new();
+    for (task, devices) in [("a", &[0][..]), ("b", &[1]), ("c", &[0]), ("d", &[])] {
+        fake.send(Command::Assign(on_devices(devices, operator(task, "core.noop", "{}")))).await;
+        success(&fake.finished(&token(task)).await);
+        let pid = fake.started(&token(task)).await;
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let seen =
+            environment.split(|byte| *byte == 0).find_map(|one| one.strip_prefix(b"CUDA_VISIBLE_DEVICES=")).unwrap();
+        let expected: Vec<String> = devices.iter().map(u32::to_string).collect();
+        assert_eq!(String::from_utf8_lossy(seen), expected.join(","));
+        runners.push(pid);
+    }
+    assert_eq!(runners[0], runners[2], "the same GPU, the same warm runner");
+    assert_eq!(runners.iter().collect::<BTreeSet<_>>().len(), 3);
+    worker.drain().await;
+}
+
+#[test]
+fn a_command_ends_with_the_lease_even_if_the_worker_is_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut runner = std::process::Command::new(env!("CARGO_BIN_EXE_segue-worker-runner"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let job = CommandJob {
+        argv: ["sh", "-c", STUBBORN].map(str::to_owned).to_vec(),
+        working_dir: directory.path().to_owned(),
+        env: BTreeMap::new(),
+    };
+    // What a worker says before it is stopped: its pipes stay open.
+    let mut stdin = runner.stdin.take().unwrap();
+    for request in [frame::Request::Lease { left_ms: 700 }, frame::Request::Command(job)] {
+        stdin.write_all(&frame::encode(&request).unwrap()).unwrap();
+    }
+    let stdout = runner.stdout.as_mut().unwrap();
+    let Some(Reply::Started { group }) = frame::read(stdout).unwrap() else { panic!("it must start") };
+    let group = u32::try_from(group).unwrap();
+    assert!(!group_is_gone(group));
+    let Some(Reply::Ended { .. }) = frame::read(stdout).unwrap() else { panic!("it must end") };
+    assert!(group_is_gone(group));
+    drop(stdin);
+    runner.wait().unwrap();
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_much_memory_is_killed_and_no_other() {
+    let fake = Fake::start(Settings::default()).await;
+    let worker = fake.worker(fake.config()).await;
+    let gate = fake.path("gate");
+    // A child of the command takes it, a little at a time, and would go on for ever.
+    let grows = r#"x=a; (while :; do x="$x$x"; sleep 0.02; done) & wait"#;
+    let limit = 64 << 20;
+    let large = v1::Assign { memory_limit_bytes: limit, ..script("large", grows) };
+    let small = script("small", &format!("while ! [ -e {} ]; do sleep 0.02; done", gate.display()));
+    fake.send(Command::Assign(v1::Assign { memory_limit_bytes: limit, ..small })).await;
+    fake.send(Command::Assign(large)).await;
+    let group = fake.started(&token("large")).await;
+    let end = fake.finished(&token("large")).await;
+    assert_eq!(failure(&end).class(), FailureClass::Oom);
+    assert!(failure(&end).message.contains("64 MiB"), "{end:?}");
+    assert!(group_is_gone(group), "the end was reported before the group was gone");
+    fs::write(gate, "").unwrap();
+    success(&fake.finished(&token("small")).await);
+    worker.drain().await;
+}

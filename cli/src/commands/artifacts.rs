@@ -55,7 +55,7 @@ async fn list(run: String, client: &Client, out: &mut Printer) -> Result<ExitSta
     let artifacts = of_run(run, client).await?;
     let values: Vec<_> = artifacts.iter().map(value).collect();
     out.data(&values, || {
-        let mut rows = Rows::new(&["artifact", "kind", ">size", "digest", "shape", "made by"]);
+        let mut rows = Rows::new(&["artifact", "kind", ">size", "=digest", "shape", "made by"]);
         for view in &artifacts {
             let artifact = view.artifact.clone().unwrap_or_default();
             let made = if view.cached { "cache".to_owned() } else { format!("attempt {}", view.attempt) };
@@ -110,18 +110,28 @@ async fn lineage(digest: String, client: &Client, out: &mut Printer) -> Result<E
             json!({
                 "depth": node.depth, "artifact": node.artifact.as_ref().map(value), "work": node.work,
                 "inputs": format::named_artifacts(&node.inputs), "external_inputs": node.external_inputs,
+                "changed_inputs": node.changed_inputs,
             })
         })
         .collect();
     out.data(&values, || {
-        let mut rows = Rows::new(&["artifact", "digest", "work", "run", "external inputs"]);
+        let mut rows = Rows::new(&["artifact", "=digest", "work", "=run", "external inputs"]);
         for node in &nodes {
             let view = node.artifact.clone().unwrap_or_default();
             let digest = view.artifact.unwrap_or_default().digest;
             let external: Vec<String> = node
                 .external_inputs
                 .iter()
-                .map(|(name, digest)| format!("{name} {}", digest.get(..12).unwrap_or(digest)))
+                .map(|(name, digest)| {
+                    let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
+                    match node.changed_inputs.get(name).map(String::as_str) {
+                        None => format!("{name} {}", short(digest)),
+                        Some("") => format!("{name} {} (changed before the task ended, and gone since)", short(digest)),
+                        Some(after) => {
+                            format!("{name} {} (changed before the task ended: {})", short(digest), short(after))
+                        }
+                    }
+                })
                 .collect();
             rows.row([
                 format!("{}{}.{}", "  ".repeat(node.depth as usize), view.task, view.output),

@@ -153,7 +153,7 @@ fn print(entries: &[v1::CacheEntry], out: &mut Printer) -> Result<(), Error> {
         return Ok(());
     }
     out.data(&(), || {
-        let mut rows = Rows::new(&["key", "operator", "pipeline", "task", ">outputs", ">size", "made", "by"]);
+        let mut rows = Rows::new(&["=key", "operator", "pipeline", "task", ">outputs", ">size", "made", "by"]);
         for entry in entries {
             rows.row([
                 entry.key.get(..12).unwrap_or(&entry.key).to_owned(),

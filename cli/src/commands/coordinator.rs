@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator, openlineage::send::Target},
+    server::{Config, Coordinator, HookAllow, openlineage::send::Target},
 };
 use tokio::net::TcpListener;
 
@@ -51,6 +51,10 @@ pub struct CoordinatorArgs {
     /// Namespace of jobs and artifacts in OpenLineage
     #[arg(long, env = "SEGUE_OPENLINEAGE_NAMESPACE", default_value = LINEAGE_NAMESPACE, value_name = "NAME")]
     pub openlineage_namespace: String,
+    /// Let webhooks reach only this: a host, *.DOMAIN for what is below it, an address, or a network such as 10.0.0.0/8;
+    /// may be given several times. Without it they reach everything but link-local addresses (cloud metadata)
+    #[arg(long, value_name = "HOST|CIDR")]
+    pub hook_allow: Vec<String>,
     /// Listen on a non-loopback address without TLS
     #[arg(long)]
     pub insecure: bool,
@@ -62,6 +66,21 @@ pub struct CoordinatorArgs {
     /// Keep blobs that were stored less than this long ago, needed or not
     #[arg(long, value_name = "AGE", value_parser = age, default_value = "1h", help_heading = RETENTION)]
     pub gc_grace: u64,
+    /// Keep events in the feed for this long, or `forever`; those that OpenLineage or a hook has not read yet stay. Old
+    /// ones go every hour, with or without --gc-every
+    #[arg(long, value_name = "AGE|forever", value_parser = keep_events, default_value = "30d", help_heading = RETENTION)]
+    pub keep_events: KeepEvents,
+}
+
+/// How long events stay; none: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepEvents(Option<Duration>);
+
+fn keep_events(text: &str) -> Result<KeepEvents, String> {
+    if text == "forever" {
+        return Ok(KeepEvents(None));
+    }
+    Ok(KeepEvents(Some(Duration::from_millis(age(text)?))))
 }
 
 /// Namespace of jobs and artifacts in OpenLineage unless told otherwise.
@@ -71,26 +90,19 @@ pub const LINEAGE_NAMESPACE: &str = "segue";
 pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, Error> {
     let lease = lease(args.lease)?;
     let openlineage = lineage_target(&args)?;
+    let hook_allow = hook_allow(&args.hook_allow)?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
         _ => None,
     };
     let listener = bind(args.listen, tls.is_some() || args.insecure).await?;
-    let http = match args.http.as_str() {
-        "off" => None,
-        text => {
-            let address = text.parse().map_err(|e| {
-                Error::usage(format!("`--http {text}`: {e}")).hint("HOST:PORT with an IP address, or `off`")
-            })?;
-            Some(bind(address, args.insecure).await?)
-        }
-    };
+    let http = bind_http(&args.http, args.insecure).await?;
     let stop = stop::on_signals();
     let gc = GcConfig {
         defaults: args.rules.into(),
         every: args.gc_every.map(Duration::from_millis),
         grace: Duration::from_millis(args.gc_grace),
-        ..GcConfig::default()
+        events_for: args.keep_events.0,
     };
     let config = Config {
         state_dir: embedded::absolute(&global.state_dir)?,
@@ -100,6 +112,7 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         fires_schedules: true,
         gc,
         openlineage,
+        hook_allow,
     };
     Coordinator::start(config, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
@@ -115,6 +128,14 @@ fn lineage_target(args: &CoordinatorArgs) -> Result<Option<Target>, Error> {
     })
 }
 
+/// Reads where webhooks may go.
+fn hook_allow(entries: &[String]) -> Result<HookAllow, Error> {
+    HookAllow::new(entries.iter().map(String::as_str)).map_err(|e| {
+        Error::usage(format!("`--hook-allow`: {e}"))
+            .hint("such as hooks.example.com, *.example.com, 192.0.2.7 or 10.0.0.0/8")
+    })
+}
+
 /// Binds an address; one that others can reach needs TLS or a word that it does not.
 pub async fn bind(address: SocketAddr, open_allowed: bool) -> Result<TcpListener, Error> {
     if !address.ip().is_loopback() && !open_allowed {
@@ -125,6 +146,17 @@ pub async fn bind(address: SocketAddr, open_allowed: bool) -> Result<TcpListener
         Error::internal(format!("cannot listen on {address}: {e}"))
             .hint("is another coordinator there? choose another port")
     })
+}
+
+/// Binds the address of `--http`; none where it is `off`.
+pub async fn bind_http(text: &str, open_allowed: bool) -> Result<Option<TcpListener>, Error> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text
+        .parse()
+        .map_err(|e| Error::usage(format!("`--http {text}`: {e}")).hint("HOST:PORT with an IP address, or `off`"))?;
+    bind(address, open_allowed).await.map(Some)
 }
 
 fn lease(seconds: f64) -> Result<Duration, Error> {
@@ -138,4 +170,16 @@ fn lease(seconds: f64) -> Result<Duration, Error> {
 /// Reads a file of the command line.
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|e| Error::usage(format!("cannot read {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_kept_for_an_age_or_for_ever() {
+        assert_eq!(keep_events("30d"), Ok(KeepEvents(Some(GcConfig::EVENTS_FOR))), "the default");
+        assert_eq!(keep_events("forever"), Ok(KeepEvents(None)));
+        assert!(keep_events("30").is_err_and(|why| why.contains("90d")) && keep_events("0d").is_err());
+    }
 }

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator},
+    server::{Config, Coordinator, HookAllow},
 };
 use segue_worker::agent::{self, WorkerConfig};
 
-use super::{coordinator::bind, worker::Amounts};
+use super::{
+    coordinator::{bind, bind_http},
+    worker::Amounts,
+};
 use crate::{
     args::Global,
     embedded,
@@ -24,9 +27,9 @@ pub struct DevArgs {
     /// Address for gRPC
     #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
     pub listen: SocketAddr,
-    /// Address for /healthz, /readyz and /metrics
+    /// Address for /healthz, /readyz and /metrics; `off` serves none
     #[arg(long, default_value = "127.0.0.1:7401", value_name = "HOST:PORT")]
-    pub http: SocketAddr,
+    pub http: String,
     #[command(flatten)]
     pub amounts: Amounts,
 }
@@ -35,10 +38,10 @@ pub struct DevArgs {
 pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
     let state_dir = embedded::absolute(&global.state_dir)?;
     let listener = bind(args.listen, false).await?;
-    let http = bind(args.http, false).await?;
+    let http = bind_http(&args.http, false).await?;
     let stop = stop::on_signals();
     let stop_coordinator = tokio_util::sync::CancellationToken::new();
-    let gc = GcConfig::default();
+    let gc = GcConfig { events_for: Some(GcConfig::EVENTS_FOR), ..GcConfig::default() };
     let config = Config {
         state_dir: state_dir.clone(),
         blob_url: None,
@@ -47,14 +50,16 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
         fires_schedules: true,
         gc,
         openlineage: None,
+        hook_allow: HookAllow::default(),
     };
-    let coordinator = Coordinator::start(config, listener, Some(http), stop_coordinator.clone()).await?;
+    let coordinator = Coordinator::start(config, listener, http, stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);
     let worker = WorkerConfig {
         name: "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?,
         server: url.clone(),
-        capacity: args.amounts.resources()?,
-        labels: std::collections::BTreeMap::new(),
+        machine: args.amounts.machine()?,
+        pass_env: args.amounts.environment.pass_env.clone(),
+        labels: args.amounts.labels()?,
         cache_dir: state_dir.join("worker"),
         cache_limit_bytes: embedded::CACHE_LIMIT,
         runner_command: embedded::runner_command()?,

@@ -18,7 +18,8 @@ use crate::{
 /// Arguments.
 #[derive(Debug, Args)]
 #[command(after_help = "With -o json each line is one event, and its `next` is the offset to go on from: \
-    segue events --from OFFSET.\n\nKinds: run.submitted, run.started, run.succeeded, run.failed, run.cancelled, \
+    segue events --from OFFSET. Events are kept for 30 days (`segue coordinator --keep-events`, `segue gc \
+    --keep-events`); an offset that is not kept any more is an error that names the oldest that is.\n\nKinds: run.submitted, run.started, run.succeeded, run.failed, run.cancelled, \
     run.rerun, run.skipped, task.assigned, task.started, task.succeeded, task.failed, task.retrying, task.lost, \
     task.timed_out, task.skipped, task.upstream_failed, task.cancelled, task.handed_back, worker.connected, \
     worker.disconnected, worker.draining, worker.lost, model.registered, alias.moved, sla.missed, hook.gave_up; or a \
@@ -86,6 +87,11 @@ pub async fn run(args: EventsArgs, client: &Client, out: &mut Printer) -> Result
         follow: args.follow,
     };
     let mut lost = false;
+    if args.follow && client.is_embedded() {
+        // It would hold the store, so that no coordinator could start.
+        return Err(Error::internal("no coordinator is running: nothing happens that could be followed")
+            .hint("leave --follow out to see what has happened, or start one with `segue dev`"));
+    }
     loop {
         // Whatever was printed is not asked for again.
         let ended = read(&mut request, &args, client, out, &mut lost).await;
@@ -103,7 +109,9 @@ pub async fn run(args: EventsArgs, client: &Client, out: &mut Printer) -> Result
     }
 }
 
-enum Fault {
+/// Why reading a stream ended early.
+#[derive(Debug)]
+pub enum Fault {
     Call(tonic::Status),
     Print(Error),
 }
@@ -114,8 +122,17 @@ impl From<tonic::Status> for Fault {
     }
 }
 
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Call(status) => status.into(),
+            Fault::Print(error) => error,
+        }
+    }
+}
+
 /// Says whether a coordinator that comes back may answer otherwise.
-fn passes(status: &tonic::Status) -> bool {
+pub fn passes(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
 }
 

@@ -17,7 +17,8 @@ use crate::{
 #[command(
     after_help = "A run stays as long as one rule keeps it, and without rules for ever. The `[retention]` table of a \
     pipeline's newest text goes before these rules, and these before those that the coordinator was started with. \
-    Models, their versions, and whatever a kept run or result needs are never taken away."
+    Models, their versions, and whatever a kept run or result needs are never taken away. The text of a pipeline goes \
+    with the last run of its version, and the memory of a schedule's interval with its run; the newest text stays."
 )]
 pub struct GcArgs {
     /// Say what would go, and change nothing
@@ -29,6 +30,10 @@ pub struct GcArgs {
     /// shorter is safe only while nobody uploads
     #[arg(long, value_name = "AGE", value_parser = grace)]
     pub grace: Option<u64>,
+    /// Keep events for this long, such as 30d (as the coordinator was started); those that OpenLineage or a hook has
+    /// not read yet stay
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub keep_events: Option<u64>,
 }
 
 /// Rules of retention, for pipelines whose file says nothing.
@@ -86,6 +91,7 @@ pub async fn run(args: GcArgs, client: &Client, out: &mut Printer) -> Result<Exi
             cache_for_ms: rules.cache_for,
         }),
         grace_ms: args.grace,
+        keep_events_ms: args.keep_events,
     };
     let answer = client.maintenance().gc(request).await?.into_inner();
     let totals = answer.totals.unwrap_or_default();
@@ -130,6 +136,14 @@ fn summary(totals: &v1::GcTotals, dry_run: bool) -> String {
     );
     if totals.events > 0 {
         line.push_str(&format!(", {}", format::counted(totals.events, "event", "events")));
+    }
+    for (count, one, many) in [
+        (totals.texts, "pipeline version", "pipeline versions"),
+        (totals.intervals, "interval of a schedule", "intervals of schedules"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!(", {}", format::counted(count, one, many)));
+        }
     }
     line.push_str(&format!("; kept {}", format::counted(totals.kept_runs, "run", "runs")));
     if totals.active_runs > 0 {
@@ -178,6 +192,7 @@ fn value(answer: &v1::GcResponse, totals: &v1::GcTotals, dry_run: bool) -> serde
         "totals": {
             "freed_bytes": totals.freed_bytes, "runs": totals.runs, "cache": totals.cache, "blobs": totals.blobs,
             "blob_bytes": totals.blob_bytes, "log_bytes": totals.log_bytes, "events": totals.events,
+            "texts": totals.texts, "intervals": totals.intervals,
             "kept_runs": totals.kept_runs, "active_runs": totals.active_runs, "model_versions": totals.model_versions,
             "model_blobs": totals.model_blobs, "young_blobs": totals.young_blobs, "skipped": totals.skipped,
         },
@@ -195,6 +210,9 @@ mod tests {
             runs: 34,
             blobs: 210,
             cache: 3,
+            events: 1_204,
+            texts: 2,
+            intervals: 1,
             kept_runs: 100,
             active_runs: 1,
             model_blobs: 12,
@@ -203,7 +221,8 @@ mod tests {
         };
         assert_eq!(
             summary(&totals, true),
-            "would free 1.2 GiB: 34 runs, 210 blobs, 3 cache entries; kept 100 runs (1 active), 12 blobs for 3 model versions"
+            "would free 1.2 GiB: 34 runs, 210 blobs, 3 cache entries, 1204 events, 2 pipeline versions, \
+             1 interval of a schedule; kept 100 runs (1 active), 12 blobs for 3 model versions"
         );
         let one = v1::GcTotals { runs: 1, cache: 1, young_blobs: 1, ..v1::GcTotals::default() };
         assert_eq!(

@@ -33,10 +33,14 @@ pub mod watch;
 pub mod worker;
 pub mod workers;
 
+use segue_coordinator::spec;
+use segue_proto::MAX_MESSAGE_BYTES;
+
 use crate::{
     args::{Cli, Command},
     client::Client,
     error::{Error, ExitStatus},
+    format,
     printer::Printer,
 };
 
@@ -65,11 +69,14 @@ pub async fn dispatch(cli: Cli, out: &mut Printer) -> Result<ExitStatus, Error> 
                 .hint("start one with `segue dev`, name one with --server, or use `segue run`, which needs none")),
         },
         command => {
-            let mut client = Client::connect(&global).await?;
+            let mut client = match &command {
+                Command::Pools(pools) if pools.sets_up() => Client::connect_or_make(&global).await?,
+                _ => Client::connect(&global).await?,
+            };
             if let Command::Rerun(args) = &command
                 && args.needs_worker()
             {
-                rerun::with_worker(&mut client).await?;
+                rerun::with_worker(&mut client, &args.environment).await?;
             }
             let done = with_client(command, &client, out).await;
             client.finish_hooks(out).await;
@@ -104,8 +111,37 @@ async fn with_client(command: Command, client: &Client, out: &mut Printer) -> Re
     }
 }
 
-/// Reads a pipeline file and gives its text and absolute path.
+/// Reads a pipeline file that is to be sent, and gives its text and absolute path.
 pub fn read_pipeline(file: &std::path::Path) -> Result<(String, String), Error> {
+    let (text, path) = read_text(file)?;
+    if text.len() > MOST_SENT {
+        // One that no pipeline may have is refused as everywhere; what is left is too large with what goes along.
+        let shown = file.to_string_lossy();
+        let checked = spec::check(&text, &shown, &segue_worker::ops::catalogue());
+        let faults: Vec<_> = checked.diagnostics.iter().map(|fault| fault.to_wire(&shown, &text)).collect();
+        if faults.iter().any(|fault| fault.error) {
+            return Err(Error::diagnostics(faults));
+        }
+        return Err(too_large(text.len()));
+    }
+    Ok((text, path))
+}
+
+/// Bytes of text and parameters that one request takes, with room for what goes along.
+pub const MOST_SENT: usize = MAX_MESSAGE_BYTES - 64 * 1024;
+
+/// Refuses a request that no link takes.
+pub fn too_large(bytes: usize) -> Error {
+    Error::usage(format!(
+        "file and parameters have {}, and one request takes {}",
+        format::bytes(bytes as u64),
+        format::bytes(MOST_SENT as u64)
+    ))
+    .hint("give long lists as a file: -p NAME=@FILE, or `foreach` over an output of a task")
+}
+
+/// Reads a pipeline file and gives its text and absolute path.
+pub fn read_text(file: &std::path::Path) -> Result<(String, String), Error> {
     let bytes = std::fs::read(file).map_err(|e| {
         Error::usage(format!("cannot read the pipeline file {}: {e}", file.display()))
             .hint("give the path of a .toml file; `pipelines/` has two that work")

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     client::Client,
     error::{Error, ExitStatus},
+    format,
     printer::{Printer, Rows},
 };
 
@@ -15,7 +16,8 @@ use crate::{
 pub enum PoolsCommand {
     /// List pools: slots, how many are used and waited for, and who holds them
     List,
-    /// Make a pool, or change its slots; 0 lets nothing new in, and what holds slots goes on
+    /// Make a pool, or change its slots; 0 lets nothing new in, and what holds slots goes on. Without a coordinator it is
+    /// kept in the state directory, for the runs that come
     Set {
         /// Name of the pool
         name: String,
@@ -32,6 +34,13 @@ pub enum PoolsCommand {
     },
 }
 
+impl PoolsCommand {
+    /// Says whether it makes sense before anything has run.
+    pub const fn sets_up(&self) -> bool {
+        matches!(self, Self::Set { .. })
+    }
+}
+
 /// Tasks that a line of the list names.
 const NAMED: usize = 3;
 
@@ -46,7 +55,7 @@ pub async fn run(command: PoolsCommand, client: &Client, out: &mut Printer) -> R
                 out.json(&json!({"pool": name, "slots": slots, "previous": previous}))?;
             } else {
                 let before = previous.map_or_else(|| "it is new".to_owned(), |before| format!("it had {before}"));
-                out.text(&format!("pool {name} has {slots} slot(s); {before}"))?;
+                out.text(&format!("pool {name} has {}; {before}", format::counted(slots.into(), "slot", "slots")))?;
             }
         }
         PoolsCommand::Delete { name } => {

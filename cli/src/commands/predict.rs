@@ -17,6 +17,7 @@ use super::models::document;
 use crate::{
     client::Client,
     error::{Error, ExitStatus},
+    format,
     printer::Printer,
 };
 
@@ -32,7 +33,7 @@ pub struct PredictArgs {
     /// What frequency counts in order lines: as in the pipeline that made the models
     #[arg(long, value_enum, default_value_t = Counts::Orders, value_name = "WHAT")]
     pub frequency: Counts,
-    /// File to write; Parquet where the name ends in .parquet, else CSV
+    /// File to write; Parquet where the name ends in .parquet, else CSV; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
 }
@@ -80,11 +81,20 @@ pub async fn run(args: PredictArgs, client: &Client, out: &mut Printer) -> Resul
         }
     }
     let mut scored = scored.ok_or_else(|| Error::usage("name at least one model"))?;
+    if args.out.as_os_str() == "-" {
+        // The table is the data, whatever the format of other answers.
+        let mut csv = Vec::new();
+        CsvWriter::new(&mut csv).finish(&mut scored).map_err(|e| Error::internal(format!("cannot make CSV: {e}")))?;
+        out.bytes(&csv)?;
+        out.note(&format!("{} scored", format::counted(scored.height() as u64, "customer", "customers")));
+        return Ok(ExitStatus::Done);
+    }
     write(&args.out, &mut scored)?;
     if out.is_json() {
         out.json(&json!({"customers": scored.height(), "out": args.out, "models": used}))?;
     } else {
-        out.note(&format!("{} customers scored, written to {}", scored.height(), args.out.display()));
+        let some = format::counted(scored.height() as u64, "customer", "customers");
+        out.note(&format!("{some} scored, written to {}", args.out.display()));
     }
     Ok(ExitStatus::Done)
 }

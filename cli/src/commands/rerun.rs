@@ -1,6 +1,6 @@
 //! `segue rerun RUN`: the plan first, then exactly the plan.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use segue_proto::v1;
@@ -10,6 +10,7 @@ use super::{
     pipelines, read_pipeline,
     run::{follow, wait_for_worker},
     summary,
+    worker::PassEnv,
 };
 use crate::{
     client::Client,
@@ -45,6 +46,8 @@ pub struct RerunArgs {
     /// Return as soon as the rerun is accepted
     #[arg(long)]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub environment: PassEnv,
 }
 
 /// Versions of the pipeline.
@@ -86,7 +89,17 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
         return Ok(ExitStatus::Done);
     }
     if executes == 0 {
-        out.note("nothing to execute: every task of this run succeeded");
+        let tolerated: Vec<_> = plan.items.iter().filter(|item| item.reason.starts_with("kept, ")).collect();
+        match tolerated.as_slice() {
+            [] => out.note("nothing to execute: every task of this run succeeded"),
+            some => out.note(&format!(
+                "nothing to execute: every task of this run succeeded, {} with failed children",
+                some.len()
+            )),
+        }
+        for item in tolerated {
+            out.note(&format!("  {}: {}", item.task, item.reason));
+        }
         if out.is_json() {
             print_plan(&plan, out)?;
         }
@@ -95,7 +108,8 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
     for item in plan.items.iter().filter(|item| item.execute) {
         out.note(&format!("  {} ({})", item.task, why(item)));
     }
-    out.note(&format!("{executes} task(s) execute, {} kept", plan.items.len() - executes));
+    let some = if executes == 1 { "task executes" } else { "tasks execute" };
+    out.note(&format!("{executes} {some}, {} kept", plan.items.len() - executes));
     client.runs().rerun(v1::RerunRequest { dry_run: false, ..request }).await?;
     if args.no_wait {
         if out.is_json() {
@@ -178,9 +192,9 @@ fn print_plan(plan: &v1::RerunResponse, out: &mut Printer) -> Result<(), Error> 
 }
 
 /// A rerun without a server needs hands: this process becomes the worker.
-pub async fn with_worker(client: &mut Client) -> Result<(), Error> {
+pub async fn with_worker(client: &mut Client, environment: &PassEnv) -> Result<(), Error> {
     if let Some(embedded) = client.embedded_mut() {
-        embedded.add_worker(None)?;
+        embedded.add_worker(segue_worker::agent::detect(), BTreeMap::new(), environment.pass_env.clone())?;
         wait_for_worker(client).await?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::{
     client::Client,
     error::{Error, ExitStatus},
     format,
-    printer::Printer,
+    printer::{Printer, clean},
     progress::Progress,
     stop,
 };
@@ -44,12 +44,12 @@ pub async fn run(args: RunArgs, global: &Global, out: &mut Printer) -> Result<Ex
         None => Client::embed(global).await?,
     };
     if let Some(embedded) = client.embedded_mut() {
-        let mut offered = args.amounts.resources()?;
+        let mut machine = args.amounts.machine()?;
         if args.amounts.cpu.is_none() {
             // On a machine of one core, tasks that ask for two run all the same, only slower.
-            offered.cpu_milli = offered.cpu_milli.max(LEAST_CPU_MILLI);
+            machine.capacity.cpu_milli = machine.capacity.cpu_milli.max(LEAST_CPU_MILLI);
         }
-        embedded.add_worker(Some(offered))?;
+        embedded.add_worker(machine, args.amounts.labels()?, args.amounts.environment.pass_env.clone())?;
         wait_for_worker(&mut client).await?;
     }
     let done = execute(&args, &mut client, out).await;
@@ -112,15 +112,18 @@ async fn execute(args: &RunArgs, client: &mut Client, out: &mut Printer) -> Resu
     }
     let run = tokio::select! {
         run = follow(client, &response.run_id, args.quiet, out) => run?,
-        () = hopeless(client, &response.run_id, alone) => {
-            out.note("a task asks for more than this machine offers, and nobody else can join this command: cancelling the run");
-            out.note("  offer more with --cpu, --memory, --gpus or --resource, or use a coordinator with other workers");
-            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), task: String::new() }).await?;
+        stuck = hopeless(client, &response.run_id, alone) => {
+            say_hopeless(&stuck, out);
+            let reason = "nothing that can come could let a task of it begin".to_owned();
+            let request =
+                v1::CancelRunRequest { run_id: response.run_id.clone(), reason, ..v1::CancelRunRequest::default() };
+            client.runs().cancel_run(request).await?;
             follow(client, &response.run_id, true, out).await?
         }
         () = stop::next() => {
             out.note("cancelling the run; press again to leave at once");
-            client.runs().cancel_run(v1::CancelRunRequest { run_id: response.run_id.clone(), task: String::new() }).await?;
+            let request = v1::CancelRunRequest { run_id: response.run_id.clone(), ..v1::CancelRunRequest::default() };
+            client.runs().cancel_run(request).await?;
             tokio::select! {
                 run = follow(client, &response.run_id, args.quiet, out) => run?,
                 () = stop::next() => return Ok(ExitStatus::RunFailed),
@@ -136,9 +139,35 @@ async fn execute(args: &RunArgs, client: &mut Client, out: &mut Printer) -> Resu
     Ok(status)
 }
 
-/// Ends when the run has come to a stand that no event can end: in a cluster of one command, a task that no worker can
-/// take while nothing else runs. Never ends elsewhere.
-async fn hopeless(client: &Client, run_id: &str, alone: bool) {
+/// Tells what each task waits for that nothing in this command can give, and what would give it.
+fn say_hopeless(stuck: &[v1::Explanation], out: &Printer) {
+    for reason in stuck {
+        out.note(&format!("  {} waits: {}", reason.task, clean(&reason.text)));
+    }
+    out.note("nothing in this command can change that: cancelling the run");
+    let mut hints: Vec<&str> = stuck.iter().map(hint_alone).collect();
+    hints.sort_unstable();
+    hints.dedup();
+    for hint in hints {
+        out.note(&format!("  {}", clean(hint)));
+    }
+}
+
+/// Gives what helps where this command is the whole cluster.
+fn hint_alone(reason: &v1::Explanation) -> &str {
+    match reason.code.as_str() {
+        "no_worker_fits" => {
+            "offer more with --cpu, --memory, --gpus or --resource, or use a coordinator with other workers"
+        }
+        "no_labels" => "give this machine the labels with --label KEY=VALUE, or use a coordinator with other workers",
+        // Pools are of the state directory: the next run finds what was set.
+        _ => &reason.hint,
+    }
+}
+
+/// Gives the reasons once the run has come to a stand that no event can end: in a cluster of one command, a task that no
+/// worker can take while nothing else runs. Never ends elsewhere.
+async fn hopeless(client: &Client, run_id: &str, alone: bool) -> Vec<v1::Explanation> {
     const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
     loop {
         tokio::time::sleep(LOOK).await;
@@ -148,21 +177,23 @@ async fn hopeless(client: &Client, run_id: &str, alone: bool) {
         let Ok(answer) = client.runs().get_run(v1::GetRunRequest { run_id: run_id.to_owned() }).await else { continue };
         let request = v1::ExplainRequest { run_id: run_id.to_owned(), task: String::new() };
         let Ok(reasons) = client.runs().explain(request).await else { continue };
-        if is_hopeless(&answer.into_inner().tasks, &reasons.into_inner().explanations) {
-            return;
+        let stuck = without_hope(&answer.into_inner().tasks, reasons.into_inner().explanations);
+        if !stuck.is_empty() {
+            return stuck;
         }
     }
 }
 
-/// Says whether some task waits for what this machine will never have, and nothing else goes on that it could wait for.
-fn is_hopeless(tasks: &[v1::TaskView], reasons: &[v1::Explanation]) -> bool {
+/// Gives why tasks wait, where all that are ready wait for what this machine will never have, and nothing else goes on
+/// that they could wait for.
+fn without_hope(tasks: &[v1::TaskView], reasons: Vec<v1::Explanation>) -> Vec<v1::Explanation> {
     use v1::TaskState::{Assigned, Backoff, Cancelling, Ready, Running, Sensing};
-    const NEVER: [&str; 4] = ["no_worker_fits", "no_labels", "no_operator", "no_pool"];
+    const NEVER: [&str; 5] = ["no_worker_fits", "no_labels", "no_operator", "no_pool", "pool_too_small"];
     let moves = |state: i32| [Assigned, Running, Backoff, Sensing, Cancelling].map(i32::from).contains(&state);
     let moving = tasks.iter().any(|task| moves(task.state) || task.children.iter().any(|count| moves(count.state)));
-    let ready = || reasons.iter().filter(|reason| reason.state == i32::from(Ready));
-    let stuck = |reason: &v1::Explanation| NEVER.contains(&reason.code.as_str());
-    !moving && ready().any(stuck) && ready().all(stuck)
+    let ready: Vec<_> = reasons.into_iter().filter(|reason| reason.state == i32::from(Ready)).collect();
+    let never = |reason: &v1::Explanation| NEVER.contains(&reason.code.as_str());
+    if moving || !ready.iter().all(never) { Vec::new() } else { ready }
 }
 
 /// Follows a run until it ends, over restarts of the coordinator too, and gives its last state.
@@ -202,5 +233,40 @@ pub async fn follow(client: &Client, run_id: &str, quiet: bool, out: &Printer) -
                 .hint(format!("the run goes on when it is back: segue watch {run_id}")));
         }
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(state: v1::TaskState) -> v1::TaskView {
+        v1::TaskView { state: state.into(), ..Default::default() }
+    }
+
+    fn ready(code: &str, hint: &str) -> v1::Explanation {
+        let state = v1::TaskState::Ready.into();
+        v1::Explanation { code: code.to_owned(), hint: hint.to_owned(), state, ..Default::default() }
+    }
+
+    #[test]
+    fn a_run_is_given_up_where_nothing_moves_and_all_that_is_ready_waits_for_ever() {
+        let waits = [task(v1::TaskState::Ready), task(v1::TaskState::Waiting)];
+        let codes = |stuck: Vec<v1::Explanation>| stuck.into_iter().map(|reason| reason.code).collect::<Vec<_>>();
+        assert_eq!(codes(without_hope(&waits, vec![ready("no_pool", "")])), ["no_pool"]);
+        assert!(without_hope(&waits, vec![ready("no_pool", ""), ready("workers_busy", "")]).is_empty());
+        assert!(without_hope(&waits, Vec::new()).is_empty());
+        let moves = [task(v1::TaskState::Ready), task(v1::TaskState::Running)];
+        assert!(without_hope(&moves, vec![ready("no_pool", "")]).is_empty(), "what runs may be what it waits for");
+    }
+
+    #[test]
+    fn the_hint_is_of_what_is_missing() {
+        assert_eq!(
+            hint_alone(&ready("no_pool", "make it: segue pools set db SLOTS")),
+            "make it: segue pools set db SLOTS"
+        );
+        assert!(hint_alone(&ready("no_labels", "start one with --label")).contains("this machine"));
+        assert!(hint_alone(&ready("no_worker_fits", "")).contains("--resource"));
     }
 }

@@ -158,6 +158,9 @@ async fn apply(args: ApplyArgs, client: &Client, out: &mut Printer) -> Result<Ex
     };
     let version = view.version.get(..12).unwrap_or(&view.version);
     out.text(&format!("{} {what}: {}, version {version}", view.name, timing(&view)))?;
+    if let Some(warning) = no_fire(&view, format::now_ms()) {
+        out.note(&warning);
+    }
     if view.paused {
         out.note(&format!("it is paused: segue schedules resume {}", view.name));
     }
@@ -165,6 +168,14 @@ async fn apply(args: ApplyArgs, client: &Client, out: &mut Printer) -> Result<Ex
         out.text(&format!("  {}", next.starts))?;
     }
     Ok(ExitStatus::Done)
+}
+
+/// Warns of a schedule that never fires.
+fn no_fire(view: &v1::ScheduleView, now: u64) -> Option<String> {
+    if view.end_ms > 0 && view.end_ms <= now {
+        return Some(format!("it never fires: its `end` is past, {}", format::moment(view.end_ms)));
+    }
+    view.next.is_empty().then(|| "it never fires: no time that its schedule names is to come".to_owned())
 }
 
 async fn trigger(args: TriggerArgs, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
@@ -199,6 +210,10 @@ fn changed(view: &v1::ScheduleView, said: String, out: &mut Printer) -> Result<(
 
 fn list(all: &[v1::ScheduleView], out: &mut Printer) -> Result<(), Error> {
     let values: Vec<Value> = all.iter().map(schedule).collect();
+    if all.is_empty() && !out.is_json() {
+        out.note("there is no schedule: make one with `segue schedules apply FILE`");
+        return Ok(());
+    }
     out.data(&values, || {
         let mut rows = Rows::new(&["schedule", "fires", "time zone", "state", "next", ">running", ">waiting"]);
         for view in all {
@@ -240,7 +255,8 @@ fn show(view: &v1::ScheduleView, out: &mut Printer) -> Result<(), Error> {
         out.text(&format!("  {} {doing}, for {} to {}", active.run_id, interval.start, interval.end))?;
     }
     if let Some(first) = view.waiting.first() {
-        out.text(&format!("  {} interval(s) wait, since the one that starts at {}", view.waiting.len(), first.start))?;
+        let some = format::counted(view.waiting.len() as u64, "interval waits", "intervals wait");
+        out.text(&format!("  {some}, since the one that starts at {}", first.start))?;
     }
     out.text("")?;
     out.data(&(), || {
@@ -256,7 +272,7 @@ fn show(view: &v1::ScheduleView, out: &mut Printer) -> Result<(), Error> {
     }
     out.text("")?;
     out.data(&(), || {
-        let mut rows = Rows::new(&["interval from", "to", "outcome", "run", "state", "note"]);
+        let mut rows = Rows::new(&["interval from", "to", "outcome", "=run", "state", "note"]);
         for fire in &view.last {
             let interval = fire.interval.clone().unwrap_or_default();
             rows.row([
@@ -387,6 +403,17 @@ fn schedule(view: &v1::ScheduleView) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schedule_that_never_fires_is_told() {
+        let next = vec![v1::NextFire::default()];
+        let mut view = v1::ScheduleView { next, ..v1::ScheduleView::default() };
+        assert_eq!(no_fire(&view, 5_000), None);
+        view.end_ms = 4_000;
+        assert!(no_fire(&view, 5_000).is_some_and(|said| said.contains("`end` is past")));
+        view = v1::ScheduleView { end_ms: 9_000, ..v1::ScheduleView::default() };
+        assert!(no_fire(&view, 5_000).is_some_and(|said| said.contains("never fires")), "none is left before the end");
+    }
 
     #[test]
     fn a_trigger_is_said_as_the_file_says_it() {

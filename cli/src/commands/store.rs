@@ -110,9 +110,9 @@ async fn verify(global: &Global, out: &mut Printer) -> Result<ExitStatus, Error>
             out.text(problem)?;
         }
         out.text(&format!(
-            "{records} records, {blobs} blobs, {}: {} problem(s)",
+            "{records} records, {blobs} blobs, {}: {}",
             format::bytes(bytes),
-            problems.len()
+            format::counted(problems.len() as u64, "problem", "problems")
         ))?;
     }
     // A damaged store is no success: scripts look at the exit code.

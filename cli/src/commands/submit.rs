@@ -9,7 +9,7 @@ use clap::Args;
 use segue_proto::{CHUNK_BYTES, v1};
 use serde_json::json;
 
-use super::read_pipeline;
+use super::{MOST_SENT, read_pipeline, too_large};
 use crate::{
     args::Params,
     client::Client,
@@ -24,7 +24,7 @@ pub struct SubmitArgs {
     pub file: PathBuf,
     #[command(flatten)]
     pub params: Params,
-    /// The same key gives the same run: safe to send twice
+    /// The same key gives the same run: safe to send twice. With another file or other parameters it is refused
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
     /// Execute every task, even where an equal one has a committed result
@@ -68,10 +68,15 @@ pub async fn submit(args: &SubmitArgs, client: &Client, out: &Printer) -> Result
 /// Makes the request: reads the file, uploads `@FILE` parameters.
 pub async fn request(args: &SubmitArgs, client: &Client) -> Result<v1::SubmitRequest, Error> {
     let (text, path) = read_pipeline(&args.file)?;
+    let params = params(&args.params, client).await?;
+    let bytes = params.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + text.len();
+    if bytes > MOST_SENT {
+        return Err(too_large(bytes));
+    }
     Ok(v1::SubmitRequest {
         text,
         path,
-        params: params(&args.params, client).await?,
+        params,
         idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
         no_cache: args.no_cache,
         priority: args.priority,

@@ -8,7 +8,7 @@ use crate::{
     client::Client,
     error::Error,
     format,
-    printer::{Printer, Rows},
+    printer::{Printer, Rows, clean},
 };
 
 /// Rows of the short lists.
@@ -24,12 +24,10 @@ pub async fn print(run: &v1::RunView, client: &Client, out: &mut Printer) -> Res
             print_segments(&summary, out)?;
         }
     }
-    // After a rerun the time since the creation says nothing about what was executed.
-    let took = match (run.generation, run.ended_ms) {
-        (0, 0) => format!(" in {}", format::duration(format::now_ms().saturating_sub(run.created_ms))),
-        (0, end) => format!(" in {}", format::duration(end.saturating_sub(run.created_ms))),
-        (reruns, _) => format!(", rerun {reruns}"),
-    };
+    let mut took = format::run_ms(run).map_or_else(String::new, |ms| format!(" in {}", format::duration(ms)));
+    if run.generation > 0 {
+        took.push_str(&format!(", rerun {}", run.generation));
+    }
     out.text(&format!("\n{} {}{took}", run.run_id, format::run_state(run.state)))?;
     if let Some(digest) = output(run, |task| task.work == "report.html", "page") {
         let path =
@@ -37,21 +35,33 @@ pub async fn print(run: &v1::RunView, client: &Client, out: &mut Printer) -> Res
         blobs::file(client, &digest, &path).await?;
         out.text(&format!("report: {}", path.display()))?;
     }
-    for task in &run.tasks {
-        if let Some(failure) = &task.failure
-            && task.state == i32::from(v1::TaskState::Failed)
-        {
-            out.note(&format!("\n{} failed: {}", task.name, crate::printer::clean(&failure.message)));
-            if !failure.hint.is_empty() {
-                out.note(&format!("  hint: {}", crate::printer::clean(&failure.hint)));
-            }
-            out.note(&format!(
-                "  log: segue logs {} {}\n  again: segue rerun {} --failed",
-                run.run_id, task.name, run.run_id
-            ));
-        }
+    let failures = failures(run);
+    if !failures.is_empty() {
+        out.note(&failures);
     }
     Ok(())
+}
+
+/// Tells what failed and where its log is, and once how to try again.
+fn failures(run: &v1::RunView) -> String {
+    let mut text = String::new();
+    for task in &run.tasks {
+        let Some(failure) = task.failure.as_ref().filter(|_| task.state == i32::from(v1::TaskState::Failed)) else {
+            continue;
+        };
+        text.push_str(&format!("\n{} failed: {}\n", task.name, clean(&failure.message)));
+        if !failure.hint.is_empty() {
+            text.push_str(&format!("  hint: {}\n", clean(&failure.hint)));
+        }
+        // A condition or a sensor that failed has executed nothing that could log.
+        if !task.attempts.is_empty() || !task.children.is_empty() {
+            text.push_str(&format!("  log: segue logs {} {}\n", run.run_id, task.name));
+        }
+    }
+    if !text.is_empty() {
+        text.push_str(&format!("\nagain: segue rerun {} --failed", run.run_id));
+    }
+    text
 }
 
 fn short(run_id: &str) -> &str {
@@ -67,11 +77,15 @@ fn output(run: &v1::RunView, is: impl Fn(&v1::TaskView) -> bool, name: &str) -> 
 fn timings(run: &v1::RunView) -> Rows {
     let mut rows = Rows::new(&["task", "state", ">seconds", "worker"]);
     for task in &run.tasks {
-        let state = if task.cached { "cached" } else { format::task_state(task.state) };
+        let state = match format::task_state(task.state) {
+            _ if task.cached => "cached",
+            "succeeded" if format::is_kept(task, run.generation) => "kept",
+            state => state,
+        };
         rows.row([
             task.name.clone(),
             state.to_owned(),
-            if task.attempts.is_empty() { "-".to_owned() } else { format!("{:.2}", format::task_seconds(task)) },
+            format::spent_ms(run, task).map_or_else(|| "-".to_owned(), |ms| format!("{:.2}", ms as f64 / 1_000.0)),
             task.attempts.last().map_or_else(String::new, |attempt| attempt.worker.clone()),
         ]);
     }
@@ -127,4 +141,26 @@ fn print_segments(summary: &Value, out: &mut Printer) -> Result<(), Error> {
         out.data(&(), || rows)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_to_try_again_is_said_once_and_a_log_only_where_there_is_one() {
+        let failed = |name: &str, attempts: usize| v1::TaskView {
+            name: name.to_owned(),
+            state: v1::TaskState::Failed.into(),
+            failure: Some(v1::Failure { message: "no".to_owned(), ..v1::Failure::default() }),
+            attempts: vec![v1::AttemptView::default(); attempts],
+            ..v1::TaskView::default()
+        };
+        let tasks = vec![failed("load", 2), failed("decide", 0)];
+        let run = v1::RunView { run_id: "run_1".to_owned(), tasks, ..v1::RunView::default() };
+        let text = failures(&run);
+        assert_eq!(text.matches("segue rerun run_1 --failed").count(), 1, "{text}");
+        assert!(text.contains("segue logs run_1 load") && !text.contains("segue logs run_1 decide"), "{text}");
+        assert_eq!(failures(&v1::RunView::default()), "");
+    }
 }

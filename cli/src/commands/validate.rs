@@ -7,7 +7,7 @@ use segue_coordinator::spec;
 use segue_proto::v1;
 use serde_json::json;
 
-use super::read_pipeline;
+use super::{MOST_SENT, read_text};
 use crate::{
     args::Global,
     client::Client,
@@ -25,10 +25,12 @@ pub struct ValidateArgs {
 
 /// Runs the command: against the workers of `--server`, else against the operators of this release.
 pub async fn run(args: ValidateArgs, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
-    let (text, path) = read_pipeline(&args.file)?;
+    let (text, path) = read_text(&args.file)?;
     // People read the path as they typed it.
     let shown = args.file.to_string_lossy().into_owned();
-    let (diagnostics, name, version) = if global.server.is_some() {
+    // Too long for a pipeline is too long for a message that asks about it.
+    let short = text.len() <= MOST_SENT;
+    let (diagnostics, name, version) = if global.server.is_some() && short {
         let client = Client::connect(global).await?;
         let response = client.runs().validate(v1::ValidateRequest { text, path }).await?.into_inner();
         (response.diagnostics, response.name, response.version)

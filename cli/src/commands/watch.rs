@@ -1,6 +1,7 @@
 //! `segue watch RUN` and `segue wait RUN`.
 
 use clap::Args;
+use segue_proto::v1;
 
 use super::{run::follow, summary};
 use crate::{
@@ -37,7 +38,10 @@ pub async fn wait(args: WaitArgs, client: &Client, out: &mut Printer) -> Result<
 }
 
 async fn finish(run: &str, quiet: bool, client: &Client, out: &mut Printer) -> Result<ExitStatus, Error> {
-    let run = follow(client, run, quiet, out).await?;
+    // `latest` may be another run soon.
+    let run = client.runs().get_run(v1::GetRunRequest { run_id: run.to_owned() }).await?.into_inner();
+    client.executes(&run)?;
+    let run = follow(client, &run.run_id, quiet, out).await?;
     if out.is_json() {
         out.json(&format::run_outcome(&run))?;
     } else if !quiet {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
-use segue_proto::resources::Resources;
-use segue_worker::agent::{self, Tls, WorkerConfig};
+use segue_proto::ids::PortName;
+use segue_worker::agent::{self, Machine, Tls, WorkerConfig};
 
 use super::coordinator::read;
 use crate::{
@@ -22,9 +22,6 @@ pub struct WorkerArgs {
     pub name: Option<String>,
     #[command(flatten)]
     pub amounts: Amounts,
-    /// Label that tasks may ask for
-    #[arg(long = "label", value_name = "KEY=VALUE")]
-    pub labels: Vec<String>,
     /// Directory for cached blobs and attempts; one of its own under the temporary directory unless told
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -49,17 +46,43 @@ pub struct Amounts {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
     /// GPUs to offer; those of this machine unless told
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MOST_GPUS))]
     pub gpus: Option<u32>,
+    /// Memory of each GPU, such as 80GiB; what the driver says unless told
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub gpu_memory: Option<u64>,
     /// Custom resource to offer
     #[arg(long = "resource", value_name = "NAME=N")]
     pub custom: Vec<String>,
+    /// Label that tasks may ask for
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    #[command(flatten)]
+    pub environment: PassEnv,
 }
+
+/// What commands inherit.
+#[derive(Debug, Args)]
+pub struct PassEnv {
+    /// Variables that commands inherit beside PATH, HOME, USER, LANG, TZ and the like; `AWS_*` is all that begin so
+    #[arg(long, value_name = "NAME", env = "SEGUE_PASS_ENV", value_delimiter = ',')]
+    pub pass_env: Vec<String>,
+}
+
+/// GPUs that one worker can offer.
+const MOST_GPUS: i64 = 64;
 
 impl Amounts {
     /// Gives what is offered: what was detected, with what was told.
-    pub fn resources(&self) -> Result<Resources, Error> {
-        let mut offered = agent::detect();
+    pub fn machine(&self) -> Result<Machine, Error> {
+        let mut machine = agent::detect();
+        if let Some(gpus) = self.gpus {
+            machine = machine.gpu_count(gpus);
+        }
+        if let Some(bytes) = self.gpu_memory {
+            machine = machine.gpu_memory(bytes);
+        }
+        let offered = &mut machine.capacity;
         if let Some(cpu) = self.cpu {
             if !(0.001..=4_096.0).contains(&cpu) {
                 return Err(Error::usage(format!("`--cpu {cpu}` is not between 0.001 and 4096")));
@@ -69,16 +92,56 @@ impl Amounts {
         if let Some(memory) = self.memory {
             offered.memory_bytes = memory;
         }
-        if let Some(gpus) = self.gpus {
-            offered.gpu_milli = gpus.saturating_mul(1_000);
-        }
-        for (name, value) in pairs("--resource", &self.custom)? {
-            let amount =
-                value.parse().map_err(|_| Error::usage(format!("`--resource {name}={value}`: not a whole number")))?;
-            offered.custom.insert(name, amount);
-        }
-        Ok(offered)
+        offered.custom.extend(custom(&self.custom)?);
+        Ok(machine)
     }
+
+    /// Gives the labels that tasks may ask for.
+    pub fn labels(&self) -> Result<BTreeMap<String, String>, Error> {
+        labels(&self.labels)
+    }
+}
+
+/// Words of `resources` in a pipeline file that mean something else than a custom resource.
+const TAKEN: [(&str, &str); 5] =
+    [("cpu", "--cpu"), ("memory", "--memory"), ("gpu", "--gpus"), ("labels", "--label"), ("any_of", "another name")];
+
+/// Reads custom resources: what a task could never ask for is a mistake.
+fn custom(given: &[String]) -> Result<BTreeMap<String, u64>, Error> {
+    let mut amounts = BTreeMap::new();
+    for (name, value) in pairs("--resource", given)? {
+        let wrong = |why: String| Error::usage(format!("`--resource {name}={value}`: {why}"));
+        if let Some((_, instead)) = TAKEN.iter().find(|(word, _)| *word == name) {
+            return Err(wrong(format!("`{name}` is no custom resource")).hint(format!("give {instead}")));
+        }
+        name.parse::<PortName>()
+            .map_err(|_| wrong("a custom resource is named with 1 to 64 of a-z, 0-9, _ and -".to_owned()))?;
+        let amount = value.parse::<u64>().ok().filter(|&amount| amount > 0);
+        let amount = amount.ok_or_else(|| wrong("the amount is a whole number from 1 on".to_owned()))?;
+        if amounts.insert(name.clone(), amount).is_some() {
+            return Err(wrong("it is given twice".to_owned()));
+        }
+    }
+    Ok(amounts)
+}
+
+/// Reads labels: what a task could not write, or nobody could tell apart, is a mistake.
+fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Error> {
+    const LONGEST: usize = 253;
+    let mut labels = BTreeMap::new();
+    for (name, value) in pairs("--label", given)? {
+        let wrong = |why: &str| Error::usage(format!("`--label {name}={value}`: {why}"));
+        if name.len() > LONGEST || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(wrong("a label is named with at most 253 characters, none of them a space"));
+        }
+        if value.len() > LONGEST || value.contains(char::is_control) {
+            return Err(wrong("a label has a value of at most 253 characters, none of them a control character"));
+        }
+        if labels.insert(name.clone(), value.clone()).is_some() {
+            return Err(wrong("it is given twice"));
+        }
+    }
+    Ok(labels)
 }
 
 /// Runs the command.
@@ -104,8 +167,9 @@ pub async fn run(args: WorkerArgs, global: &Global) -> Result<ExitStatus, Error>
     let config = WorkerConfig {
         name,
         server,
-        capacity: args.amounts.resources()?,
-        labels: pairs("--label", &args.labels)?.into_iter().collect::<BTreeMap<_, _>>(),
+        machine: args.amounts.machine()?,
+        pass_env: args.amounts.environment.pass_env.clone(),
+        labels: args.amounts.labels()?,
         cache_dir,
         cache_limit_bytes: args.cache_limit,
         runner_command: embedded::runner_command()?,
@@ -156,4 +220,33 @@ pub fn size(text: &str) -> Result<u64, String> {
         other => return Err(format!("`{other}` is not a unit of size: KiB, MiB, GiB, TiB, KB, MB, GB, TB")),
     };
     Ok((number * factor as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_resource_that_no_task_can_ask_for_is_refused() {
+        for bad in ["cpu=3", "gpu=1", "lic=0", "lic=-1", "lic=some", "A B=2", "Lic=2", "lic", "=2"] {
+            assert!(custom(&words(&[bad])).is_err(), "{bad} was taken");
+        }
+        assert!(custom(&words(&["lic=1", "lic=2"])).is_err());
+        assert!(custom(&words(&["cpu=3"])).is_err_and(|e| e.hint.contains("--cpu")));
+        let taken = custom(&words(&["lic=2", "tape_drive=1"])).map_err(|e| e.message);
+        assert_eq!(taken, Ok(BTreeMap::from([("lic".to_owned(), 2), ("tape_drive".to_owned(), 1)])));
+    }
+
+    #[test]
+    fn a_label_has_a_name_without_spaces() {
+        for bad in ["a b=c", " a=b", "a\tb=c", "=b", "a", "a=\x1b[0m"] {
+            assert!(labels(&words(&[bad])).is_err(), "{bad:?} was taken");
+        }
+        assert!(labels(&words(&["zone=a", "zone=b"])).is_err());
+        assert!(labels(&words(&["topology.kubernetes.io/zone=eu 1", "spot="])).is_ok());
+    }
 }

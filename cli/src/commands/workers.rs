@@ -15,6 +15,7 @@ use super::worker::pairs;
 use crate::{
     client::Client,
     error::{Error, ExitStatus},
+    format,
     printer::{Printer, Rows},
 };
 
@@ -110,7 +111,7 @@ async fn drain(name: &str, wait: bool, client: &Client, out: &mut Printer) -> Re
     out.text(&if wait {
         format!("{name} has ended")
     } else {
-        format!("{name} drains: {running} attempt(s) still running")
+        format!("{name} drains: {} still running", format::counted(running.into(), "attempt", "attempts"))
     })
 }
 
@@ -153,7 +154,8 @@ async fn cordon(name: String, on: bool, client: &Client, out: &mut Printer) -> R
         return out.json(&json!({"worker": name, "cordoned": on, "running": running}));
     }
     out.text(&if on {
-        format!("{name} is cordoned: no new work; {running} attempt(s) go on")
+        let some = format::counted(running.into(), "attempt goes on", "attempts go on");
+        format!("{name} is cordoned: no new work; {some}")
     } else {
         format!("{name} takes work again")
     })

@@ -133,6 +133,12 @@ impl BlobStore {
         })
     }
 
+    /// Takes an object store that is open already; `url` is what workers are told of it.
+    #[must_use]
+    pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { objects, url: url.to_owned(), local: None, store_id: String::new() }
+    }
+
     /// Gives the address, as workers get it: `file:///…` or `s3://…`, without a slash at its end.
     #[must_use]
     pub fn url(&self) -> &str {

@@ -13,7 +13,7 @@ use crate::spec::OnFull;
 /// Runs that count together: pipeline and key.
 pub(super) type Lane = (String, String);
 
-/// Order in a lane: larger priority, then older.
+/// Order in a lane: larger priority, then who waits for longer.
 pub(super) type Turn = (Reverse<i32>, UnixMillis, RunId);
 
 /// Who goes and who waits, by lane.
@@ -32,7 +32,7 @@ fn lane(run: &Run) -> Option<(Lane, u32, OnFull)> {
 }
 
 const fn turn(run: &Run) -> Turn {
-    (Reverse(run.priority), run.created_at, run.id)
+    (Reverse(run.priority), run.waits_since, run.id)
 }
 
 impl Admission {
@@ -134,6 +134,7 @@ impl Core {
                 self.admission.waiting.entry(lane.clone()).or_default().insert(turn(&run));
                 self.enter(run, now);
                 if on_full == OnFull::CancelRunning {
+                    let why = format!("run {id} took its place (`on_full = \"cancel_running\"`)");
                     let going: Vec<RunId> = self
                         .admission
                         .going
@@ -142,7 +143,7 @@ impl Core {
                         .unwrap_or_default();
                     for other in going {
                         if self.run_state(&other) == Some(RunState::Running) {
-                            let _ = self.cancel_run(other, now);
+                            let _ = self.cancel_run(other, false, &why, now);
                         }
                     }
                     // Those that wait were meant to be replaced as well.
@@ -153,7 +154,7 @@ impl Core {
                         .map(|waiting| waiting.iter().map(|turn| turn.2).filter(|other| *other != id).collect())
                         .unwrap_or_default();
                     for other in waiting {
-                        let _ = self.cancel_run(other, now);
+                        let _ = self.cancel_run(other, false, &why, now);
                     }
                 }
             }
@@ -169,6 +170,8 @@ impl Core {
         while let Some(next) = self.admission.next(&free, |id| max(&self.runs, id)) {
             if let Some(run) = self.runs.get_mut(&next) {
                 run.state = RunState::Running;
+                // What it waited for until now was no worker.
+                run.waits_since = now;
             }
             self.changed.runs.insert(next);
             self.watchers(next);

@@ -1,6 +1,6 @@
 //! The whole state that decisions are made from, and the function that makes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use segue_proto::ids::RunId;
 
@@ -11,6 +11,7 @@ use super::{
     flow::Settled,
     queue::Queue,
 };
+use crate::defect::{self, Defect};
 
 /// Constants of the cluster.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct Core {
     /// Slots of named pools.
     pub(super) pools: BTreeMap<String, u32>,
     pub(super) upkeep: super::fleet::Upkeep,
+    /// Most children of one run.
+    pub(super) most_children: usize,
     /// Runs by arrival.
     pub(super) order: BTreeMap<u64, RunId>,
     pub(super) arrival: BTreeMap<RunId, u64>,
@@ -59,8 +62,16 @@ pub struct Core {
     pub(super) settled: Vec<Settled>,
     /// Runs that may have ended; empty between two decisions.
     pub(super) touched: BTreeSet<RunId>,
+    /// Fan-outs with children that have not begun, in the order of their turns.
+    pub(super) expanding: VecDeque<(RunId, u32)>,
     /// Workers that have room since the last placement.
     pub(super) freed: BTreeSet<WorkerKey>,
+    /// Workers, pools or the kinds of work that are open may have changed since the last placement.
+    pub(super) stirred: bool,
+    /// What overdue tasks have been promised.
+    pub(super) kept: super::Kept,
+    /// First tasks that rounds of placement have looked at.
+    pub(super) looks: u64,
     /// When to look again whether work given ahead is stuck.
     pub(super) look_ahead_at: Option<UnixMillis>,
     pub(super) changed: Changed,
@@ -90,6 +101,7 @@ impl Core {
             admission: Admission::default(),
             pools: BTreeMap::new(),
             upkeep: super::fleet::Upkeep::default(),
+            most_children: super::group::MOST_CHILDREN_OF_RUN,
             order: BTreeMap::new(),
             arrival: BTreeMap::new(),
             next_arrival: 0,
@@ -97,7 +109,11 @@ impl Core {
             gpu_open: 0,
             settled: Vec::new(),
             touched: BTreeSet::new(),
+            expanding: VecDeque::new(),
             freed: BTreeSet::new(),
+            stirred: true,
+            kept: super::Kept::default(),
+            looks: 0,
             look_ahead_at: None,
             changed: Changed::default(),
             records: Vec::new(),
@@ -108,7 +124,8 @@ impl Core {
     /// Takes a run from the store after a restart. Live attempts get one lease of time to be adopted.
     pub fn restore(&mut self, mut run: Run, now: UnixMillis) {
         run.index();
-        let lease_until = now.saturating_add(self.config.lease_ms);
+        let lease_ms = if defect::is(Defect::NoTimeToReturn) { 0 } else { self.config.lease_ms };
+        let lease_until = now.saturating_add(lease_ms);
         let id = run.id;
         for index in run.indices() {
             let Some(task) = run.task_mut(index) else { continue };
@@ -146,6 +163,7 @@ impl Core {
         let wants = |node: usize| run.spec.tasks[node].resources.gpu != segue_proto::resources::GpuPreference::None;
         let gpu = (0..run.tasks.len()).filter(|&node| !run.tasks[node].state.is_terminal() && wants(node)).count();
         self.gpu_open += gpu as u64;
+        self.stirred |= gpu > 0;
         self.runs.insert(id, run);
         self.resume(id, now);
     }
@@ -155,10 +173,21 @@ impl Core {
     /// # Errors
     /// An event that no arrow allows changes nothing and is answered.
     pub fn decide(&mut self, event: Event, now: UnixMillis, past: &dyn Past) -> Result<Verdict, Refused> {
+        // What these change of the fleet may let other work in. Everything else that could shows in queue and leases.
+        self.stirred |= matches!(
+            event,
+            Event::Hello { .. }
+                | Event::LinkClosed { .. }
+                | Event::Draining { .. }
+                | Event::Drain { .. }
+                | Event::Cordon { .. }
+                | Event::Label { .. }
+                | Event::ScaleIn { .. }
+        );
         let verdict = match event {
             Event::Submit(run) => self.submit(*run, now, past),
             Event::Rerun { run, spec, plan } => self.rerun(*run, spec, &plan, now, past),
-            Event::CancelRun { run } => self.cancel_run(run, now),
+            Event::CancelRun { run, gently, why } => self.cancel_run(run, gently, &why, now),
             Event::CancelTask { run, task } => self.cancel_task(run, task, now),
             Event::Hello { worker, held } => self.hello(*worker, held, now),
             Event::LinkClosed { worker, link } => self.link_closed(&worker, link),
@@ -182,6 +211,7 @@ impl Core {
             Event::Sensed { run, task, since, seen } => self.sensed(run, task, since, seen, now),
             Event::Tick => {
                 self.tick(now);
+                self.begin_more_children(now, past);
                 Ok(Verdict::Done)
             }
         };
@@ -251,6 +281,7 @@ impl Core {
 
     /// Sets the slots of a pool, or forgets it. What holds slots beyond the new number keeps them until it ends.
     pub fn set_pool(&mut self, name: String, slots: Option<u32>) {
+        self.stirred = true;
         match slots {
             Some(slots) => drop(self.pools.insert(name, slots)),
             None => drop(self.pools.remove(&name)),

@@ -29,6 +29,10 @@ pub enum Event {
     },
     CancelRun {
         run: RunId,
+        /// Not by a person: a run that is being cancelled already goes on as it does, with what runs `always` or `finally`.
+        gently: bool,
+        /// In words, for people who find it cancelled.
+        why: String,
     },
     CancelTask {
         run: RunId,

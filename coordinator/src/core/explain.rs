@@ -1,7 +1,13 @@
 //! Why a run or a task is not going, by code.
 
-use super::{Core, Run, RunState, Shut, TaskState, fleet, place, placement, run::FIRST_CHILD};
-use crate::spec::{RunIf, Work};
+use super::{
+    Core, Group, OVERDUE_MS, Run, RunState, Shut, TaskState, fleet, place, placement,
+    run::{FIRST_CHILD, count},
+};
+use crate::{
+    schedule::zone,
+    spec::{FanOut, RunIf, Work},
+};
 
 /// Names that one sentence lists; more are counted.
 const MOST_NAMES: usize = 5;
@@ -42,12 +48,33 @@ pub fn explain_run(core: &Core, run: &Run) -> Option<Reason> {
                 .hint("it starts when one of them ends; `concurrency` in [pipeline] sets the number"),
             )
         }
-        RunState::Cancelling => Some(Reason::new("cancelling", "the run is being cancelled")),
+        _ => explain_alone(run),
+    }
+}
+
+/// Explains the state of a run as far as it has to do with no other one.
+#[must_use]
+pub fn explain_alone(run: &Run) -> Option<Reason> {
+    match run.state {
+        RunState::Cancelling => Some(Reason::new("cancelling", with_cause("the run is being cancelled", run))),
+        RunState::Cancelled if run.cancelled_for.is_empty() => {
+            let state = |task: usize| run.tasks.get(task).map(|task| &task.state);
+            let alone = run.spec.tasks.iter().enumerate().filter(|(at, _)| state(*at) == Some(&TaskState::Cancelled));
+            Some(Reason::new(
+                "cancelled",
+                format!("of its tasks, these were cancelled: {}", list(alone.map(|(_, task)| task.name.to_string()))),
+            ))
+        }
+        RunState::Cancelled => Some(Reason::new("cancelled", with_cause("the run was cancelled", run))),
         RunState::Skipped => {
             Some(Reason::new("concurrency_skip", "another run was going, and `on_full = \"skip\"` lets this one go"))
         }
         _ => None,
     }
+}
+
+fn with_cause(what: &str, run: &Run) -> String {
+    if run.cancelled_for.is_empty() { what.to_owned() } else { format!("{what}: {}", run.cancelled_for) }
 }
 
 /// Explains the state of a task or child, or gives `None` while it runs and once it succeeded.
@@ -71,6 +98,9 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             Reason::new("starting", format!("worker `{}` has it and fetches its inputs", live.worker.name))
         }
         _ if run.state == RunState::Queued => return explain_run(core, run),
+        TaskState::Waiting { .. } if index >= FIRST_CHILD => {
+            Reason::new("expanding", format!("the children of `{}` begin some at a time, in their order", bound.name))
+        }
         TaskState::Waiting { .. } => {
             let open = names(&|state| !state.is_terminal());
             if open.is_empty() && bound.flow.finally {
@@ -90,10 +120,10 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
         }
         TaskState::Backoff { until } => {
             let why = entry.failure.as_ref().map_or("", |failure| failure.message.as_str());
-            Reason::new(
-                "backoff",
-                format!("tried {} times; next try at {until} ms since 1970; last failure: {why}", entry.tries),
-            )
+            let tried = if entry.tries == 1 { "tried once".to_owned() } else { format!("tried {} times", entry.tries) };
+            // A point in time stays true however late the sentence is read.
+            let at = zone::rfc3339(chrono_tz::Tz::UTC, until / 1_000 * 1_000);
+            Reason::new("backoff", format!("{tried}; next try at {at}; last failure: {why}"))
         }
         TaskState::Failed => {
             let failure = entry.failure.as_ref();
@@ -107,7 +137,7 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
             "upstream_failed",
             format!("not run, because {} did not succeed", names(&TaskState::is_failure)),
         ),
-        TaskState::Cancelled => Reason::new("cancelled", "it was cancelled"),
+        TaskState::Cancelled => cancelled(run, index),
         TaskState::Dropped if index >= FIRST_CHILD => {
             Reason::new("not_among_items", format!("the fan-out `{}` does not have its item now", bound.name))
         }
@@ -116,6 +146,23 @@ pub fn explain(core: &Core, run: &Run, index: u32) -> Option<Reason> {
         TaskState::Ready => unplaced(core, run, index),
     };
     Some(reason)
+}
+
+/// Says why a task or child was cancelled. It looks at no other child: a fan-out may have a million that are asked for.
+#[must_use]
+pub fn cancelled(run: &Run, index: u32) -> Reason {
+    if !run.cancelled_for.is_empty() {
+        return Reason::new("cancelled", with_cause("it was cancelled with its run", run));
+    }
+    let fan_out = run.bound(index).and_then(|bound| bound.flow.fan_out.as_ref()).filter(|_| index >= FIRST_CHILD);
+    let group = fan_out.and_then(|fan_out| Some((fan_out, run.groups.get(&count(run.node_of(index)))?)));
+    let stopped = |(fan_out, group): (&FanOut, &Group)| {
+        fan_out.fail_fast && group.failed > group.cancelled.saturating_add(fan_out.tolerate)
+    };
+    if group.is_some_and(stopped) {
+        return Reason::new("cancelled", "it was cancelled, because another child failed and `fail_fast` is set");
+    }
+    Reason::new("cancelled", "it was cancelled on request")
 }
 
 fn skipped(run: &Run, index: u32, before: &str) -> Reason {
@@ -143,8 +190,28 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
     {
         return Reason::new("max_parallel", format!("{most} children of `{}` go on at a time", bound.name));
     }
+    // More than the pool has is never free, whoever gives slots back.
+    let beyond = |(name, wanted): &(&String, &u32)| core.pools.get(*name).is_some_and(|slots| *wanted > slots);
+    if let Some((name, wanted)) = bound.flow.pools.iter().find(beyond) {
+        let slots = core.pools.get(name).copied().unwrap_or_default();
+        let text = format!("it asks for {wanted} slots of pool `{name}`, which has {slots}");
+        return Reason::new("pool_too_small", text)
+            .hint(format!("give the pool more: segue pools set {name} {wanted}; or ask for fewer in `pools`"));
+    }
     if let Some(shut) = core.queue.class(entry.class).and_then(|class| core.queue.shut(class, &core.pools)) {
         return gate(core, &shut);
+    }
+    let place = core.place_of(run, index);
+    if let Some(pool) =
+        core.queue.class(entry.class).and_then(|class| core.queue.kept_pool(class, &place, &core.kept, &core.pools))
+    {
+        let keeper = core.kept.keeper_of_pool(pool, &place).map(|keeper| named(core, keeper.run, keeper.index));
+        let used = core.queue.pool_used(pool);
+        return kept_for(
+            "pool_kept",
+            &format!("of pool `{pool}` {used} slots are held, and others are kept"),
+            &keeper.unwrap_or_default(),
+        );
     }
     let placed = place::try_place(core, run, index);
     if let Some(reason) = placed.as_ref().err().and_then(|why| fleet::held_back(core, bound, *why)) {
@@ -167,31 +234,49 @@ fn unplaced(core: &Core, run: &Run, index: u32) -> Reason {
             let request = &bound.resources;
             let with = request.labels.iter().map(|(name, value)| format!("{name}={value}"));
             let without = request.not_labels.iter().map(|(name, value)| match value.as_str() {
-                "" => format!("no {name}"),
-                value => format!("not {name}={value}"),
+                "" => format!("no label `{name}`"),
+                value => format!("a `{name}` other than {value}"),
             });
             let labels: Vec<String> = with.chain(without).collect();
-            Reason::new("no_labels", format!("no connected worker has the labels {}", labels.join(", ")))
+            Reason::new("no_labels", format!("no connected worker has labels that fit: it wants {}", labels.join(", ")))
                 .hint("start one with --label, or change one: segue workers label NAME KEY=VALUE")
         }
         Err(placement::Unplaced::TooLarge) => {
             Reason::new("no_worker_fits", format!("no connected worker has {}", amounts(bound)))
                 .hint("ask for less in `resources`, or add a larger worker")
         }
-        Err(placement::Unplaced::Busy) => Reason::new(
-            "workers_busy",
-            format!("{} worker(s) connected, none has {} free now", place::takers(core), amounts(bound)),
-        ),
+        Err(placement::Unplaced::Busy) => {
+            let busy = format!("{} worker(s) connected, none has {} free now", place::takers(core), amounts(bound));
+            let kept = core.kept.worker_for(run.id, index);
+            let then = kept.map(|worker| {
+                let name = &worker.name;
+                format!("; `{name}` begins nothing that would take its room, until there is enough for one of these")
+            });
+            Reason::new("workers_busy", busy + &then.unwrap_or_default())
+        }
+        Err(placement::Unplaced::Kept) => {
+            let keeper = core.workers().find_map(|worker| core.kept.keeper_of_worker(&worker.key, &place));
+            let keeper = keeper.map(|keeper| named(core, keeper.run, keeper.index)).unwrap_or_default();
+            kept_for("room_kept", "what the workers have free is kept", &keeper)
+        }
     }
 }
 
+/// Says that something is kept for a task that has waited too long.
+fn kept_for(code: &'static str, what: &str, keeper: &str) -> Reason {
+    let minutes = OVERDUE_MS / 60_000;
+    Reason::new(code, format!("{what} for {keeper}, which comes first and has waited for more than {minutes} min"))
+        .hint("it goes on when that one has begun; `priority` says what comes first")
+}
+
+fn named(core: &Core, run: segue_proto::ids::RunId, index: u32) -> String {
+    let name = core.run(&run).and_then(|run| run.name_of(index)).map(|name| name.to_string());
+    format!("{} of {run}", name.unwrap_or_default())
+}
+
 fn gate(core: &Core, shut: &Shut) -> Reason {
-    let holders = |held: Vec<(segue_proto::ids::RunId, u32)>| {
-        list(held.into_iter().map(|(run, index)| {
-            let name = core.run(&run).and_then(|run| run.name_of(index)).map(|name| name.to_string());
-            format!("{} of {run}", name.unwrap_or_default())
-        }))
-    };
+    let holders =
+        |held: Vec<(segue_proto::ids::RunId, u32)>| list(held.into_iter().map(|(run, index)| named(core, run, index)));
     match shut {
         Shut::NoPool(name) => Reason::new("no_pool", format!("there is no pool `{name}`"))
             .hint(format!("make it: segue pools set {name} SLOTS")),
@@ -217,15 +302,22 @@ fn list(names: impl Iterator<Item = String>) -> String {
     if more == 0 { text } else { format!("{text} and {more} more") }
 }
 
+/// Shows an amount of memory as a pipeline file says it: in the largest unit that gives a whole number.
+fn size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    whole.map_or_else(|| format!("{bytes} B"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
+}
+
 fn amounts(task: &crate::spec::BoundTask) -> String {
     let text = |wanted: &segue_proto::resources::Resources| {
         let mut parts = vec![format!("{} cpu", f64::from(wanted.cpu_milli) / 1000.0)];
         if wanted.memory_bytes > 0 {
-            parts.push(format!("{} MiB of memory", wanted.memory_bytes >> 20));
+            parts.push(format!("{} of memory", size(wanted.memory_bytes)));
         }
         if wanted.gpu_milli > 0 {
             let memory = if wanted.gpu_memory_bytes > 0 {
-                format!(" with {} MiB each", wanted.gpu_memory_bytes >> 20)
+                format!(" with {} each", size(wanted.gpu_memory_bytes))
             } else {
                 String::new()
             };
@@ -237,4 +329,15 @@ fn amounts(task: &crate::spec::BoundTask) -> String {
     let ways: Vec<String> =
         std::iter::once(&task.resources.amounts).chain(&task.resources.alternatives).map(text).collect();
     ways.join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn memory_is_told_as_a_file_says_it() {
+        let sizes = [900 << 30, 1 << 40, 1536 << 20, 512 << 10, 1_000, 0].map(size);
+        assert_eq!(sizes, ["900 GiB", "1 TiB", "1536 MiB", "512 KiB", "1000 B", "0 B"]);
+    }
 }

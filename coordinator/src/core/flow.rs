@@ -1,6 +1,6 @@
 //! How the end of one task begins others: rules, conditions, fan-outs, sensors, and the end of the run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use segue_proto::{
     failure::{Failure, FailureClass},
@@ -11,11 +11,18 @@ use segue_proto::{
 use super::{
     Core, Effect, Record, Run, RunState, TaskState, UnixMillis,
     event::{CachedResult, Past},
-    group::{Group, Items},
-    readiness::{self, Condition, Rule},
+    group::{Group, Items, room},
+    readiness::{self, Condition, News, Rule},
     run::{FIRST_CHILD, Task, UNQUEUED, count},
 };
-use crate::spec::{Over, Work};
+use crate::{
+    defect::{self, Defect},
+    spec::{Over, Work},
+};
+
+/// Children of fan-outs that begin in one decision. Each costs a condition, the texts of its task and a look into the past:
+/// those of a wide fan-out begin over many turns, and heartbeats are answered in between.
+pub(super) const SLICE: usize = 1_000;
 
 /// An end whose consequences are to be drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +58,7 @@ impl Core {
     pub(super) fn launch(&mut self, id: RunId, now: UnixMillis, past: &dyn Past) {
         let Some(run) = self.runs.get(&id) else { return };
         for node in 0..count(run.tasks.len()) {
-            self.consider(id, node, now, past);
+            self.consider(id, node, News::Any, now, past);
         }
         self.touched.insert(id);
     }
@@ -61,12 +68,18 @@ impl Core {
         let Some(run) = self.runs.get_mut(&id) else { return };
         let (mut ready, mut fan_outs) = (Vec::new(), BTreeSet::new());
         let mut live = Vec::new();
+        let mut next_child = BTreeMap::new();
+        for (node, task) in run.tasks.iter().enumerate().filter(|(_, task)| task.next_child > 0) {
+            next_child.insert(node, task.next_child);
+            self.expanding.push_back((id, count(node)));
+        }
         for index in run.indices() {
+            let next = next_child.get(&run.node_of(index)).copied();
             let Some(task) = run.task_mut(index) else { continue };
             match &mut task.state {
                 TaskState::Ready => ready.push(index),
-                // A child that was never touched since its fan-out began.
-                TaskState::Waiting { .. } if index >= FIRST_CHILD => {
+                // A child that was never touched since it began.
+                TaskState::Waiting { .. } if index >= FIRST_CHILD && next.is_none_or(|next| index < next) => {
                     task.state = TaskState::Ready;
                     ready.push(index);
                 }
@@ -74,6 +87,7 @@ impl Core {
                     *next = now;
                     self.timers.insert((now, id, index));
                 }
+                TaskState::Backoff { .. } if defect::is(Defect::TimerLost) => {}
                 TaskState::Backoff { until } => drop(self.timers.insert((*until, id, index))),
                 TaskState::Live(attempt) => {
                     self.timers.insert((attempt.timer, id, index));
@@ -131,8 +145,9 @@ impl Core {
         for &next in &graph.dependants[node as usize] {
             let Some(run) = self.runs.get_mut(&id) else { return };
             if let TaskState::Waiting { needs_left } = &mut run.tasks[next as usize].state {
-                *needs_left = needs_left.saturating_sub(1);
-                self.consider(id, next, now, past);
+                let by = if defect::is(Defect::CountedTwice) { 2 } else { 1 };
+                *needs_left = needs_left.saturating_sub(by);
+                self.consider(id, next, News::Ended(node), now, past);
             }
         }
     }
@@ -145,18 +160,18 @@ impl Core {
             let Some(run) = self.runs.get_mut(&id) else { return };
             if let TaskState::Waiting { needs_left } = &mut run.tasks[node as usize].state {
                 *needs_left = needs_left.saturating_sub(1);
-                self.consider(id, node, now, past);
+                self.consider(id, node, News::AllElse, now, past);
             }
         }
     }
 
     /// Asks the rule of a waiting task whether it may begin.
-    fn consider(&mut self, id: RunId, node: u32, now: UnixMillis, past: &dyn Past) {
+    fn consider(&mut self, id: RunId, node: u32, news: News, now: UnixMillis, past: &dyn Past) {
         let Some(run) = self.runs.get(&id) else { return };
         if run.state == RunState::Queued {
             return;
         }
-        match readiness::rule(run, node as usize) {
+        match readiness::rule(run, node as usize, news) {
             Rule::Wait => {}
             Rule::Run => self.begin(id, node, now, past),
             Rule::Skip => self.close(id, node, TaskState::Skipped, now),
@@ -257,10 +272,19 @@ impl Core {
         let open = if !asked.is_empty() {
             asked.iter().copied().collect()
         } else {
-            let items = match Items::of(fan_out, source.as_ref()) {
+            let (most, children) = (self.most_children, run.children.len());
+            // Items of before keep their children; how many of others are new shows only as they grow.
+            let known = |items: &Items| run.groups.get(&node).is_some_and(|group| group.items == *items);
+            let fitting = Items::of(fan_out, source.as_ref()).map_err(|reason| (reason, "")).and_then(|items| {
+                let more = if known(&items) { 0 } else { items.len() };
+                let hint = "let each child do several items, or split the pipeline into several runs";
+                room(children, more, most).map(|()| items).map_err(|reason| (reason, hint))
+            });
+            let items = match fitting {
                 Ok(items) => items,
-                Err(reason) => {
-                    let failure = Failure::new(FailureClass::User, format!("its items make no fan-out: {reason}"));
+                Err((reason, hint)) => {
+                    let message = format!("its items make no fan-out: {reason}");
+                    let failure = Failure::new(FailureClass::User, message).hint(hint);
                     return self.fail_now(id, node, failure, now);
                 }
             };
@@ -280,7 +304,11 @@ impl Core {
                 child.state = TaskState::Dropped;
             }
         }
-        run.tasks[node as usize].state = TaskState::Expanded;
+        let expanded = &mut run.tasks[node as usize];
+        expanded.state = TaskState::Expanded;
+        // Where they begin over many turns it is in the order of their indices: new items come last.
+        let wide = open.len() > SLICE;
+        expanded.next_child = wanted.first().copied().filter(|_| wide).unwrap_or(0);
         if run.generation > 0 {
             // Their records speak of the generation before.
             self.changed.tasks.extend(members.iter().map(|&member| (id, member)));
@@ -294,8 +322,37 @@ impl Core {
         run.groups = groups;
         self.changed.groups.insert((id, node));
         self.mark(id, node);
-        self.begin_children(id, node, &open, now, past);
+        if !wide {
+            self.begin_children(id, node, &open, now, past);
+        } else if self.begin_slice(id, node, now, past) {
+            self.expanding.push_back((id, node));
+        }
         self.finish_group_if_done(id, node, now);
+    }
+
+    /// Begins some of the children of the fan-out whose turn it is.
+    pub(super) fn begin_more_children(&mut self, now: UnixMillis, past: &dyn Past) {
+        let Some((id, node)) = self.expanding.pop_front() else { return };
+        if self.begin_slice(id, node, now, past) {
+            self.expanding.push_back((id, node));
+        }
+    }
+
+    /// Begins children of a fan-out that have not, a slice of them. Says whether more are left.
+    fn begin_slice(&mut self, id: RunId, node: u32, now: UnixMillis, past: &dyn Past) -> bool {
+        let Some(run) = self.runs.get_mut(&id) else { return false };
+        let Some(task) = run.tasks.get(node as usize).filter(|task| task.next_child > 0) else { return false };
+        let (next, members) = (task.next_child, run.groups.get(&node).map_or(&[][..], |group| &group.members));
+        let waits =
+            |member: &u32| run.task(*member).is_some_and(|child| matches!(child.state, TaskState::Waiting { .. }));
+        let left = members[members.partition_point(|member| *member < next)..].iter().copied();
+        let mut slice: Vec<u32> = left.filter(waits).take(SLICE + 1).collect();
+        let next = if slice.len() > SLICE { slice.pop() } else { None };
+        run.tasks[node as usize].next_child = next.unwrap_or(0);
+        // Written with what has begun: after a restart the others begin as if nothing had happened.
+        self.mark(id, node);
+        self.begin_children(id, node, &slice, now, past);
+        next.is_some()
     }
 
     /// Begins children: those whose condition is false are skipped, those in the cache are done, the others are ready, as
@@ -415,6 +472,7 @@ impl Core {
         let (failed, cancelled) = (state.is_failure(), state == TaskState::Cancelled);
         let before = std::mem::replace(&mut task.state, state);
         task.progress = None;
+        task.next_child = 0;
         task.ended_at = now;
         let went_on = match before {
             TaskState::Backoff { until: at } => {
@@ -442,6 +500,7 @@ impl Core {
             run.open = run.open.saturating_sub(1);
             if bound.resources.gpu != GpuPreference::None {
                 self.gpu_open = self.gpu_open.saturating_sub(1);
+                self.stirred |= self.gpu_open == 0;
             }
             if !bound.flow.finally {
                 run.open_main = run.open_main.saturating_sub(1);
@@ -517,5 +576,8 @@ fn group_failure(run: &Run, group: &Group) -> Failure {
         .map_or((FailureClass::User, "no reason given", ""), |failure| {
             (failure.class, failure.message.as_str(), failure.hint.as_str())
         });
-    Failure::new(class, format!("{} of {all} children failed, first `{name}`: {message}", group.failed)).hint(hint)
+    let failed = group.failed.saturating_sub(group.cancelled);
+    let cancelled =
+        if group.cancelled > 0 { format!(" and {} were cancelled", group.cancelled) } else { String::new() };
+    Failure::new(class, format!("{failed} of {all} children failed{cancelled}, first `{name}`: {message}")).hint(hint)
 }

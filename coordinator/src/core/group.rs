@@ -11,6 +11,18 @@ use crate::spec::{FanOut, Over};
 /// Most children of one fan-out: more is a slip, and would fill the memory of the coordinator.
 pub const MOST_CHILDREN: usize = 1_000_000;
 
+/// Most children of all fan-outs of a run, for the same reason.
+pub const MOST_CHILDREN_OF_RUN: usize = crate::spec::MOST_CHILDREN_OF_RUN as usize;
+
+/// Says whether a run that has some children may get more of them.
+pub fn room(children: usize, more: usize, most: usize) -> Result<(), String> {
+    let all = children.saturating_add(more);
+    if all > most {
+        return Err(format!("with its {more} items the run would have {all} children, and at most {most} are allowed"));
+    }
+    Ok(())
+}
+
 /// The items of a fan-out, by ordinal. A child keeps its ordinal for as long as the run lives.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Items {

@@ -17,7 +17,10 @@ use super::{
     retry,
     run::{FIRST_CHILD, Task, count},
 };
-use crate::spec::{BoundTask, RunIf, RunSpec, Work};
+use crate::{
+    defect::{self, Defect},
+    spec::{BoundTask, RunIf, RunSpec, Work},
+};
 
 /// Characters of a name from a worker that are shown.
 const LONGEST_NAME: usize = 64;
@@ -51,14 +54,16 @@ impl Core {
         }
         run.spec = spec;
         run.generation += 1;
+        run.waits_since = now;
         run.ended_at = 0;
+        run.cancelled_for.clear();
         run.revision += 1;
         // A version may have brought new tasks; those that it dropped keep their place and have no say.
         run.tasks.resize_with(run.spec.tasks.len(), || Task::new(1));
         for (task, item) in run.tasks.iter_mut().zip(&plan.items) {
             if item.dropped {
                 task.state = TaskState::Dropped;
-            } else if item.execute {
+            } else if item.execute || defect::is(Defect::RerunOfEverything) {
                 task.reset();
             } else if !task.state.is_terminal() {
                 task.state = TaskState::Skipped;
@@ -92,11 +97,23 @@ impl Core {
     }
 
     /// Running -> Cancelling: what has not started ends at once, what runs is told to stop. What runs `always` or `finally`
-    /// still has its turn, unless the run was being cancelled already.
-    pub(super) fn cancel_run(&mut self, id: RunId, now: UnixMillis) -> Result<Verdict, Refused> {
+    /// still has its turn, unless the run was being cancelled already and this is no gentle reminder.
+    pub(super) fn cancel_run(
+        &mut self,
+        id: RunId,
+        gently: bool,
+        why: &str,
+        now: UnixMillis,
+    ) -> Result<Verdict, Refused> {
         let Some(run) = self.runs.get_mut(&id) else { return Err(Refused::NoSuchRun(id)) };
         if run.state.is_terminal() {
             return Err(Refused::RunEnded(id));
+        }
+        if gently && run.state == RunState::Cancelling {
+            return Ok(Verdict::Stale);
+        }
+        if run.cancelled_for.is_empty() {
+            why.clone_into(&mut run.cancelled_for);
         }
         let for_good = matches!(run.state, RunState::Cancelling | RunState::Queued);
         if run.state == RunState::Running {
@@ -159,12 +176,15 @@ impl Core {
                 if std::mem::replace(&mut live.cancelling, true) {
                     return;
                 }
+                // Whatever was kept for it is free.
+                self.stirred = true;
                 let worker = live.worker.clone();
                 if let Some(token) = token {
                     self.send(&worker, Command::Cancel { token });
                 }
                 self.mark(id, index);
             }
+            _ if defect::is(Defect::CancelForgotten) => {}
             state => {
                 if *state == TaskState::Ready {
                     self.dequeue(id, index);
@@ -326,6 +346,10 @@ impl Core {
         };
         let (cancelling, started, worker) = (live.cancelling, live.started, live.worker.clone());
         self.upkeep.tally.leases_lost += 1;
+        let lease_ms = self.config.lease_ms;
+        if let Some(holder) = self.workers.get_mut(&worker) {
+            holder.silent |= holder.heartbeat_at.saturating_add(lease_ms) <= now;
+        }
         if cancelling {
             self.end_attempt(id, index, AttemptState::Cancelled, None, now);
             self.close(id, index, TaskState::Cancelled, now);
@@ -450,6 +474,10 @@ impl Core {
             }
             Sight::Baseline(there) => {
                 let next = look_again(task, since, every, timeout, now);
+                let what = if there.is_empty() { "nothing was there" } else { "it is noted what was there" };
+                let seconds = every.div_ceil(1_000);
+                let message = format!("{what} when the wait began; it looks for a change every {seconds} s");
+                task.progress = Some(Box::new(Progress { done: 0, total: 0, message }));
                 // Kept, so that a change is noticed even if the coordinator is away when it comes.
                 task.metrics_json = serde_json::json!({ "seen": there }).to_string();
                 self.timers.insert((next, id, index));
@@ -466,6 +494,9 @@ impl Core {
     pub(super) fn current(&self, worker: &WorkerKey, token: &Token) -> Result<Option<u32>, Refused> {
         let Some(run) = self.runs.get(&token.run) else { return Ok(None) };
         let Some(live) = run.task(token.index).and_then(|task| task.state.live()) else { return Ok(None) };
+        if defect::is(Defect::TokenUnchecked) {
+            return Ok(Some(token.index));
+        }
         if live.attempt != token.attempt || live.epoch != token.epoch {
             return Ok(None);
         }
@@ -499,7 +530,8 @@ fn wrong_outputs(
         let failure = Failure::new(FailureClass::User, format!("`{name}` is not an output of the task, or came twice"));
         return Some(failure.hint("declare it in `outputs`, and write each output once"));
     }
-    let missing = bound.outputs.iter().find(|port| !outputs.iter().any(|output| output.name == port.name));
+    let is_missing = |port: &&Port| !port.optional && !outputs.iter().any(|output| output.name == port.name);
+    let missing = bound.outputs.iter().find(is_missing);
     if let Some(port) = missing {
         let output = &port.name;
         let failure = Failure::new(FailureClass::User, format!("the task ended without its output `{output}`"));

@@ -131,6 +131,9 @@ impl Core {
         }
         if let Some(known) = self.workers.get_mut(worker) {
             known.heartbeat_at = now;
+            if std::mem::take(&mut known.silent) {
+                self.freed.insert(worker.clone());
+            }
         }
         self.send(worker, Command::HeartbeatAck { sequence, lost });
         Ok(Verdict::Done)

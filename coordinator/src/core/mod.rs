@@ -12,6 +12,7 @@ pub mod fleet;
 mod flow;
 mod graph;
 mod group;
+mod kept;
 mod lifecycle;
 mod links;
 pub mod place;
@@ -25,11 +26,12 @@ mod timers;
 mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cluster::{Config, Core, Dirty};
 pub use event::{CachedResult, Command, Effect, Event, Held, Outcome, Past, Record, Refused, Sight, Verdict};
 pub use group::{Group, Items, MOST_CHILDREN};
+pub use kept::{Kept, OVERDUE_MS};
 pub use queue::{AGEING_MS, Class, Queue, Shut};
 pub use run::{Attempt, AttemptState, FIRST_CHILD, Item, Live, Progress, Run, RunState, Task, TaskState};
 pub use worker::{Worker, WorkerKey};

@@ -10,8 +10,9 @@ use segue_proto::{
 
 use super::{
     Attempt, AttemptState, Command, Core, Live, Run, TaskState, UnixMillis, Worker, WorkerKey,
+    kept::{self, Keeper, Kept, oldest_ahead},
     placement::{self, Candidate, Free, Unplaced, Way},
-    queue::{Class, ReadyKey},
+    queue::{Class, Queue, ReadyKey},
     run::count,
 };
 use crate::spec::Work;
@@ -59,10 +60,62 @@ struct Given {
     ahead: bool,
 }
 
-/// What a round has found out about a class.
+/// What a round has found out about a shape.
 struct Seen<'a> {
     candidates: Vec<Candidate<'a>>,
     ways: Vec<Way>,
+}
+
+/// What lies ahead at the workers, by their position.
+struct Ahead {
+    /// How much.
+    lying: Vec<usize>,
+    /// Something is kept there: what goes ahead would take its room as soon as it is free.
+    closed: Vec<bool>,
+}
+
+impl Ahead {
+    /// Gives tasks of a shape ahead to the workers that could take them, as many as may lie there. Says whether any was.
+    fn give(
+        &mut self,
+        queue: &mut Queue,
+        order: &BTreeMap<u64, RunId>,
+        shape: u64,
+        seen: &Seen<'_>,
+        given: &mut Vec<Given>,
+    ) -> bool {
+        // What has a limit does not go ahead.
+        let Some((class, entry)) = queue.plain(shape).and_then(|class| Some((class, queue.class(class)?))) else {
+            return false;
+        };
+        // By a way with a GPU an attempt would hold devices, which are chosen only where they are free.
+        let without_gpu = |way: &&Way| way.needs.gpu_milli == 0 && may_go_ahead(entry);
+        let Some(Way { needs, able }) = seen.ways.first().filter(without_gpu) else { return false };
+        let room_at = |at: usize| ahead_of(entry, needs, seen.candidates[at].capacity).saturating_sub(self.lying[at]);
+        let open = able.iter().copied().filter(|&at| !self.closed[at]);
+        let mut room: Vec<(usize, usize)> = open.map(|at| (at, room_at(at))).filter(|(_, room)| *room > 0).collect();
+        let before = given.len();
+        // One to each worker in turn, so that none lies idle beside a heap.
+        let mut turn = 0;
+        while !room.is_empty() {
+            let Some(key) = queue.first(class) else { break };
+            let Some(run) = order.get(&key.2).copied() else { break };
+            let slot = turn % room.len();
+            let at = room[slot].0;
+            queue.remove(class, &key);
+            queue.hold(class, (run, key.3));
+            let worker = seen.candidates[at].key.clone();
+            given.push(Given { run, index: key.3, worker, reserved: needs.clone(), ahead: true });
+            self.lying[at] += 1;
+            room[slot].1 -= 1;
+            if room[slot].1 == 0 {
+                room.remove(slot);
+            } else {
+                turn += 1;
+            }
+        }
+        given.len() > before
+    }
 }
 
 impl Core {
@@ -74,96 +127,103 @@ impl Core {
         Fleet { workers, free }
     }
 
-    /// Gives ready tasks to workers until nothing more fits. Called once after a batch of events.
+    /// Gives ready tasks to workers until nothing more fits beside what is [`Kept`](super::Kept). Called once after a batch
+    /// of events; costs nothing where they changed neither the queue nor what there is for it.
     pub fn place(&mut self, now: UnixMillis) {
-        for worker in std::mem::take(&mut self.freed) {
+        let freed = std::mem::take(&mut self.freed);
+        self.stirred |= !freed.is_empty() || self.queue.changed;
+        for worker in freed {
             self.promote_all(&worker);
         }
-        if !self.queue.is_empty() {
-            for given in self.round() {
-                self.assign(given, now);
+        if self.stirred || self.kept.next_at.is_some_and(|at| at <= now) {
+            self.kept = Kept::default();
+            if !self.queue.is_empty() {
+                for given in self.round(now) {
+                    self.assign(given, now);
+                }
             }
         }
+        // What a round has given leaves nothing more to give.
+        (self.stirred, self.queue.changed) = (false, false);
         self.take_back_what_is_stuck(now);
     }
 
     /// Decides one round. Whatever is given leaves the queue and holds its slots at once.
-    fn round(&mut self) -> Vec<Given> {
-        let (queue, runs, order, pools, workers) =
-            (&mut self.queue, &self.runs, &self.order, &self.pools, &self.workers);
+    fn round(&mut self, now: UnixMillis) -> Vec<Given> {
+        let (queue, runs, order, pools, workers, kept) =
+            (&mut self.queue, &self.runs, &self.order, &self.pools, &self.workers, &mut self.kept);
         let fleet: Vec<&Worker> = workers.values().filter(|worker| worker.takes_work()).collect();
         if fleet.is_empty() {
             return Vec::new();
         }
         let mut fleet = Fleet { free: fleet.iter().map(|worker| worker.free()).collect(), workers: fleet };
-        let mut seen: HashMap<u32, Option<Seen<'_>>> = HashMap::new();
-        let mut given = Vec::new();
-        let mut full: Vec<u32> = Vec::new();
-        // The head of each class, best first. A class whose head finds no place is left out of this round: all of its
-        // tasks want the same.
-        let mut heads: BTreeSet<(ReadyKey, u32)> =
-            queue.ready.iter().filter_map(|(class, tasks)| Some((*tasks.first()?, *class))).collect();
-        while let Some((key, class)) = heads.pop_first() {
-            let Some(run) = order.get(&key.2).and_then(|id| runs.get(id)) else {
-                drop_head(queue, class, &key);
-                continue;
-            };
-            let Some(entry) = queue.class(class) else { continue };
-            if queue.shut(entry, pools).is_some() {
-                continue;
-            }
-            let known = seen.entry(class).or_insert_with(|| look(entry, &fleet, self.gpu_open > 0).ok());
-            let Some(Seen { candidates, ways }) = known else { continue };
-            let local = local_bytes(run, key.3);
-            let bytes = |at: usize| local.get(candidates[at].key).copied().unwrap_or(0);
-            let Some((at, reserved)) = placement::pick(ways, candidates, &fleet.free, bytes) else {
-                full.push(class);
-                continue;
-            };
-            fleet.free[at].take(&reserved);
-            queue.hold(class, (run.id, key.3));
-            given.push(Given { run: run.id, index: key.3, worker: candidates[at].key.clone(), reserved, ahead: false });
-            drop_head(queue, class, &key);
-            if let Some(next) = queue.ready.get(&class).and_then(BTreeSet::first) {
-                heads.insert((*next, class));
+        let mut ahead = Ahead {
+            lying: fleet.workers.iter().map(|worker| worker.ahead.len()).collect(),
+            closed: vec![false; fleet.workers.len()],
+        };
+        for (at, worker) in fleet.workers.iter().enumerate() {
+            if let Some((keeper, since)) = oldest_ahead(runs, worker)
+                && kept.is_overdue(since, now)
+            {
+                fleet.free[at].take(&keeper.what);
+                ahead.closed[at] = true;
+                kept.workers.entry(worker.key.clone()).or_default().push(keeper);
             }
         }
-        let mut lying: Vec<usize> = fleet.workers.iter().map(|worker| worker.ahead.len()).collect();
-        for class in full {
-            let (Some(entry), Some(Some(Seen { candidates, ways }))) = (queue.class(class), seen.get(&class)) else {
+        let mut seen: HashMap<u64, Option<Seen<'_>>> = HashMap::new();
+        let mut given = Vec::new();
+        // The head of each shape, best first. A shape whose head finds no place is left out of this round: all of its
+        // tasks want the same.
+        let mut heads: BTreeSet<(ReadyKey, u32)> = queue.heads.values().filter_map(BTreeSet::first).copied().collect();
+        while let Some((key, class)) = heads.pop_first() {
+            self.looks += 1;
+            let Some(entry) = queue.class(class) else { continue };
+            let shape = entry.shape;
+            let first = queue.head(shape);
+            if first != Some((key, class)) {
+                heads.extend(first); // A limit that it shares with another shape has been reached in this round.
+                continue;
+            }
+            let Some(run) = order.get(&key.2).and_then(|id| runs.get(id)) else {
+                queue.remove(class, &key);
+                heads.extend(queue.head(shape));
                 continue;
             };
-            let Some(way) = ways.first().filter(|_| may_go_ahead(entry)) else { continue };
-            let needs = way.needs.clone();
-            let mut room: Vec<(usize, usize)> = way
-                .able
-                .iter()
-                .map(|&at| (at, ahead_of(entry, &needs, candidates[at].capacity).saturating_sub(lying[at])))
-                .filter(|(_, room)| *room > 0)
-                .collect();
-            // One to each worker in turn, so that none lies idle beside a heap.
-            let mut turn = 0;
-            while !room.is_empty() {
-                let Some(key) = queue.ready.get(&class).and_then(|tasks| tasks.first().copied()) else { break };
-                let Some(run) = order.get(&key.2) else { break };
-                let slot = turn % room.len();
-                let at = room[slot].0;
-                queue.hold(class, (*run, key.3));
-                given.push(Given {
-                    run: *run,
-                    index: key.3,
-                    worker: candidates[at].key.clone(),
-                    reserved: needs.clone(),
-                    ahead: true,
-                });
-                drop_head(queue, class, &key);
-                lying[at] += 1;
-                room[slot].1 -= 1;
-                if room[slot].1 == 0 {
-                    room.remove(slot);
-                } else {
-                    turn += 1;
-                }
+            let since = run.task(key.3).map_or(now, |task| task.ready_at);
+            let shut = queue.full_pool(entry, pools).is_some() || queue.kept_pool(entry, &key, kept, pools).is_some();
+            if shut && !(entry.pools_could(pools) && kept.is_overdue(since, now)) {
+                continue;
+            }
+            let known = seen.entry(shape).or_insert_with(|| look(entry, &fleet, self.gpu_open > 0).ok());
+            let Some(known) = known else { continue };
+            let Seen { candidates, ways } = &*known;
+            let local = local_bytes(run, key.3);
+            let bytes = |at: usize| local.get(candidates[at].key).copied().unwrap_or(0);
+            let choice = if shut { None } else { placement::pick(ways, candidates, &fleet.free, bytes) };
+            if let Some((at, reserved)) = choice {
+                fleet.free[at].take(&reserved);
+                queue.remove(class, &key);
+                queue.hold(class, (run.id, key.3));
+                let worker = candidates[at].key.clone();
+                given.push(Given { run: run.id, index: key.3, worker, reserved, ahead: false });
+                heads.extend(queue.head(shape));
+                continue;
+            }
+            if !shut && ahead.give(queue, order, shape, known, &mut given) {
+                heads.extend(queue.head(shape)); // Whoever is the first of them now finds neither room nor a line.
+                continue;
+            }
+            let Some(entry) = queue.class(class).filter(|_| kept.is_overdue(since, now)) else { continue };
+            let (run, index) = (run.id, key.3);
+            if let Some((at, what)) = placement::keep(ways, candidates, &fleet.free).filter(|_| !shut) {
+                fleet.free[at].take(&what);
+                ahead.closed[at] = true;
+                let keepers = kept.workers.entry(candidates[at].key.clone()).or_default();
+                keepers.push(Keeper { place: key, run, index, what });
+            }
+            for (pool, slots) in &entry.pools {
+                let keepers = kept.pools.entry(pool.clone()).or_default();
+                keepers.push(Keeper { place: key, run, index, what: *slots });
             }
         }
         given
@@ -234,6 +294,8 @@ impl Core {
     /// The worker has begun an attempt that was given ahead: from now on its amounts count.
     pub(super) fn promote(&mut self, worker: &WorkerKey, id: RunId, index: u32) {
         let Some(holder) = self.workers.get_mut(worker) else { return };
+        // Another one may be given ahead in its place.
+        self.stirred = true;
         if let Some(at) = holder.ahead.iter().position(|waiting| *waiting == (id, index)) {
             holder.ahead.remove(at);
         }
@@ -293,7 +355,10 @@ impl Core {
     /// they would only be given ahead again.
     fn stuck(&self, now: UnixMillis) -> Vec<(WorkerKey, Vec<(RunId, u32)>)> {
         let mut fleet = self.fleet();
-        let mut seen: HashMap<u32, Option<Seen<'_>>> = HashMap::new();
+        for (worker, free) in fleet.workers.iter().zip(&mut fleet.free) {
+            self.kept.narrow(&worker.key, &kept::LAST, free);
+        }
+        let mut seen: HashMap<u64, Option<Seen<'_>>> = HashMap::new();
         let mut stuck = Vec::new();
         let waiting = self.workers.values().filter(|worker| worker.link.is_some() && !worker.ahead.is_empty());
         for worker in waiting.filter(|worker| worker.retracted_at.saturating_add(STUCK_MS) <= now) {
@@ -304,7 +369,7 @@ impl Core {
                 let Some(class) = self.queue.class(task.class).filter(|_| !task.state.is_cancelling()) else {
                     continue;
                 };
-                let known = seen.entry(task.class).or_insert_with(|| look(class, &fleet, self.gpu_open > 0).ok());
+                let known = seen.entry(class.shape).or_insert_with(|| look(class, &fleet, self.gpu_open > 0).ok());
                 let Some(Seen { candidates, ways }) = known else { continue };
                 let Some((at, reserved)) = placement::pick(ways, candidates, &fleet.free, |_| 0) else { continue };
                 if *candidates[at].key != worker.key {
@@ -317,15 +382,6 @@ impl Core {
             }
         }
         stuck
-    }
-}
-
-fn drop_head(queue: &mut super::queue::Queue, class: u32, key: &ReadyKey) {
-    if let Some(tasks) = queue.ready.get_mut(&class) {
-        tasks.remove(key);
-        if tasks.is_empty() {
-            queue.ready.remove(&class);
-        }
     }
 }
 
@@ -372,7 +428,16 @@ pub fn try_place(core: &Core, run: &Run, index: u32) -> Result<WorkerKey, Unplac
     let fleet = core.fleet();
     let Some(bound) = run.bound(index) else { return Err(Unplaced::NoWorkers) };
     let candidates = fleet.candidates(&bound.work);
-    let (at, _) = placement::choose(&bound.resources, &candidates, &fleet.free, core.gpu_work_open())?;
+    let ways = placement::ways(&bound.resources, &candidates, core.gpu_work_open())?;
+    let anywhere = placement::pick(&ways, &candidates, &fleet.free, |_| 0).ok_or(Unplaced::Busy)?;
+    if core.kept.workers.is_empty() {
+        return Ok(candidates[anywhere.0].key.clone());
+    }
+    let (place, mut free) = (core.place_of(run, index), fleet.free);
+    for (candidate, free) in candidates.iter().zip(&mut free) {
+        core.kept.narrow(candidate.key, &place, free);
+    }
+    let (at, _) = placement::pick(&ways, &candidates, &free, |_| 0).ok_or(Unplaced::Kept)?;
     Ok(candidates[at].key.clone())
 }
 

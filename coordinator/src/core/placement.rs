@@ -1,7 +1,8 @@
 //! Placement: a pure choice of a worker for one ready task.
 //!
 //! Wanted properties, tested below: never over capacity, on no device either; equal input, equal answer; nothing stays
-//! unplaced that would still fit; GPU workers are kept for GPU work while there is any.
+//! unplaced that would still fit into what the free room is said to be; GPU workers are kept for GPU work while there is
+//! any. What of the free room is kept for tasks that have waited too long, [`super::Kept`] says.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -50,6 +51,8 @@ pub enum Unplaced {
     TooLarge,
     /// Workers that could take it are busy.
     Busy,
+    /// A worker has room, and keeps it for a task that has waited too long and stands before this one.
+    Kept,
 }
 
 impl Unplaced {
@@ -62,6 +65,7 @@ impl Unplaced {
             Self::NoLabels => "no worker has the labels",
             Self::TooLarge => "no worker is large enough",
             Self::Busy => "workers are busy",
+            Self::Kept => "room is kept for tasks that wait for longer",
         }
     }
 }
@@ -184,17 +188,66 @@ pub fn choose(
     pick(&ways(request, workers, gpu_work_open)?, workers, free, |_| 0).ok_or(Unplaced::Busy)
 }
 
+/// Chooses the worker to be kept for a task that finds room on none: the one that lacks the least of what it needs. Says
+/// what is kept there, devices included.
+#[must_use]
+pub fn keep(ways: &[Way], workers: &[Candidate<'_>], free: &[Free]) -> Option<(usize, Resources)> {
+    let all = ways.iter().flat_map(|way| way.able.iter().map(move |&at| (&way.needs, at)));
+    all.map(|(needs, at)| {
+        let (lacks, devices) = lacking(needs, &workers[at], &free[at]);
+        (lacks, at, Resources { devices, ..needs.clone() })
+    })
+    .min_by_key(|(lacks, at, _)| (*lacks, workers[*at].key))
+    .map(|(_, at, needs)| (at, needs))
+}
+
+/// Adds up how much of each need is not free, in thousandths of it, and chooses the devices that lack the least. It never
+/// grows while a worker is only given back what it runs.
+fn lacking(needs: &Resources, worker: &Candidate<'_>, free: &Free) -> (u64, Vec<u32>) {
+    let lacks = |need: u64, have: u64| match need {
+        0 => 0,
+        need => need.saturating_sub(have).saturating_mul(1_000).div_ceil(need),
+    };
+    let custom =
+        needs.custom.iter().map(|(name, need)| lacks(*need, free.amounts.custom.get(name).copied().unwrap_or(0)));
+    let amounts = lacks(needs.cpu_milli.into(), free.amounts.cpu_milli.into())
+        .saturating_add(lacks(needs.memory_bytes, free.amounts.memory_bytes))
+        .saturating_add(custom.fold(0, u64::saturating_add));
+    if needs.gpu_milli == 0 {
+        return (amounts, Vec::new());
+    }
+    let (each, wanted) = parts(needs);
+    let large =
+        |index: u32| worker.gpus.iter().any(|gpu| gpu.index == index && gpu.memory_bytes >= needs.gpu_memory_bytes);
+    let mut devices: Vec<(u64, u32)> = free
+        .devices
+        .iter()
+        .filter(|device| large(device.index))
+        .map(|device| {
+            let milli = lacks(each.into(), device.milli.into());
+            (milli.saturating_add(lacks(needs.gpu_memory_bytes, device.memory_bytes)), device.index)
+        })
+        .collect();
+    devices.sort_unstable();
+    devices.truncate(wanted);
+    let lacks = devices.iter().fold(amounts, |sum, (lacks, _)| sum.saturating_add(*lacks));
+    let mut chosen: Vec<u32> = devices.into_iter().map(|(_, index)| index).collect();
+    chosen.sort_unstable();
+    (lacks, chosen)
+}
+
+/// Says how much of a device is needed, and of how many of them.
+const fn parts(needs: &Resources) -> (u32, usize) {
+    if needs.gpu_milli < WHOLE_GPU { (needs.gpu_milli, 1) } else { (WHOLE_GPU, (needs.gpu_milli / WHOLE_GPU) as usize) }
+}
+
 /// Chooses devices: for a share the fullest one that still has room, for whole ones the smallest memory that will do.
 /// `None` where there are not enough.
 fn devices(free: &[FreeDevice], needs: &Resources) -> Option<Vec<u32>> {
     if needs.gpu_milli == 0 {
         return Some(Vec::new());
     }
-    let (each, wanted) = if needs.gpu_milli < WHOLE_GPU {
-        (needs.gpu_milli, 1)
-    } else {
-        (WHOLE_GPU, (needs.gpu_milli / WHOLE_GPU) as usize)
-    };
+    let (each, wanted) = parts(needs);
     let mut fitting: Vec<&FreeDevice> =
         free.iter().filter(|device| device.milli >= each && device.memory_bytes >= needs.gpu_memory_bytes).collect();
     if fitting.len() < wanted {

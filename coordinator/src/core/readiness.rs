@@ -9,6 +9,7 @@ use super::{
     run::{Item, count},
 };
 use crate::{
+    defect::{self, Defect},
     expr::{Expr, Scope},
     spec::RunIf,
 };
@@ -26,22 +27,44 @@ pub(super) enum Rule {
     Cancel,
 }
 
+/// What has happened since the rule of a task was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Anything: its run starts, or is taken from the store.
+    Any,
+    /// This need has ended.
+    Ended(u32),
+    /// Everything in the run that is not `finally` has ended.
+    AllElse,
+}
+
 /// Applies the rule of a task of the spec.
 ///
 /// A rule is decided once all needs have ended, so that the outcome does not depend on their order; a failed need that
 /// must succeed is the one thing that cannot get better, and is decided at once. A cancelled run begins nothing but
 /// what runs `always` or `finally`.
-pub(super) fn rule(run: &Run, node: usize) -> Rule {
+///
+/// While needs are left it costs one look at the need that has ended, so that an end costs as many steps as there are
+/// tasks behind it, however many there are beside it.
+pub(super) fn rule(run: &Run, node: usize, news: News) -> Rule {
     let TaskState::Waiting { needs_left } = run.tasks[node].state else { return Rule::Wait };
     let flow = &run.spec.tasks[node].flow;
     let states = || run.graph.needs[node].iter().map(|&need| &run.tasks[need as usize].state);
-    if flow.run_if == RunIf::AllSucceeded && states().any(TaskState::is_failure) {
-        return Rule::UpstreamFailed;
+    if flow.run_if == RunIf::AllSucceeded {
+        let failed = match news {
+            News::Ended(need) if needs_left > 0 => run.tasks[need as usize].state.is_failure(),
+            News::AllElse if needs_left > 0 => false,
+            News::Any | News::Ended(_) | News::AllElse => states().any(TaskState::is_failure),
+        };
+        if failed {
+            return Rule::UpstreamFailed;
+        }
     }
     if needs_left > 0 {
         return Rule::Wait;
     }
-    if run.state == RunState::Cancelling && !flow.finally && flow.run_if != RunIf::Always {
+    let cancelled = run.state == RunState::Cancelling && !defect::is(Defect::CancelForgotten);
+    if cancelled && !flow.finally && flow.run_if != RunIf::Always {
         return Rule::Cancel;
     }
     let any = |wanted: fn(&TaskState) -> bool| states().any(wanted);
@@ -129,16 +152,19 @@ fn tasks_of(run: &Run, node: usize) -> Map<String, Value> {
 
 /// Says how a run ends whose tasks have ended like these.
 pub(super) fn outcome<'a>(run: &Run, tasks: impl IntoIterator<Item = &'a Task>) -> RunState {
-    let (mut failed, mut cancelled) = (false, false);
+    let (mut failed, mut cancelled, mut stopped) = (false, false, false);
     for task in tasks {
-        failed |= matches!(task.state, TaskState::Failed | TaskState::UpstreamFailed);
+        failed |= task.state == TaskState::Failed;
         cancelled |= task.state == TaskState::Cancelled;
+        stopped |= task.state == TaskState::UpstreamFailed;
     }
     let wanted = matches!(run.state, RunState::Cancelling | RunState::Queued);
     match (failed, cancelled) {
         (_, true) if wanted => RunState::Cancelled,
         (true, _) => RunState::Failed,
+        // What comes after a cancelled task fails upstream, which makes no failure of a cancel.
         (false, true) => RunState::Cancelled,
+        (false, false) if stopped => RunState::Failed,
         (false, false) => RunState::Succeeded,
     }
 }

@@ -289,7 +289,7 @@ impl Planner<'_> {
                     let dropped = differs[task] == Differs::Dropped;
                     let reason = match state(task) {
                         _ if dropped => "not in this version".to_owned(),
-                        Some(TaskState::Succeeded) => "kept".to_owned(),
+                        Some(TaskState::Succeeded) => tolerated(run, task).unwrap_or_else(|| "kept".to_owned()),
                         state => format!("stays {}", state.map_or("missing", state_word)),
                     };
                     Item { execute: false, dropped, reason, children: None }
@@ -297,6 +297,18 @@ impl Planner<'_> {
             })
             .collect()
     }
+}
+
+/// Names the children of a fan-out that succeeded all the same: `--failed` leaves them as the pipeline wants it.
+fn tolerated(run: &Run, task: usize) -> Option<String> {
+    const MOST_NAMED: usize = 5;
+    let group = run.groups.get(&count(task)).filter(|group| group.failed > 0)?;
+    let failed = group.members.iter().filter(|&&child| run.task(child).is_some_and(|child| child.state.is_failure()));
+    let names: Vec<String> =
+        failed.take(MOST_NAMED).filter_map(|&child| Some(run.name_of(child)?.to_string())).collect();
+    let more = (group.failed as usize).saturating_sub(names.len());
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!("kept, although it tolerates {}{rest}: ask for them with --only", names.join(", ")))
 }
 
 /// Names a state in a sentence.

@@ -222,6 +222,9 @@ pub struct Task {
     /// When it could first have been placed, or its sensor began to look.
     pub ready_at: UnixMillis,
     pub ended_at: UnixMillis,
+    /// Of an expanded fan-out: the first of its children that has not begun, by index; they begin in this order, some at a
+    /// time. 0: all have.
+    pub next_child: u32,
     pub progress: Option<Box<Progress>>,
 }
 
@@ -242,6 +245,7 @@ impl Task {
             inline: BTreeMap::new(),
             ready_at: 0,
             ended_at: 0,
+            next_child: 0,
             progress: None,
         }
     }
@@ -294,15 +298,22 @@ pub struct Run {
     pub path: String,
     pub state: RunState,
     pub created_at: UnixMillis,
+    /// Since when it waits: for its turn while it is queued, for workers once it goes on. Runs stand in this order, moved
+    /// by their priority.
+    pub waits_since: UnixMillis,
     pub ended_at: UnixMillis,
     /// 0, and one more for each rerun.
     pub generation: u32,
     pub priority: i32,
     pub tags: BTreeMap<String, String>,
     pub idempotency_key: String,
+    /// Digest of what a client asked for under its key; empty: a repeat is not compared.
+    pub asked: String,
     pub no_cache: bool,
     /// Path or URL to the digest of the content that was there at submission.
     pub external_inputs: BTreeMap<String, String>,
+    /// Why it was cancelled as a whole, in words; empty: it was not.
+    pub cancelled_for: String,
     /// By index in the spec.
     pub tasks: Vec<Task>,
     /// From [`FIRST_CHILD`] on.
@@ -332,13 +343,16 @@ impl Run {
             path,
             state: RunState::Running,
             created_at,
+            waits_since: created_at,
             ended_at: 0,
             generation: 0,
             priority: spec.priority,
             tags: BTreeMap::new(),
             idempotency_key: String::new(),
+            asked: String::new(),
             no_cache: false,
             external_inputs: BTreeMap::new(),
+            cancelled_for: String::new(),
             tasks,
             children: Vec::new(),
             homes: Vec::new(),
@@ -416,6 +430,12 @@ impl Run {
             None => index as usize,
             Some(child) => self.homes.get(child as usize).map_or(usize::MAX, |(node, _)| *node as usize),
         }
+    }
+
+    /// Counts the tasks on the longest path from a task, or that of a child, to an end: what comes after it has fewer.
+    #[must_use]
+    pub fn remaining(&self, index: u32) -> u32 {
+        self.graph.remaining.get(self.node_of(index)).copied().unwrap_or_default()
     }
 
     /// Gives what a task or child executes.

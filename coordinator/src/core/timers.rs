@@ -6,6 +6,7 @@ use segue_proto::{
 };
 
 use super::{Core, Effect, TaskState, UnixMillis};
+use crate::defect::{self, Defect};
 
 /// How long an answer of a sensor is awaited before somebody looks again: the one who looked may have gone.
 const ANSWER_MS: u64 = 600_000;
@@ -31,8 +32,8 @@ impl Core {
         let Some(task) = run.task_mut(index) else { return };
         match &mut task.state {
             TaskState::Live(live) if live.timer == at => {
-                if live.lease_until > now {
-                    live.timer = live.lease_until;
+                if live.lease_until > now || defect::is(Defect::LeaseWithoutEnd) {
+                    live.timer = live.lease_until.max(now + 1);
                     let again = (live.timer, id, index);
                     self.timers.insert(again);
                 } else {
@@ -67,9 +68,13 @@ impl Core {
         }
     }
 
-    /// Gives the next time at which a tick may change something.
+    /// Gives the next time at which a tick may change something; 0 where it would at once.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<UnixMillis> {
-        self.timers.first().map(|(at, ..)| *at).into_iter().chain(self.look_ahead_at).min()
+        if !self.expanding.is_empty() {
+            return Some(0);
+        }
+        let timer = self.timers.first().map(|(at, ..)| *at);
+        timer.into_iter().chain(self.look_ahead_at).chain(self.kept.next_at).min()
     }
 }

@@ -9,6 +9,7 @@ use segue_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{UnixMillis, placement::Free};
+use crate::defect::{self, Defect};
 
 /// A worker's identity: its name and this start of its process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub struct Worker {
     pub cordoned: bool,
     /// A newer incarnation of the same name has said hello.
     pub superseded: bool,
+    /// A lease of it has ended for want of heartbeats. Until the next one it gets no work, however open its link looks.
+    pub silent: bool,
     pub hostname: String,
     pub version: String,
     pub connected_at: UnixMillis,
@@ -71,6 +74,7 @@ impl Worker {
             draining: false,
             cordoned: false,
             superseded: false,
+            silent: false,
             hostname: String::new(),
             version: String::new(),
             connected_at: 0,
@@ -97,7 +101,7 @@ impl Worker {
     /// Says whether it may be given work.
     #[must_use]
     pub const fn takes_work(&self) -> bool {
-        self.link.is_some() && !self.draining && !self.cordoned && !self.superseded
+        self.link.is_some() && !self.draining && !self.cordoned && !self.superseded && !self.silent
     }
 
     /// Names its state, the strongest reason to take no work first.
@@ -105,6 +109,7 @@ impl Worker {
     pub const fn state(&self) -> &'static str {
         match (self.link, self.draining, self.cordoned) {
             (None, ..) => "disconnected",
+            _ if self.silent => "silent",
             (Some(_), true, _) => "draining",
             (Some(_), false, true) => "cordoned",
             (Some(_), false, false) => "connected",
@@ -121,7 +126,7 @@ impl Worker {
     #[must_use]
     pub fn free(&self) -> Free {
         let mut free = Free { amounts: self.capacity.clone(), devices: super::placement::idle(&self.gpus) };
-        for reserved in self.leased.values() {
+        for reserved in self.leased.values().filter(|_| !defect::is(Defect::OverCapacity)) {
             free.take(reserved);
         }
         free

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use segue_proto::{
     ids::{Digest, RunId},
-    store::v1::{CacheRecord, DroppedRunRecord, RunRecord},
+    store::v1::{CacheRecord, DroppedRunRecord, IntervalRecord, PipelineRecord, RunRecord},
     v1::SubmitResponse,
 };
 use tracing::{info, warn};
 
-use super::plan::{BlobDrop, CacheDrop, GcPlan, LogDrop, RunDrop};
+use super::{
+    facts::{IntervalFact, TextFact},
+    plan::{BlobDrop, CacheDrop, GcPlan, LogDrop, RunDrop},
+};
 use crate::{
     core::Core,
     server::{Error, api::Shared, records},
@@ -51,17 +54,24 @@ pub async fn execute(shared: &Shared, plan: &GcPlan) -> Result<GcPlan, Error> {
         }
     }
     done.cache = drop_cache(shared, &plan.cache).await?;
-    for group in plan.dated.chunks(BATCH) {
+    // The oldest first, so that the feed has no hole wherever this ends.
+    for group in plan.events.chunks(BATCH) {
         let mut batch = Batch::new();
-        group.iter().for_each(|key| batch.delete_raw(key.clone()));
+        group.iter().for_each(|part| batch.delete(&part.key));
         shared.committer.commit(batch).await?;
-        done.dated.extend_from_slice(group);
+        done.events.extend_from_slice(group);
+    }
+    // A run that turned out to be needed again needs its text and its interval too: the next collection looks anew.
+    if done.runs.len() == plan.runs.len() {
+        done.texts = drop_texts(shared, &plan.texts).await?;
+        done.intervals = drop_intervals(shared, &plan.intervals).await?;
     }
     done.blobs = drop_blobs(shared, plan).await?;
     if !done.is_empty() {
         let (runs, cache, blobs, bytes) =
             (done.runs.len(), done.cache.len(), done.blobs.len(), done.blob_bytes() + done.log_bytes());
-        info!(runs, cache, blobs, bytes, "collected");
+        let events = done.event_count();
+        info!(runs, cache, blobs, bytes, events, "collected");
     }
     Ok(done)
 }
@@ -137,7 +147,8 @@ async fn erase(shared: &Shared, run: &RunId) -> Result<(), Error> {
 /// Gives keys of what is left of a run: fewer than a batch only if they are all.
 fn left_of(store: &dyn Store, run: &RunId) -> Result<Vec<Vec<u8>>, StoreError> {
     let mut keys = Vec::new();
-    for start in [prefix::tasks(run), prefix::attempts(run), prefix::produced(run), prefix::expansions(run)] {
+    let kinds = [prefix::tasks, prefix::attempts, prefix::produced, prefix::expansions, prefix::changed_inputs];
+    for start in kinds.map(|of| of(run)) {
         let rows = store.scan(&start, None, BATCH - keys.len())?;
         keys.extend(rows.into_iter().map(|(key, _)| key));
     }
@@ -186,6 +197,69 @@ pub async fn drop_cache(shared: &Shared, drops: &[CacheDrop]) -> Result<Vec<Cach
                         batch.require_unchanged(&key, raw);
                         batch.delete(&key);
                         dropped.push(drop);
+                    }
+                }
+                Ok((batch, dropped))
+            })
+            .await?;
+        done.extend(dropped);
+    }
+    Ok(done)
+}
+
+/// Takes away texts that were not submitted again since, and that no active run has; gives those.
+async fn drop_texts(shared: &Shared, texts: &[TextFact]) -> Result<Vec<TextFact>, Error> {
+    let mut done = Vec::new();
+    for group in texts.chunks(BATCH) {
+        let group = group.to_vec();
+        let dropped = shared
+            .handle
+            .between(move |core, store| {
+                let active: BTreeSet<&str> = core.runs().map(|run| run.spec.version.as_str()).collect();
+                let mut batch = Batch::new();
+                let mut dropped = Vec::new();
+                for text in group {
+                    let key = Key::Pipeline(text.version.clone());
+                    let raw = store.get(&key.encode())?;
+                    let record = raw.as_deref().map(|raw| codec::decode::<PipelineRecord>(&key, raw)).transpose()?;
+                    let same = record.is_some_and(|record| record.created_ms == text.submitted_at);
+                    if !same || active.contains(text.version.as_str()) {
+                        continue;
+                    }
+                    batch.require_unchanged(&key, raw);
+                    batch.delete(&key);
+                    if let Ok(name) = text.pipeline.parse() {
+                        batch.delete(&Key::PipelineVersion { name, version: text.version.clone() });
+                    }
+                    dropped.push(text);
+                }
+                Ok((batch, dropped))
+            })
+            .await?;
+        done.extend(dropped);
+    }
+    Ok(done)
+}
+
+/// Forgets what became of intervals about which nothing was decided since; gives those.
+async fn drop_intervals(shared: &Shared, intervals: &[IntervalFact]) -> Result<Vec<IntervalFact>, Error> {
+    let mut done = Vec::new();
+    for group in intervals.chunks(BATCH) {
+        let group = group.to_vec();
+        let dropped = shared
+            .handle
+            .between(move |_, store| {
+                let mut batch = Batch::new();
+                let mut dropped = Vec::new();
+                for interval in group {
+                    let IntervalFact { pipeline, start, end, .. } = interval.clone();
+                    let key = Key::Interval { pipeline, start, end };
+                    let raw = store.get(&key.encode())?;
+                    let record = raw.as_deref().map(|raw| codec::decode::<IntervalRecord>(&key, raw)).transpose()?;
+                    if record.is_some_and(|record| record.decided_ms == interval.decided_at) {
+                        batch.require_unchanged(&key, raw);
+                        batch.delete(&key);
+                        dropped.push(interval);
                     }
                 }
                 Ok((batch, dropped))

@@ -1,8 +1,11 @@
 //! What a collection is planned from: plain data, read at one moment.
 
-use segue_proto::ids::{Digest, RunId};
+use segue_proto::ids::{Digest, PipelineName, RunId};
 
-use crate::core::{RunState, UnixMillis};
+use crate::{
+    core::{RunState, UnixMillis},
+    store::Key,
+};
 
 /// Index into [`Facts::blobs`].
 pub type BlobIndex = u32;
@@ -19,8 +22,12 @@ pub struct Facts {
     pub blobs: Vec<BlobFact>,
     /// Runs with logs, whether or not the run exists.
     pub logs: Vec<LogFact>,
-    /// Other records that go by age.
-    pub dated: Vec<DatedFact>,
+    /// Records of the feed that nobody has to read any more and that may be old enough, oldest first.
+    pub events: Vec<EventsFact>,
+    /// Texts of pipelines.
+    pub texts: Vec<TextFact>,
+    /// What became of intervals of schedules.
+    pub intervals: Vec<IntervalFact>,
     /// Runs that an earlier collection has dropped without coming to its end.
     pub leftovers: Vec<RunId>,
     /// Start of the oldest attempt that is under way: it may have stored outputs that no record names yet.
@@ -36,6 +43,8 @@ pub struct RunFact {
     pub end: Option<End>,
     /// Somebody else still has to take note of its end, such as the schedule that started it: until then it stays.
     pub awaited: bool,
+    /// The text of its version, as an index into [`Facts::texts`]; none where that is not stored.
+    pub text: Option<u32>,
     pub needs: Vec<BlobIndex>,
 }
 
@@ -90,9 +99,33 @@ pub struct LogFact {
     pub bytes: u64,
 }
 
-/// A record that goes by its age alone, whatever it is.
+/// A record of the feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatedFact {
-    pub key: Vec<u8>,
+pub struct EventsFact {
+    pub key: Key,
     pub at: UnixMillis,
+    /// How many events it holds.
+    pub events: u64,
+}
+
+/// The text of a version of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFact {
+    pub version: Digest,
+    pub pipeline: String,
+    /// Last.
+    pub submitted_at: UnixMillis,
+    /// It is the newest of its pipeline, or something other than a run names it.
+    pub needed: bool,
+}
+
+/// What became of an interval of a schedule or backfill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntervalFact {
+    pub pipeline: PipelineName,
+    pub start: UnixMillis,
+    pub end: UnixMillis,
+    pub decided_at: UnixMillis,
+    /// Its last run, which may be gone.
+    pub run: Option<RunId>,
 }

@@ -8,18 +8,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use futures::TryStreamExt as _;
 use segue_proto::{
     ids::{Digest, RunId},
-    store::v1::{CacheRecord, PipelineRecord},
+    store::v1::{CacheRecord, IntervalRecord, PipelineRecord},
     v1,
 };
 
 use super::{
     GcConfig, Policies,
-    facts::{BlobFact, BlobIndex, CacheFact, DatedFact, End, Facts, LogFact, ModelFact, RunFact, StoredBlob},
+    facts::{
+        BlobFact, BlobIndex, CacheFact, End, EventsFact, Facts, IntervalFact, LogFact, ModelFact, RunFact, StoredBlob,
+        TextFact,
+    },
 };
 use crate::{
     blobs::LEAST_REMOTE_GRACE,
     core::{Core, TaskState, UnixMillis},
-    server::{Error, api::Shared, records},
+    server::{Error, api::Shared, feed, records},
     spec::Retention,
     store::{
         self, Error as StoreError, Key, Store,
@@ -29,17 +32,6 @@ use crate::{
         visit,
     },
 };
-
-/// A kind of record that goes by age alone.
-struct Dated {
-    /// What its keys begin with.
-    start: fn() -> Vec<u8>,
-    /// Gives the moment of one.
-    at: fn(&[u8], &[u8]) -> Result<UnixMillis, StoreError>,
-}
-
-/// What is collected by [`GcConfig::events_for`].
-const DATED: &[Dated] = &[];
 
 /// Reads everything that a collection is planned from, with the rules in force.
 ///
@@ -54,23 +46,27 @@ pub async fn gather(shared: &Shared, config: &GcConfig) -> Result<(Facts, Polici
         .map_ok(|(blob, written_at)| (blob.digest, StoredBlob { size_bytes: blob.size_bytes, written_at }))
         .try_collect()
         .await?;
+    let events_for_ms = config.events_for.map(millis);
     let (mut facts, pipelines) = shared
         .blocking(move |shared| {
             let logs = logs(shared)?;
             let mut reading = Reading::of(stored);
             reading.facts.logs = logs;
             reading.read(&*shared.store)?;
+            if let Some(events_for_ms) = events_for_ms {
+                // Those that are too young are many, and never go.
+                let after = shared.clock.now().saturating_sub(events_for_ms).saturating_add(1);
+                let parts = feed::expired(&*shared.store, after, &shared.gc.readers, usize::MAX)?;
+                let fact = |part: feed::Part| EventsFact { key: part.key, at: part.at, events: part.events };
+                reading.facts.events = parts.into_iter().map(fact).collect();
+            }
             Ok(reading.finish())
         })
         .await?;
     facts.uploading_since = uploading_since;
     let least = if shared.blobs.local_root().is_some() { std::time::Duration::ZERO } else { LEAST_REMOTE_GRACE };
-    let policies = Policies {
-        defaults: config.defaults,
-        pipelines,
-        grace_ms: millis(config.grace.max(least)),
-        events_for_ms: config.events_for.map(millis),
-    };
+    let policies =
+        Policies { defaults: config.defaults, pipelines, grace_ms: millis(config.grace.max(least)), events_for_ms };
     Ok((facts, policies))
 }
 
@@ -106,6 +102,10 @@ struct Reading {
     awaited: BTreeSet<RunId>,
     /// The newest text of each name, with the moment of its submission and its version.
     texts: BTreeMap<String, (UnixMillis, String, String)>,
+    /// The version of each run, in their order.
+    versions: Vec<String>,
+    /// Versions that schedules, backfills and models name.
+    named: BTreeSet<String>,
 }
 
 impl Reading {
@@ -117,6 +117,8 @@ impl Reading {
             dropped: BTreeSet::new(),
             awaited: BTreeSet::new(),
             texts: BTreeMap::new(),
+            versions: Vec::new(),
+            named: BTreeSet::new(),
         };
         for (digest, stored) in stored {
             let blob = reading.blob(digest);
@@ -148,15 +150,7 @@ impl Reading {
             let key = Key::decode(&key).map_err(|e| StoreError::corrupt(store::keys::describe(&key), e))?;
             let value = codec::decode_any(&key, &value)?;
             self.record(key, value)
-        })?;
-        for kind in DATED {
-            visit(store, &(kind.start)(), |key, value| {
-                let at = (kind.at)(&key, &value)?;
-                self.facts.dated.push(DatedFact { key, at });
-                Ok(())
-            })?;
-        }
-        Ok(())
+        })
     }
 
     fn record(&mut self, key: Key, value: Value) -> Result<(), StoreError> {
@@ -168,7 +162,9 @@ impl Reading {
                     .ok_or_else(|| StoreError::corrupt(&key, "unknown state of a run"))?;
                 let end = state.is_terminal().then_some(End { at: record.ended_ms, state });
                 self.runs.insert(*run, self.facts.runs.len());
-                self.facts.runs.push(RunFact { run: *run, pipeline: record.pipeline, end, awaited: false, needs });
+                self.versions.push(record.version);
+                let pipeline = record.pipeline;
+                self.facts.runs.push(RunFact { run: *run, pipeline, end, awaited: false, text: None, needs });
             }
             (Holder::Run(run), _) => match self.runs.get(run) {
                 Some(&at) => self.facts.runs[at].needs.extend(needs),
@@ -178,9 +174,12 @@ impl Reading {
                 None => self.facts.always.extend(needs),
             },
             (Holder::Cache, Value::Cache(record)) => self.cached(&key, record, needs),
-            (Holder::Model, _) => {
+            (Holder::Model, value) => {
                 if let Key::ModelVersion { name, version } = &key {
                     self.facts.models.push(ModelFact { name: name.to_string(), version: *version, needs });
+                }
+                if let Value::ModelVersion(record) = value {
+                    self.named.insert(record.pipeline_version);
                 }
             }
             (Holder::Blob, _) => needs.iter().for_each(|&blob| self.facts.blobs[blob as usize].recorded = true),
@@ -189,9 +188,12 @@ impl Reading {
                 match value {
                     Value::Pipeline(record) => self.text(record),
                     Value::Schedule(record) => {
+                        self.named.insert(record.version);
                         self.awaited
                             .extend(record.active.iter().filter_map(|active| active.run_id.parse::<RunId>().ok()));
                     }
+                    Value::Backfill(record) => drop(self.named.insert(record.version)),
+                    Value::Interval(record) => self.interval(&key, &record),
                     Value::BackfillInterval(record) if record.state() == v1::BackfillIntervalState::Running => {
                         self.awaited.extend(record.run_id.parse::<RunId>().ok());
                     }
@@ -221,7 +223,23 @@ impl Reading {
         });
     }
 
+    fn interval(&mut self, key: &Key, record: &IntervalRecord) {
+        let Key::Interval { pipeline, start, end } = key else { return };
+        self.facts.intervals.push(IntervalFact {
+            pipeline: pipeline.clone(),
+            start: *start,
+            end: *end,
+            decided_at: record.decided_ms,
+            run: record.run_id.parse().ok(),
+        });
+    }
+
     fn text(&mut self, record: PipelineRecord) {
+        // A version that cannot be read is named by nothing that could be asked for it, and stays.
+        if let Ok(version) = record.version.parse() {
+            let (pipeline, submitted_at) = (record.name.clone(), record.created_ms);
+            self.facts.texts.push(TextFact { version, pipeline, submitted_at, needed: false });
+        }
         let newest = self.texts.entry(record.name).or_default();
         if (newest.0, &newest.1) < (record.created_ms, &record.version) {
             *newest = (record.created_ms, record.version, record.text);
@@ -239,6 +257,15 @@ impl Reading {
             if let Some(&at) = self.runs.get(run) {
                 self.facts.runs[at].awaited = true;
             }
+        }
+        let mut places: HashMap<&str, u32> = HashMap::new();
+        for (at, text) in (0..).zip(&mut self.facts.texts) {
+            let newest = self.texts.get(&text.pipeline).is_some_and(|newest| newest.1 == text.version.as_str());
+            text.needed = newest || self.named.contains(text.version.as_str());
+            places.insert(text.version.as_str(), at);
+        }
+        for (run, version) in self.facts.runs.iter_mut().zip(&self.versions) {
+            run.text = places.get(version.as_str()).copied();
         }
         self.facts.leftovers = self.dropped.into_iter().collect();
         let rules = self.texts.into_iter().map(|(name, (_, _, text))| (name, Retention::of_text(&text)));

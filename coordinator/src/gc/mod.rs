@@ -26,10 +26,13 @@ use std::time::Duration;
 use crate::spec::Retention;
 
 pub use execute::{drop_cache, execute};
-pub use facts::{BlobFact, BlobIndex, CacheFact, DatedFact, End, Facts, LogFact, ModelFact, RunFact, StoredBlob};
+pub use facts::{
+    BlobFact, BlobIndex, CacheFact, End, EventsFact, Facts, IntervalFact, LogFact, ModelFact, RunFact, StoredBlob,
+    TextFact,
+};
 pub use gather::gather;
 pub use plan::{BlobDrop, CacheDrop, GcPlan, Kept, LogDrop, Policies, RunDrop, Why, plan};
-pub use service::{Ask, collect, every};
+pub use service::{Ask, collect, every, forget_events};
 
 /// How a coordinator collects.
 #[derive(Debug, Clone, Copy)]
@@ -40,13 +43,15 @@ pub struct GcConfig {
     pub every: Option<Duration>,
     /// Blobs that were stored less than this long ago stay, needed or not.
     pub grace: Duration,
-    /// How long other dated records stay; none: for ever.
+    /// How long events stay in the feed; none: for ever. What somebody still has to read stays longer.
     pub events_for: Option<Duration>,
 }
 
 impl GcConfig {
     /// Longer than the way of an upload to the record that names it.
     pub const GRACE: Duration = Duration::from_secs(3_600);
+    /// How long events stay unless somebody says otherwise: long enough to look into what happened last month.
+    pub const EVENTS_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);
 }
 
 impl Default for GcConfig {
@@ -60,6 +65,8 @@ impl Default for GcConfig {
 #[derive(Debug, Default)]
 pub struct Gc {
     pub config: GcConfig,
+    /// Cursors of those who read the feed for this coordinator: what they have not read yet stays.
+    pub readers: Vec<&'static str>,
     /// Whoever reads all records and then what they name, or takes away what they name, is alone with it: one collection
     /// at a time, and none during a backup or a verification.
     pub turn: tokio::sync::Mutex<()>,
@@ -68,8 +75,8 @@ pub struct Gc {
 impl Gc {
     /// Makes it of its settings.
     #[must_use]
-    pub fn new(config: GcConfig) -> Self {
-        Self { config, turn: tokio::sync::Mutex::default() }
+    pub fn new(config: GcConfig, readers: Vec<&'static str>) -> Self {
+        Self { config, readers, turn: tokio::sync::Mutex::default() }
     }
 }
 

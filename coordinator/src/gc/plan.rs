@@ -11,7 +11,7 @@ use std::{
 
 use segue_proto::ids::{Digest, RunId};
 
-use super::facts::{BlobIndex, End, Facts, RunFact};
+use super::facts::{BlobIndex, End, EventsFact, Facts, IntervalFact, RunFact, TextFact};
 use crate::{
     core::{RunState, UnixMillis},
     spec::Retention,
@@ -29,7 +29,7 @@ pub struct Policies {
     pub pipelines: BTreeMap<String, Retention>,
     /// Blobs that were stored less than this long ago stay, needed or not.
     pub grace_ms: u64,
-    /// How long other dated records stay; none: for ever.
+    /// How long events stay in the feed; none: for ever.
     pub events_for_ms: Option<u64>,
 }
 
@@ -42,8 +42,12 @@ pub struct GcPlan {
     /// Logs of runs that stay, or that do not exist.
     pub logs: Vec<LogDrop>,
     pub cache: Vec<CacheDrop>,
-    /// Keys of other dated records.
-    pub dated: Vec<Vec<u8>>,
+    /// The beginning of the feed.
+    pub events: Vec<EventsFact>,
+    /// Texts of pipelines that no run has any more.
+    pub texts: Vec<TextFact>,
+    /// What became of intervals, long ago.
+    pub intervals: Vec<IntervalFact>,
     pub blobs: Vec<BlobDrop>,
     /// A blob that turns out to be stored at this moment or later stays.
     pub before: UnixMillis,
@@ -204,12 +208,12 @@ pub fn plan(facts: &Facts, policies: &Policies, now: UnixMillis) -> GcPlan {
                 })
             })
             .collect(),
-        dated: match policies.events_for_ms {
-            Some(limit) => {
-                facts.dated.iter().filter(|fact| !young(fact.at, limit, now)).map(|fact| fact.key.clone()).collect()
-            }
+        events: match policies.events_for_ms {
+            Some(limit) => facts.events.iter().take_while(|fact| !young(fact.at, limit, now)).cloned().collect(),
             None => Vec::new(),
         },
+        texts: texts(facts, &runs, policies, now),
+        intervals: intervals(facts, &runs, policies, now),
         blobs,
         before,
         kept,
@@ -247,6 +251,50 @@ fn verdicts(facts: &Facts, policies: &Policies, now: UnixMillis) -> Vec<Option<W
         .collect();
     verdicts.reverse();
     verdicts
+}
+
+/// Gives the texts that no kept run has, of pipelines with a rule about runs: a text goes with the last run of its
+/// version. One that was submitted a moment ago stays: its run may still be on its way.
+fn texts(facts: &Facts, verdicts: &[Option<Why>], policies: &Policies, now: UnixMillis) -> Vec<TextFact> {
+    let mut needed: Vec<bool> = facts.texts.iter().map(|text| text.needed).collect();
+    for (run, _) in facts.runs.iter().zip(verdicts).filter(|(_, why)| why.is_none()) {
+        if let Some(mark) = run.text.and_then(|text| needed.get_mut(text as usize)) {
+            *mark = true;
+        }
+    }
+    let old = |text: &TextFact| {
+        let limit = forgotten_after(&policies.of(&text.pipeline), policies);
+        limit.is_some_and(|limit| !young(text.submitted_at, limit, now))
+    };
+    facts.texts.iter().zip(needed).filter(|(text, needed)| !needed && old(text)).map(|(text, _)| text.clone()).collect()
+}
+
+/// Gives the intervals that are as old as the runs that go: each was decided before every ended run that stays, and its
+/// own run, where it had one, is gone.
+fn intervals(facts: &Facts, verdicts: &[Option<Why>], policies: &Policies, now: UnixMillis) -> Vec<IntervalFact> {
+    let mut kept: BTreeSet<&RunId> = BTreeSet::new();
+    let mut oldest: BTreeMap<&str, UnixMillis> = BTreeMap::new();
+    for (run, _) in facts.runs.iter().zip(verdicts).filter(|(_, why)| why.is_none()) {
+        kept.insert(&run.run);
+        if let Some(end) = run.end {
+            let known = oldest.entry(&run.pipeline).or_insert(end.at);
+            *known = end.at.min(*known);
+        }
+    }
+    let goes = |interval: &&IntervalFact| {
+        let name = interval.pipeline.as_str();
+        let limit = forgotten_after(&policies.of(name), policies);
+        limit.is_some_and(|limit| !young(interval.decided_at, limit, now))
+            && interval.run.as_ref().is_none_or(|run| !kept.contains(run))
+            && oldest.get(name).is_none_or(|oldest| interval.decided_at < *oldest)
+    };
+    facts.intervals.iter().filter(goes).cloned().collect()
+}
+
+/// How long something stays that belongs to runs which are gone; none: for ever, as no rule is about runs.
+fn forgotten_after(rules: &Retention, policies: &Policies) -> Option<u64> {
+    let any = rules.keep_runs.is_some() || rules.keep_for_ms.is_some();
+    any.then(|| rules.keep_for_ms.unwrap_or(0).max(policies.grace_ms))
 }
 
 /// Says of logs whether they go with their run, before it, or without one.
@@ -338,7 +386,9 @@ impl GcPlan {
             && self.runs.is_empty()
             && self.logs.is_empty()
             && self.cache.is_empty()
-            && self.dated.is_empty()
+            && self.events.is_empty()
+            && self.texts.is_empty()
+            && self.intervals.is_empty()
             && self.blobs.is_empty()
     }
 
@@ -346,6 +396,12 @@ impl GcPlan {
     #[must_use]
     pub fn blob_bytes(&self) -> u64 {
         self.blobs.iter().filter_map(|blob| blob.size_bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Counts the events that go.
+    #[must_use]
+    pub fn event_count(&self) -> u64 {
+        self.events.iter().map(|part| part.events).fold(0, u64::saturating_add)
     }
 
     /// Gives the bytes of logs that go, with or without their run.

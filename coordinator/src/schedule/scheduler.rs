@@ -98,13 +98,21 @@ impl State {
             CatchUp::All => self.pass_what_is_too_old(plan, late_before, now, &mut actions),
             policy => self.pass_what_was_missed(policy, plan, late_before, now, &mut actions),
         }
+        let together = plan.decl.catch_up == CatchUp::All && self.several_are_due(plan, now);
         while let Some(interval) = plan.after(self.decided).filter(|interval| plan.starts(*interval) <= now) {
-            if !self.accept(Waiting::new(interval, interval.end < late_before), plan, &mut actions) {
+            if !self.accept(Waiting::new(interval, together || interval.end < late_before), plan, &mut actions) {
                 return self.start(plan, actions);
             }
         }
         self.floor = 0;
         self.start(plan, actions)
+    }
+
+    /// Says whether more than one fire is due. They were missed together, however short the gap was, and would be in each
+    /// other's way if they counted as on time.
+    fn several_are_due(&self, plan: &Plan, now: UnixMillis) -> bool {
+        let due = |after: UnixMillis| plan.after(after).filter(|interval| plan.starts(*interval) <= now);
+        due(self.decided).is_some_and(|first| due(first.end).is_some())
     }
 
     /// Gives when [`State::decide`] has something to do next, if nothing else happens.

@@ -115,6 +115,33 @@ fn missed_intervals_wait_for_one_another_even_where_fires_are_skipped() {
 }
 
 #[test]
+fn fires_that_were_missed_in_a_short_gap_do_not_skip_each_other() {
+    let mut decl = decl(Trigger::Every(5_000));
+    decl.catch_up = CatchUp::All;
+    let plan = Plan::new("often", decl).unwrap();
+    let mut state = State::new(&plan, SATURDAY);
+    let mut executed = Vec::new();
+    // Away for 16 s: three fires, all of them less than a minute ago.
+    for step in 0..3 {
+        for action in state.decide(&plan, SATURDAY + 16_000 + step) {
+            match action {
+                Action::Start { interval, late } => {
+                    assert!(late, "{interval:?}");
+                    executed.push((interval.end - SATURDAY) / 1_000);
+                    state.started(interval, step.to_string());
+                }
+                other => panic!("nothing is left out: {other:?}"),
+            }
+        }
+        assert!(state.ended(&step.to_string()));
+    }
+    assert_eq!(executed, [5, 10, 15]);
+    // One that comes while the coordinator is there is on time.
+    let actions = state.decide(&plan, SATURDAY + 20_000);
+    assert!(matches!(actions.as_slice(), [Action::Start { late: false, .. }]), "{actions:?}");
+}
+
+#[test]
 fn intervals_older_than_the_window_are_missed_and_none_ages_while_it_waits() {
     let plan = hourly(|decl| {
         decl.catch_up = CatchUp::All;
@@ -205,7 +232,12 @@ fn a_paused_schedule_does_nothing_and_what_it_missed_is_left_to_the_policy_or_pa
     assert_eq!((turn(&mut state, &plan, at(3)), state.next_wakeup(&plan)), (vec![], None));
     let mut other = state.clone();
     assert_eq!(hours(&state.resume(&plan, false, at(3) + 1)), []);
-    assert_eq!(turn(&mut state, &plan, at(3) + 1), [("overlap", 3), ("start", 1)], "the third is on time");
+    assert_eq!(turn(&mut state, &plan, at(3) + 1), [("start", 1)]);
+    for hour in 1..=3 {
+        assert!(state.ended(&hour.to_string()));
+        let next = if hour < 3 { vec![("start", hour + 1)] } else { vec![] };
+        assert_eq!(turn(&mut state, &plan, at(3) + 2), next, "the third was missed with the others");
+    }
     assert_eq!(hours(&other.resume(&plan, true, at(3) + 1)), [("missed", 3)]);
     assert_eq!(turn(&mut other, &plan, at(4)), [("start", 4)]);
 }

@@ -1,13 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
-use segue_proto::v1;
+use segue_proto::{store::v1 as stored, v1};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
 
 use super::*;
-use crate::store::{Batch, Key, MemoryStore, testing};
+use crate::{
+    core::FIRST_CHILD,
+    store::{Batch, Key, MemoryStore, testing},
+};
 
 struct Fixture {
     store: Arc<dyn Store>,
@@ -137,7 +140,7 @@ async fn a_moment_has_come_or_not() {
 async fn an_artifact_is_waited_for_until_another_run_makes_another_one() {
     let fixture = Fixture::new();
     let sensor = Sensor::Artifact { pipeline: "demo".into(), task: "clean".into(), output: "orders".into() };
-    assert!(why(fixture.look(&sensor, None).await).contains("nothing has made"));
+    assert!(why(fixture.look(&sensor, None).await).contains("nothing has made demo/clean.orders"));
     let made = |n: u32, bytes: &[u8]| {
         let run = testing::run(n);
         let view = v1::ArtifactView {
@@ -148,7 +151,8 @@ async fn an_artifact_is_waited_for_until_another_run_makes_another_one() {
             ..Default::default()
         };
         let mut batch = Batch::new();
-        batch.put(&Key::Run(run), &testing::run_record(&run, 1));
+        let name = "demo".parse().unwrap();
+        batch.put(&Key::PipelineRun { name, run }, &stored::PipelineRunRecord {});
         batch.put(&Key::Produced { run, task: 0, output: "orders".parse().unwrap() }, &view);
         fixture.store.apply(&batch).unwrap();
         view.artifact.unwrap().digest
@@ -162,6 +166,38 @@ async fn an_artifact_is_waited_for_until_another_run_makes_another_one() {
     assert_eq!(fixture.look(&sensor, Some(&first)).await, Probe::Met { note: second });
     let other = Sensor::Artifact { pipeline: "demo".into(), task: "clean".into(), output: "products".into() };
     assert!(why(fixture.look(&other, None).await).contains("nothing has made"));
+}
+
+#[tokio::test]
+async fn an_artifact_is_found_however_many_runs_of_others_came_since() {
+    let fixture = Fixture::new();
+    let sensor = Sensor::Artifact { pipeline: "demo".into(), task: "clean".into(), output: "orders".into() };
+    let mut batch = Batch::new();
+    let mut add = |pipeline: &str, n: u32, made: Option<(u32, &str)>| {
+        let (run, name) = (testing::run(n), pipeline.parse().unwrap());
+        batch.put(&Key::PipelineRun { name, run }, &stored::PipelineRunRecord {});
+        let Some((task, bytes)) = made else { return };
+        let view = v1::ArtifactView {
+            task: "clean".into(),
+            output: "orders".into(),
+            artifact: Some(testing::artifact(bytes.as_bytes())),
+            ..Default::default()
+        };
+        batch.put(&Key::Produced { run, task, output: "orders".parse().unwrap() }, &view);
+    };
+    add("demo", 1, Some((0, "old")));
+    add("demo", 2, Some((0, "new")));
+    // Newer runs of the same pipeline that did not come so far, and one whose child is no task of the pipeline.
+    for n in 3..200 {
+        add("demo", n, None);
+    }
+    add("demo", 200, Some((FIRST_CHILD, "of a child")));
+    for n in 1_000..4_000 {
+        add("demo-2", n, Some((0, "of another pipeline")));
+    }
+    fixture.store.apply(&batch).unwrap();
+    let note = testing::artifact(b"new").digest;
+    assert_eq!(fixture.look(&sensor, None).await, Probe::Met { note });
 }
 
 #[tokio::test]

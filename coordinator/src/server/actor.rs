@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use prost::Message as _;
 use segue_proto::{
-    MAX_MESSAGE_BYTES,
     artifact::Usage,
     blob_key,
     failure::{Failure, FailureClass},
@@ -18,21 +16,24 @@ use segue_proto::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{
+    active::Active,
     error::Error,
     feed::Feed,
     metrics::Timings,
+    outbox::{Outbox, TooLarge},
     probes::{Look, Probes},
+    produce::{self, Made},
     records,
+    reread::Rereads,
     wire::{self, WelcomeFacts},
 };
 use crate::{
     blobs::BlobStore,
-    core::{
-        CachedResult, Command, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict, WorkerKey,
-    },
+    core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict, WorkerKey},
+    defect::{self, Defect},
     registry,
     store::{Batch, Committer, Key, Store, keys::prefix},
 };
@@ -42,6 +43,11 @@ const INBOX: usize = 4_096;
 /// Calls that are decided and flushed together.
 const GROUP: usize = 1_024;
 
+/// Characters of an idempotency key that a message repeats.
+const LONGEST_KEY_SHOWN: usize = 100;
+/// Runs that are looked at together for the latest one: their records are large, and mostly the first one is it.
+const LATEST_ROWS: usize = 4;
+
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 type Reader = Box<dyn FnOnce(&Core) + Send>;
 type Maker = Box<dyn FnOnce(&Core, &dyn Store) -> Result<Batch, Error> + Send>;
@@ -50,6 +56,7 @@ enum Message {
     Event { event: Event, reply: Option<Reply<Verdict>> },
     Open { link: u64, sender: mpsc::Sender<v1::CoordinatorMessage>, event: Event, reply: Reply<Verdict> },
     Submit { run: Box<Run>, pipeline: Box<PipelineRecord>, reply: Reply<(RunId, bool)> },
+    Rerun { run: RunId, event: Event, pipeline: Option<Box<PipelineRecord>>, reply: Reply<Verdict> },
     SetAlias { name: ModelName, alias: AliasName, version: u32, reply: Reply<u32> },
     Append { events: Vec<v1::FeedEvent>, batch: Batch, reply: Reply<()> },
     Read(Reader),
@@ -106,6 +113,15 @@ impl Handle {
     /// As [`Handle::decide`].
     pub async fn submit(&self, run: Run, pipeline: PipelineRecord) -> Result<(RunId, bool), Error> {
         self.ask(|reply| Message::Submit { run: Box::new(run), pipeline: Box::new(pipeline), reply }).await
+    }
+
+    /// Starts a run again. The text of the version that it gets is kept in the same commit, as with a submission.
+    ///
+    /// # Errors
+    /// As [`Handle::decide`].
+    pub async fn rerun(&self, run: RunId, event: Event, pipeline: Option<PipelineRecord>) -> Result<Verdict, Error> {
+        let pipeline = pipeline.map(Box::new);
+        self.ask(|reply| Message::Rerun { run, event, pipeline, reply }).await
     }
 
     /// Moves an alias; gives the version it named before, or 0.
@@ -257,6 +273,8 @@ pub struct Actor {
     past: StorePast,
     facts: WelcomeFacts,
     feed: Feed,
+    active: Active,
+    rereads: Option<Rereads>,
     inbox: mpsc::Receiver<Message>,
     changes: broadcast::Sender<RunId>,
     links: HashMap<u64, mpsc::Sender<v1::CoordinatorMessage>>,
@@ -296,6 +314,8 @@ impl Actor {
                 past,
                 facts,
                 feed,
+                active: Active::default(),
+                rereads: None,
                 inbox,
                 changes,
                 links: HashMap::new(),
@@ -306,6 +326,20 @@ impl Actor {
             },
             handle,
         )
+    }
+
+    /// Takes the rows of the index of active runs that are in the store.
+    #[must_use]
+    pub(super) fn indexing(mut self, active: Active) -> Self {
+        self.active = active;
+        self
+    }
+
+    /// Has external inputs digested again before results are cached that were made from them.
+    #[must_use]
+    pub(super) fn rereading(mut self, rereads: Rereads) -> Self {
+        self.rereads = Some(rereads);
+        self
     }
 
     /// Runs until it is stopped or the store fails. A failed commit ends it: memory is ahead of the disk then, and a
@@ -372,10 +406,18 @@ impl Actor {
         while let Some(message) = rest.next() {
             match message {
                 Message::Read(_) | Message::Between { .. } => {}
-                Message::Event { event, reply } => self.decide(event, reply, now, &mut waiting),
+                Message::Event { event, reply } => {
+                    self.decide(event, reply, now, &mut waiting);
+                }
                 Message::Open { link, sender, event, reply } => {
                     self.links.insert(link, sender);
                     self.decide(event, Some(reply), now, &mut waiting);
+                }
+                Message::Rerun { run, event, pipeline, reply } => {
+                    let decided = self.decide(event, Some(reply), now, &mut waiting);
+                    if let Some(pipeline) = pipeline.filter(|_| decided) {
+                        keep_text(&*self.past.store, &mut batch, &pipeline, &run);
+                    }
                 }
                 Message::Submit { run, pipeline, reply } => {
                     self.submit(*run, &pipeline, reply, now, &mut batch, &mut submitted, &mut waiting);
@@ -408,7 +450,10 @@ impl Actor {
         }
         Timings::measure(&self.timings.placement, || self.core.place(now));
         let mut dirty = self.core.take();
-        let effects = std::mem::take(&mut dirty.effects);
+        let mut effects = std::mem::take(&mut dirty.effects);
+        if defect::is(Defect::ActFirst) {
+            self.act(std::mem::take(&mut effects));
+        }
         let committed = self.persist(dirty, batch, now).await;
         match &committed {
             Ok(()) => self.act(effects),
@@ -427,7 +472,8 @@ impl Actor {
         if batch.is_empty() { Ok(()) } else { Ok(self.committer.commit(batch).await?) }
     }
 
-    fn decide(&mut self, event: Event, reply: Option<Reply<Verdict>>, now: UnixMillis, waiting: &mut Waiting) {
+    /// Decides an event. Says whether it was one for the core.
+    fn decide(&mut self, event: Event, reply: Option<Reply<Verdict>>, now: UnixMillis, waiting: &mut Waiting) -> bool {
         if let Event::LinkClosed { link, .. } = &event {
             self.links.remove(link);
         }
@@ -438,15 +484,17 @@ impl Actor {
             if let Some(reply) = reply {
                 let _ = reply.send(Err(Refused::RunGoing(run.id).into()));
             }
-            return;
+            return false;
         }
         self.feed.look_at(&event);
         let event = self.with_valid_models(event, now);
         let verdict = self.core.decide(event, now, &self.past);
         if let Err(refused) = &verdict {
-            warn!(%refused, "event refused");
+            // Whoever asked is told, and knows better what it means.
+            if reply.is_some() { debug!(%refused, "event refused") } else { warn!(%refused, "event refused") }
         }
-        let Some(reply) = reply else { return };
+        let decided = verdict.is_ok();
+        let Some(reply) = reply else { return decided };
         match verdict {
             Ok(verdict) => waiting.push(Box::new(move |flushed| {
                 let _ = reply.send(flushed.map(|()| verdict));
@@ -455,6 +503,7 @@ impl Actor {
                 let _ = reply.send(Err(refused.into()));
             }
         }
+        decided
     }
 
     /// Says whether a run that was read before is still as it is stored. Its generation grows with each rerun.
@@ -468,7 +517,7 @@ impl Actor {
         let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
         let outcome = match outcome {
             Outcome::Success { outputs, models, metrics_json, inline } if !models.is_empty() => {
-                match super::produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
+                match produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
                     Ok(()) => Outcome::Success { outputs, models, metrics_json, inline },
                     Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
                 }
@@ -501,6 +550,10 @@ impl Actor {
                     return;
                 }
                 Ok(Some(id)) => {
+                    if let Err(e) = self.same_request(&run, &id) {
+                        let _ = reply.send(Err(e));
+                        return;
+                    }
                     waiting.push(Box::new(move |flushed| {
                         let _ = reply.send(flushed.map(|()| (id, true)));
                     }));
@@ -517,10 +570,7 @@ impl Actor {
                 }
             }
         }
-        if let Ok(version) = pipeline.version.parse() {
-            batch.put(&Key::Pipeline(version), pipeline);
-        }
-        super::pipelines::index(&*self.past.store, batch, pipeline, &run.id);
+        keep_text(&*self.past.store, batch, pipeline, &run.id);
         let id = run.id;
         match self.core.decide(Event::Submit(Box::new(run)), now, &self.past) {
             Ok(_) => waiting.push(Box::new(move |flushed| {
@@ -530,6 +580,27 @@ impl Actor {
                 let _ = reply.send(Err(refused.into()));
             }
         }
+    }
+
+    /// Refuses a repeat that asks for something else than the submission that has its key.
+    fn same_request(&self, run: &Run, known: &RunId) -> Result<(), Error> {
+        if run.asked.is_empty() {
+            return Ok(());
+        }
+        let asked = match self.core.run(known) {
+            Some(known) => known.asked.clone(),
+            None => crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(*known))?
+                .map(|record| record.asked)
+                .unwrap_or_default(),
+        };
+        if asked.is_empty() || asked == run.asked {
+            return Ok(());
+        }
+        let key: String = run.idempotency_key.chars().filter(|c| !c.is_control()).take(LONGEST_KEY_SHOWN).collect();
+        Err(Error::BadRequest(format!(
+            "the idempotency key `{key}` is that of run {known}, which was submitted with another pipeline, another version \
+             of it or other parameters: choose another key, or submit the same again"
+        )))
     }
 
     fn known_submission(&self, key: &str) -> Result<Option<RunId>, Error> {
@@ -544,6 +615,7 @@ impl Actor {
         for id in &dirty.runs {
             if let Some(run) = self.core.run(id) {
                 batch.put(&Key::Run(*id), &records::run_record(run));
+                self.active.note(run, &mut batch);
             }
         }
         for (id, task) in &dirty.tasks {
@@ -563,9 +635,14 @@ impl Actor {
                 batch.put(&key, &records::attempt_record(attempt));
             }
         }
+        let mut made = Made::default();
         for record in &dirty.records {
-            super::produce::add(record, &self.core, &*self.past.store, &mut batch, now)?;
+            if self.rereads.is_some() {
+                made.checks.note(record, &self.core);
+            }
+            produce::add(record, &self.core, &*self.past.store, &mut batch, &mut made, now)?;
         }
+        let checks = made.write(&mut batch);
         self.feed.add(&dirty, &self.core, &mut batch, now);
         if batch.is_empty() {
             return Ok(());
@@ -575,49 +652,40 @@ impl Actor {
         self.timings.commit.observe(begun.elapsed().as_secs_f64());
         committed?;
         self.feed.flushed();
+        if let Some(rereads) = &self.rereads {
+            rereads.look(checks);
+        }
         Ok(())
     }
 
     /// Lets effects go: one message per link, one notice per run.
     fn act(&mut self, effects: Vec<Effect>) {
-        let mut outgoing: BTreeMap<u64, Vec<(usize, v1::CoordinatorMessage)>> = BTreeMap::new();
-        let mut workers: BTreeMap<u64, WorkerKey> = BTreeMap::new();
+        let mut outgoing: BTreeMap<u64, Outbox> = BTreeMap::new();
+        let mut workers = BTreeMap::new();
         let mut changed = Vec::new();
         for effect in effects {
             match effect {
                 Effect::RunChanged(id) | Effect::RunEnded(id) => changed.push(id),
                 Effect::Probe { run, task, since } => self.probe(run, task, since),
                 Effect::Send { worker, link, command } => {
-                    workers.insert(link, worker);
-                    let run = match &command {
-                        crate::core::Command::Assign { token, .. } => self.core.run(&token.run),
+                    let assigned = match &command {
+                        crate::core::Command::Assign { token, .. } => Some(token.clone()),
                         _ => None,
                     };
-                    let token = assigned(&command).cloned();
-                    let Some(command) = wire::command(command, run, &self.facts) else { continue };
-                    let size = command.encoded_len();
-                    if let Some(token) = token.filter(|_| size > LARGEST_COMMAND) {
-                        let failure = too_large(size);
-                        warn!(%token, failure = failure.message, "assignment not sent");
-                        self.backlog.push(unsent(workers[&link].clone(), token, failure));
-                        continue;
+                    let run = assigned.as_ref().and_then(|token| self.core.run(&token.run));
+                    if let Some(command) = wire::command(command, run, &self.facts)
+                        && let Err(too_large) = outgoing.entry(link).or_default().push(command)
+                    {
+                        self.undeliverable(&worker, assigned, &too_large);
                     }
-                    let messages = outgoing.entry(link).or_default();
-                    match messages.last_mut() {
-                        Some((sum, message)) if *sum + size <= LARGEST_COMMAND => {
-                            *sum += size;
-                            message.commands.push(command);
-                        }
-                        _ => messages.push((size, v1::CoordinatorMessage { commands: vec![command] })),
-                    }
+                    workers.insert(link, worker);
                 }
             }
         }
-        for (link, messages) in outgoing {
-            let send = |sender: &mpsc::Sender<v1::CoordinatorMessage>| {
-                messages.into_iter().all(|(_, message)| sender.try_send(message).is_ok())
-            };
-            let sent = self.links.get(&link).is_some_and(send);
+        for (link, outbox) in outgoing {
+            let sent = self.links.get(&link).is_some_and(|sender| {
+                outbox.into_messages().into_iter().all(|message| sender.try_send(message).is_ok())
+            });
             if !sent {
                 // A worker that is gone or does not read is cut off, and gets no more work; it comes back and says what it
                 // holds.
@@ -637,6 +705,28 @@ impl Actor {
 }
 
 impl Actor {
+    /// Ends an attempt whose assignment no link takes: it would break every link that it is put on, again and again.
+    fn undeliverable(&mut self, worker: &WorkerKey, assigned: Option<Token>, too_large: &TooLarge) {
+        let mib = too_large.bytes.div_ceil(1 << 20);
+        let Some(token) = assigned else {
+            error!(%worker, mib, "a command is too large to be sent");
+            return;
+        };
+        let most = segue_proto::MAX_MESSAGE_BYTES >> 20;
+        let message =
+            format!("its inputs and parameters make an assignment of {mib} MiB, of {most} MiB that a worker takes");
+        let failure = Failure::new(FailureClass::User, message)
+            .hint("join fewer children at a time, in a task for each part, or hand the list over as a file");
+        let event = Event::Finished {
+            worker: worker.clone(),
+            token,
+            usage: Usage::default(),
+            outcome: Outcome::Failure(failure),
+            log_bytes: 0,
+        };
+        self.backlog.push(Message::Event { event, reply: None });
+    }
+
     /// Has somebody look at the condition of a sensor. What he saw comes back as an event.
     fn probe(&self, run: RunId, task: u32, since: UnixMillis) {
         let Some(work) = self.core.run(&run).and_then(|run| run.bound(task)).map(|bound| bound.work.clone()) else {
@@ -651,33 +741,35 @@ impl Actor {
     }
 }
 
-/// Largest command, and largest sum of commands in one message: what is beside them must fit too.
-const LARGEST_COMMAND: usize = MAX_MESSAGE_BYTES - 64 * 1024;
-
-const fn assigned(command: &Command) -> Option<&Token> {
-    match command {
-        Command::Assign { token, .. } => Some(token),
-        _ => None,
-    }
-}
-
-fn too_large(size: usize) -> Failure {
-    let text = format!("its assignment has {size} bytes, and a message may have {MAX_MESSAGE_BYTES}");
-    Failure::new(FailureClass::User, text)
-        .hint("join fewer children at once, in steps, or give the task fewer or smaller parameters")
-}
-
-/// Ends an attempt that its worker never heard of: sending it would end the link, and giving it out again would do so
-/// for ever.
-fn unsent(worker: WorkerKey, token: Token, failure: Failure) -> Message {
-    let outcome = Outcome::Failure(failure);
-    let event = Event::Finished { worker, token, usage: Usage::default(), outcome, log_bytes: 0 };
-    Message::Event { event, reply: None }
-}
-
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused)
+    }
+}
+
+/// Keeps the text of a version, and the rows under which it is found by the name of its pipeline.
+fn keep_text(store: &dyn Store, batch: &mut Batch, pipeline: &PipelineRecord, run: &RunId) {
+    if let Ok(version) = pipeline.version.parse() {
+        batch.put(&Key::Pipeline(version), pipeline);
+    }
+    super::pipelines::index(store, batch, pipeline, run);
+}
+
+/// Finds the newest run that somebody asked for: those that execute hooks are nobody's latest run.
+fn latest(store: &dyn Store) -> Result<Option<RunId>, Error> {
+    let mut before: Option<Vec<u8>> = None;
+    loop {
+        let rows = store.scan_back(&prefix::runs(), before.as_deref(), LATEST_ROWS)?;
+        let Some((last, _)) = rows.last() else { return Ok(None) };
+        before = Some(last.clone());
+        for (key, value) in &rows {
+            let (key, record) = crate::store::codec::decode_row::<RunRecord>(key, value)?;
+            if let Key::Run(id) = key
+                && !record.idempotency_key.starts_with(super::deliver::command::KEY_PREFIX)
+            {
+                return Ok(Some(id));
+            }
+        }
     }
 }
 
@@ -691,11 +783,7 @@ pub fn resolve(store: &dyn Store, reference: &str) -> Result<RunId, Error> {
     }
     let no_run = || Error::NoSuchRun(reference.chars().take(64).collect());
     if reference == "latest" {
-        let row = store.scan_back(&prefix::runs(), None, 1)?.into_iter().next().ok_or_else(no_run)?;
-        return match Key::decode(&row.0) {
-            Ok(Key::Run(id)) => Ok(id),
-            _ => Err(no_run()),
-        };
+        return latest(store)?.ok_or_else(no_run);
     }
     let start = if reference.starts_with("run_") { reference.to_owned() } else { format!("run_{reference}") };
     if start.len() < "run_".len() + 1 || !start.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {

@@ -70,7 +70,10 @@ fn events_gone(wanted: u64, oldest: u64, next: u64) -> String {
     if wanted > next {
         return format!("event {wanted} has not happened yet: the next one will be {next}");
     }
-    format!("event {wanted} is not kept any more: the oldest that is has the offset {oldest}")
+    format!(
+        "event {wanted} is not kept any more: the oldest that is has the offset {oldest}. Go on from there (`segue events \
+         --from {oldest}`); what was between is gone"
+    )
 }
 
 const fn store_code(error: &store::Error) -> Code {

@@ -30,15 +30,15 @@ use super::{Config, Coordinator};
 /// Nothing waits for it: it only keeps a broken test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Cluster {
-    channel: Channel,
+pub(super) struct Cluster {
+    pub(super) channel: Channel,
     http: SocketAddr,
     stop: CancellationToken,
     ended: JoinHandle<Result<(), super::Error>>,
 }
 
 impl Cluster {
-    async fn start(state_dir: &Path) -> Self {
+    pub(super) async fn start(state_dir: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stop = CancellationToken::new();
@@ -50,6 +50,7 @@ impl Cluster {
             fires_schedules: true,
             gc: crate::gc::GcConfig::default(),
             openlineage: None,
+            hook_allow: crate::server::HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, Some(http), stop.clone()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{}", coordinator.address)).unwrap().connect_lazy();
@@ -57,28 +58,28 @@ impl Cluster {
         Self { channel, http, stop, ended: tokio::spawn(coordinator.wait()) }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         drop(self.channel);
         self.stop.cancel();
         self.ended.await.unwrap().unwrap();
     }
 
-    fn fleet(&self) -> FleetServiceClient<Channel> {
+    pub(super) fn fleet(&self) -> FleetServiceClient<Channel> {
         FleetServiceClient::new(self.channel.clone())
     }
 
-    fn keda(&self) -> ExternalScalerClient<Channel> {
+    pub(super) fn keda(&self) -> ExternalScalerClient<Channel> {
         ExternalScalerClient::new(self.channel.clone())
     }
 
-    async fn worker(&self, name: &str) -> v1::WorkerDetail {
+    pub(super) async fn worker(&self, name: &str) -> v1::WorkerDetail {
         let request = v1::DescribeWorkersRequest { name: name.to_owned() };
         let mut workers = self.fleet().describe_workers(request).await.unwrap().into_inner().workers;
         assert_eq!(workers.len(), 1, "{workers:?}");
         workers.remove(0)
     }
 
-    async fn submit(&self, tasks: &str) -> String {
+    pub(super) async fn submit(&self, tasks: &str) -> String {
         let text = format!("[pipeline]\nname = \"p\"\n{tasks}");
         let request = v1::SubmitRequest { text, path: "p.toml".to_owned(), ..v1::SubmitRequest::default() };
         let mut runs = RunServiceClient::new(self.channel.clone());
@@ -87,18 +88,18 @@ impl Cluster {
         answer.run_id
     }
 
-    async fn cancel(&self, run_id: &str) {
+    pub(super) async fn cancel(&self, run_id: &str) {
         let request = v1::CancelRunRequest { run_id: run_id.to_owned(), ..v1::CancelRunRequest::default() };
         RunServiceClient::new(self.channel.clone()).cancel_run(request).await.unwrap();
     }
 
-    async fn reason(&self, run_id: &str, task: &str) -> String {
+    pub(super) async fn reason(&self, run_id: &str, task: &str) -> String {
         let request = v1::ExplainRequest { run_id: run_id.to_owned(), task: task.to_owned() };
         let mut runs = RunServiceClient::new(self.channel.clone());
         runs.explain(request).await.unwrap().into_inner().explanations.remove(0).code
     }
 
-    async fn metrics(&self) -> String {
+    pub(super) async fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
@@ -108,14 +109,14 @@ impl Cluster {
 }
 
 /// A worker made by hand: it does what the test says.
-struct Hand {
-    up: mpsc::Sender<v1::WorkerMessage>,
+pub(super) struct Hand {
+    pub(super) up: mpsc::Sender<v1::WorkerMessage>,
     down: Streaming<v1::CoordinatorMessage>,
     waiting: Vec<Command>,
 }
 
 impl Hand {
-    async fn connect(cluster: &Cluster, name: &str, gpu: u32) -> Self {
+    pub(super) async fn connect(cluster: &Cluster, name: &str, gpu: u32) -> Self {
         let (up, messages) = mpsc::channel(8);
         let hello = v1::Hello {
             worker: name.to_owned(),
@@ -133,7 +134,7 @@ impl Hand {
     }
 
     /// Waits for the next command of a kind; those before it are passed over.
-    async fn next(&mut self, what: &str, wanted: impl Fn(&Command) -> bool) -> Command {
+    pub(super) async fn next(&mut self, what: &str, wanted: impl Fn(&Command) -> bool) -> Command {
         loop {
             while !self.waiting.is_empty() {
                 let command = self.waiting.remove(0);
@@ -146,14 +147,14 @@ impl Hand {
         }
     }
 
-    async fn assigned(&mut self) -> v1::Token {
+    pub(super) async fn assigned(&mut self) -> v1::Token {
         match self.next("assignment", |command| matches!(command, Command::Assign(_))).await {
             Command::Assign(assign) => assign.token.unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
-    async fn finish(&mut self, token: v1::Token) {
+    pub(super) async fn finish(&mut self, token: v1::Token) {
         let outcome = Some(v1::finished::Outcome::Success(v1::Success::default()));
         let finished = v1::Finished { token: Some(token), outcome, ..v1::Finished::default() };
         self.up.send(message(Event::Finished(finished))).await.unwrap();
@@ -161,7 +162,7 @@ impl Hand {
     }
 }
 
-fn message(event: Event) -> v1::WorkerMessage {
+pub(super) fn message(event: Event) -> v1::WorkerMessage {
     v1::WorkerMessage { events: vec![v1::WorkerEvent { event: Some(event) }] }
 }
 
@@ -350,5 +351,37 @@ async fn a_scrape_shows_the_queue_by_class_and_what_workers_do() {
     let observed = |name: &str| body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
     assert!(observed("segue_placement_seconds_count ").unwrap() > 0, "{body}");
     assert!(observed("segue_commit_seconds_count ").unwrap() > 0, "{body}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn an_assignment_that_no_link_takes_fails_its_task_and_harms_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    let mut hand = Hand::connect(&cluster, "w", 0).await;
+    let text = "[pipeline]\nname = \"p\"\n[params]\nbig = \"\"\n[tasks.huge]\ncommand = [\"true\"]\n\
+                with = { a = \"${params.big}\", b = \"${params.big}\" }\n[tasks.plain]\ncommand = [\"true\"]\n";
+    let params = BTreeMap::from([("big".to_owned(), "x".repeat(segue_proto::MAX_MESSAGE_BYTES / 3 * 2))]);
+    let request = v1::SubmitRequest {
+        text: text.to_owned(),
+        path: "p.toml".to_owned(),
+        params: params.into_iter().collect(),
+        ..v1::SubmitRequest::default()
+    };
+    let mut runs =
+        RunServiceClient::new(cluster.channel.clone()).max_decoding_message_size(segue_proto::MAX_MESSAGE_BYTES);
+    let answer = runs.submit(request).await.unwrap().into_inner();
+    assert_eq!(answer.diagnostics, []);
+    // The link lives: the other task comes over it.
+    let token = hand.assigned().await;
+    assert_eq!(token.task, "plain");
+    hand.finish(token).await;
+    let request = v1::GetRunRequest { run_id: answer.run_id };
+    let run = runs.get_run(request).await.unwrap().into_inner();
+    assert_eq!(run.state(), v1::RunState::Failed);
+    let huge = run.tasks.iter().find(|task| task.name == "huge").unwrap();
+    let failure = huge.failure.as_ref().unwrap();
+    assert_eq!(failure.class(), v1::FailureClass::User);
+    assert!(failure.message.contains("22 MiB, of 16 MiB"), "{failure:?}");
     cluster.stop().await;
 }

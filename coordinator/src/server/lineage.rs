@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use segue_proto::{
     ids::{Digest, RunId},
-    store::v1::{ArtifactRecord, Producer},
+    store::v1::{ArtifactRecord, ChangedInputsRecord, Producer},
     v1,
 };
 
@@ -119,9 +119,14 @@ pub fn trace(store: &dyn Store, start: &str) -> Result<v1::LineageResponse, Erro
                     .map(|attempt| records::wire_artifacts(&attempt.inputs))
                     .or_else(|| run.inputs_of(index).map(|inputs| records::wire_artifacts(&inputs)))
                     .unwrap_or_default();
-                for param in &bound.path_params {
-                    if let Some(digest) = super::external::of_task(&run, index, param) {
-                        node.external_inputs.insert(param.clone(), digest);
+                let changed = Key::ChangedInputs { run: run.id, task: index, attempt: producer.attempt };
+                let changed = store::read::<ChangedInputsRecord>(store, &changed)?.unwrap_or_default().digests;
+                for (param, place) in super::external::of_task(&run, index) {
+                    if let Some(digest) = changed.get(&place) {
+                        node.changed_inputs.insert(param.clone(), digest.clone());
+                    }
+                    if let Some(digest) = run.external_inputs.get(&place) {
+                        node.external_inputs.insert(param, digest.clone());
                     }
                 }
             }

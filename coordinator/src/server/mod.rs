@@ -1,5 +1,6 @@
 //! The shell: an actor around the core, gRPC handlers, HTTP for health and metrics.
 
+mod active;
 pub mod actor;
 pub mod api;
 mod deliver;
@@ -12,16 +13,25 @@ mod fleet;
 mod fleet_tests;
 pub mod globs;
 pub mod http;
+mod ids;
 mod keda;
 mod lineage;
 mod metrics;
+mod offers;
+mod offload;
 pub mod openlineage;
+mod outbox;
 mod pipelines;
 mod plan;
 pub mod probes;
 mod produce;
 pub mod records;
+mod reread;
+#[cfg(test)]
+mod runs_tests;
 pub mod schedules;
+#[cfg(test)]
+mod start_tests;
 mod text_diff;
 pub mod views;
 pub mod wire;
@@ -33,20 +43,24 @@ use std::{
     time::Duration,
 };
 
+pub use deliver::HookAllow;
 pub use error::Error;
+pub use ids::Ids;
+pub use offload::Offload;
 use segue_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES, externalscaler::external_scaler_server::ExternalScalerServer, operator::Catalogue,
-    store::v1::RunRecord, v1,
+    v1,
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     service::InterceptorLayer,
-    transport::{Identity, Server, ServerTlsConfig},
+    transport::{Identity, Server, ServerTlsConfig, server::Connected},
 };
 use tracing::{error, info, warn};
 
 use self::{
+    active::Active,
     actor::{Actor, Clock, StorePast},
     api::Shared,
     feed::Feed,
@@ -57,7 +71,7 @@ use crate::{
     core::{Config as CoreConfig, Core},
     gc::{self, Gc, GcConfig},
     logs::Logs,
-    store::{self, Batch, Committer, Key, SledStore, StateDir, Store, keys::prefix, meta},
+    store::{Batch, Committer, SledStore, StateDir, Store, meta},
 };
 
 /// Settings of a coordinator.
@@ -77,6 +91,8 @@ pub struct Config {
     pub gc: GcConfig,
     /// Where events of lineage are sent.
     pub openlineage: Option<openlineage::send::Target>,
+    /// Where webhooks may go.
+    pub hook_allow: HookAllow,
 }
 
 /// How long a stopping coordinator waits for open calls.
@@ -95,6 +111,42 @@ pub struct Coordinator {
     actor: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
+/// What a coordinator stands on: where its state is kept, and how work that blocks is done.
+#[derive(Debug)]
+pub struct Ground {
+    pub store: Arc<dyn Store>,
+    pub committer: Committer,
+    pub blobs: BlobStore,
+    pub logs: Logs,
+    pub offload: Offload,
+    pub ids: Ids,
+}
+
+impl Ground {
+    /// Opens the state directory: a store on disk, and threads for what blocks.
+    ///
+    /// # Errors
+    /// The store, the blobs or the logs cannot be opened.
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        let dir = StateDir::new(&config.state_dir);
+        let store = Offload::Threads.run("opening the store", move || SledStore::open(dir.store())).await??;
+        Self::on(Arc::new(store), config).await
+    }
+
+    /// As [`Ground::open`], on a store that is open already; blobs and logs are where the settings say.
+    ///
+    /// # Errors
+    /// Those of [`Ground::open`].
+    pub async fn on(store: Arc<dyn Store>, config: &Config) -> Result<Self, Error> {
+        let state_dir = StateDir::new(&config.state_dir);
+        let committer = Committer::start(Arc::clone(&store))?;
+        let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
+        let blobs = BlobStore::open(&place).await?;
+        let logs = Logs::open(state_dir.logs())?;
+        Ok(Self { store, committer, blobs, logs, offload: Offload::Threads, ids: Ids::default() })
+    }
+}
+
 impl Coordinator {
     /// Opens the store, resumes its runs, and serves on listeners that are bound already, so that the caller chooses
     /// the addresses.
@@ -107,25 +159,22 @@ impl Coordinator {
         http: Option<TcpListener>,
         stop: CancellationToken,
     ) -> Result<Self, Error> {
-        let dir = StateDir::new(&config.state_dir);
-        let store = tokio::task::spawn_blocking(move || SledStore::open(dir.store()))
-            .await
-            .map_err(|e| Error::Internal(format!("opening the store ended early: {e}")))??;
-        Self::start_on(Arc::new(store), config, listener, http, stop).await
+        let ground = Ground::open(&config).await?;
+        Self::listen(ground, config, listener, http, stop).await
     }
 
-    /// As [`Coordinator::start`], on a store that is open already; blobs and logs are under the state directory.
+    /// As [`Coordinator::start`], on what is open already.
     ///
     /// # Errors
     /// Those of [`Coordinator::start`].
-    pub async fn start_on(
-        store: Arc<dyn Store>,
+    pub async fn listen(
+        ground: Ground,
         config: Config,
         listener: TcpListener,
         http: Option<TcpListener>,
         stop: CancellationToken,
     ) -> Result<Self, Error> {
-        let started = Self::serve(store, config, listener, http, stop.clone()).await;
+        let started = Self::serve(ground, config, listener, http, stop.clone()).await;
         if started.is_err() {
             // What runs already must not hold the store any longer.
             stop.cancel();
@@ -134,7 +183,7 @@ impl Coordinator {
     }
 
     async fn serve(
-        store: Arc<dyn Store>,
+        ground: Ground,
         config: Config,
         listener: TcpListener,
         http: Option<TcpListener>,
@@ -143,10 +192,39 @@ impl Coordinator {
         let io = |e: std::io::Error| Error::Internal(format!("cannot listen: {e}"));
         let address = listener.local_addr().map_err(io)?;
         let http_address = http.as_ref().map(TcpListener::local_addr).transpose().map_err(io)?;
-        let clock = Clock::start();
         let state_dir = StateDir::new(&config.state_dir);
-        let opened = open(store, &config, &state_dir, clock).await?;
-        let Opened { store, committer, blobs, logs, core, epoch, feed, ends } = opened;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let incoming = door::grpc(listener, config.tls.is_some(), door::MOST_GRPC);
+        let mut coordinator = Self::start_on(ground, config, address, incoming, stop).await?;
+        if let Some(http) = http {
+            serve_http(&coordinator.shared, http, &coordinator.tasks);
+        }
+        coordinator.http_address = http_address;
+        write_address(&state_dir, address, scheme, coordinator.shared.epoch)?;
+        info!(%address, epoch = coordinator.shared.epoch, state_dir = %state_dir.root().display(), "coordinator serving");
+        Ok(coordinator)
+    }
+
+    /// Resumes the runs of a store that is open already, and serves on connections that somebody else accepts.
+    ///
+    /// # Errors
+    /// A record of an active run does not make sense, or the store failed.
+    pub async fn start_on<S, C, E>(
+        ground: Ground,
+        config: Config,
+        address: SocketAddr,
+        incoming: S,
+        stop: CancellationToken,
+    ) -> Result<Self, Error>
+    where
+        S: futures::Stream<Item = Result<C, E>> + Send + 'static,
+        C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
+        C::ConnectInfo: Clone + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let clock = Clock::start();
+        let Resumed { core, active, epoch, feed, ends } = resume_all(&ground, &config, clock).await?;
+        let Ground { store, committer, blobs, logs, offload, ids } = ground;
         let facts = WelcomeFacts {
             epoch,
             lease_ms: u32::try_from(config.lease.as_millis()).unwrap_or(u32::MAX),
@@ -156,6 +234,10 @@ impl Coordinator {
         let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
         let (probes, looks) = probes::Probes::channel();
         let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, feed, stop.clone());
+        let (rereads, checks) = reread::Rereads::channel();
+        let unsettled = rereads.unsettled();
+        let actor = actor.indexing(active).rereading(rereads);
+        let rereader = reread::run(checks, committer.clone());
         let looker = probes::run(looks, handle.clone(), Arc::clone(&store), clock, stop.clone());
         let shared = Shared {
             handle,
@@ -163,37 +245,41 @@ impl Coordinator {
             committer,
             blobs,
             logs,
-            state_dir: state_dir.clone(),
+            state_dir: StateDir::new(&config.state_dir),
+            offers: Arc::default(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
-            gc: Arc::new(Gc::new(config.gc)),
+            gc: Arc::new(Gc::new(config.gc, config.openlineage.iter().map(|_| openlineage::send::CURSOR).collect())),
             clock,
             epoch,
             started_ms: clock.now(),
             stop: stop.clone(),
             feed: ends,
+            unsettled,
+            offload,
+            ids,
             checks: Arc::new(Semaphore::new(api::MOST_CHECKS)),
         };
         let tasks = TaskTracker::new();
         tasks.spawn(looker);
+        tasks.spawn(rereader);
         tasks.spawn(stop_with_the_store(shared.committer.clone(), stop.clone()));
         let actor = tokio::spawn(actor.run());
         let schedules = schedules::Schedules::open(shared.clone(), tasks.clone(), config.fires_schedules).await?;
         tasks.spawn(schedules.clone().run());
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        serve_grpc(&shared, schedules, config.tls, listener, &tasks)?;
-        if let Some(http) = http {
-            serve_http(&shared, http, &tasks);
-        }
+        serve_grpc(&shared, schedules, config.tls, incoming, &tasks)?;
         if let Some(period) = config.gc.every {
             tasks.spawn(gc::every(shared.clone(), period));
         }
-        tasks.spawn(deliver::run(shared.clone(), shared.feed.deliveries.clone()));
+        tasks.spawn(gc::forget_events(shared.clone()));
+        tasks.spawn(deliver::run(
+            shared.clone(),
+            shared.feed.deliveries.clone(),
+            deliver::World::new(config.hook_allow),
+        ));
         if let Some(target) = config.openlineage {
             tasks.spawn(openlineage::send::run(shared.clone(), target));
         }
-        write_address(&state_dir, address, scheme, epoch)?;
-        info!(%address, epoch, state_dir = %config.state_dir.display(), "coordinator serving");
-        Ok(Self { address, http_address, shared, tasks, actor })
+        Ok(Self { address, http_address: None, shared, tasks, actor })
     }
 
     /// Gives the way to the actor, for a program that embeds the coordinator.
@@ -225,7 +311,7 @@ impl Coordinator {
         let ended = self.actor.await.map_err(|e| Error::Internal(format!("the actor ended early: {e}")))?;
         // The actor may have had nothing to write since the store failed under somebody else.
         let ended = match (ended, self.shared.committer.failure()) {
-            (Ok(()), Some(reason)) => Err(store::Error::Stopped { reason }.into()),
+            (Ok(()), Some(reason)) => Err(crate::store::Error::Stopped { reason }.into()),
             (ended, _) => ended,
         };
         self.shared.committer.close();
@@ -245,80 +331,73 @@ impl Coordinator {
 /// Stops the coordinator when the store takes no more: one that goes on would look well and answer nothing.
 async fn stop_with_the_store(committer: Committer, stop: CancellationToken) {
     tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
         reason = committer.failed() => {
             error!(reason, "the store takes no more writes: stopping");
             stop.cancel();
         }
-        () = stop.cancelled() => {}
     }
 }
 
-struct Opened {
-    store: Arc<dyn Store>,
-    committer: Committer,
-    blobs: BlobStore,
-    logs: Logs,
+struct Resumed {
     core: Core,
+    active: Active,
     epoch: u64,
     feed: Feed,
     ends: feed::Ends,
 }
 
-/// Opens the state directory and resumes what was going on.
-async fn open(store: Arc<dyn Store>, config: &Config, state_dir: &StateDir, clock: Clock) -> Result<Opened, Error> {
-    let committer = Committer::start(Arc::clone(&store))?;
-    let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
-    let blobs = BlobStore::open(&place).await?;
-    let logs = Logs::open(state_dir.logs())?;
+/// Takes the next epoch and resumes what was going on.
+async fn resume_all(ground: &Ground, config: &Config, clock: Clock) -> Result<Resumed, Error> {
+    let store = &ground.store;
     // The epoch is on disk before anything is handed out under it.
     let mut batch = Batch::new();
-    let epoch = meta::next_epoch(&*store, &mut batch)?;
-    pipelines::index_old_store(&*store, &mut batch)?;
-    committer.commit(batch).await?;
+    let epoch = meta::next_epoch(&**store, &mut batch)?;
+    pipelines::index_old_store(&**store, &mut batch)?;
+    active::begin(&**store, &mut batch, epoch)?;
+    ground.committer.commit(batch).await?;
     let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
-    let reader = Arc::clone(&store);
+    let reader = Arc::clone(store);
     let resumed = move || {
-        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, clock)?;
+        let active = Active::read(&*reader)?;
+        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, &active, clock)?;
         let (feed, ends) = Feed::open(&*reader, &core)?;
-        Ok::<_, Error>((core, feed, ends))
+        Ok::<_, Error>((core, active, feed, ends))
     };
-    let (core, feed, ends) = tokio::task::spawn_blocking(resumed)
-        .await
-        .map_err(|e| Error::Internal(format!("reading the runs ended early: {e}")))??;
-    Ok(Opened { store, committer, blobs, logs, core, epoch, feed, ends })
+    let (core, active, feed, ends) = ground.offload.run("reading the runs", resumed).await??;
+    Ok(Resumed { core, active, epoch, feed, ends })
 }
 
 /// Brings every run that has not ended back into memory.
-fn resume(store: &dyn Store, config: CoreConfig, clock: Clock) -> Result<Core, Error> {
+fn resume(store: &dyn Store, config: CoreConfig, active: &Active, clock: Clock) -> Result<Core, Error> {
     let mut core = Core::new(config);
     fleet::load(store, &mut core)?;
-    let mut active = Vec::new();
-    store::visit(store, &prefix::runs(), |key, value| {
-        let (key, record) = store::codec::decode_row::<RunRecord>(&key, &value)?;
-        let ended = records::run_state_from(record.state).is_some_and(crate::core::RunState::is_terminal);
-        if let Key::Run(id) = key
-            && !ended
-        {
-            active.push(id);
-        }
-        Ok(())
-    })?;
-    for id in active {
-        if let Some(run) = records::load_run(store, &id)? {
-            info!(run = %id, "run resumed");
-            core.restore(run, clock.now());
+    for id in active.runs() {
+        match records::load_run(store, &id)? {
+            Some(run) if !run.state.is_terminal() => {
+                info!(run = %id, "run resumed");
+                core.restore(run, clock.now());
+            }
+            _ => warn!(run = %id, "the index of active runs names a run that is not active"),
         }
     }
     Ok(core)
 }
 
-fn serve_grpc(
+fn serve_grpc<S, C, E>(
     shared: &Shared,
     schedules: schedules::Schedules,
     tls: Option<(Vec<u8>, Vec<u8>)>,
-    listener: TcpListener,
+    incoming: S,
     tasks: &TaskTracker,
-) -> Result<(), Error> {
+) -> Result<(), Error>
+where
+    S: futures::Stream<Item = Result<C, E>> + Send + 'static,
+    C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
+    C::ConnectInfo: Clone + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
     macro_rules! limited {
         ($service:expr) => {
             $service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -336,7 +415,6 @@ fn serve_grpc(
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(door::MOST_CALLS)
         .http2_max_header_list_size(door::MOST_HEADERS);
-    let guarded = door::grpc(listener, tls.is_some(), door::MOST_GRPC);
     if let Some((certificate, key)) = tls {
         server = server
             .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)))
@@ -368,7 +446,7 @@ fn serve_grpc(
     let stop = shared.stop.clone();
     tasks.spawn(async move {
         health.set_serving::<v1::run_service_server::RunServiceServer<api::runs::Runs>>().await;
-        if let Err(e) = router.serve_with_incoming_shutdown(guarded, stop.cancelled_owned()).await {
+        if let Err(e) = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
             warn!(error = %e, "gRPC server ended");
         }
     });

@@ -7,7 +7,7 @@ use segue_proto::v1;
 use super::{actor::StorePast, api::Shared, error::Error, views};
 use crate::{
     core::{Past as _, Run, cache, place},
-    spec::RunSpec,
+    spec::{BoundTask, Over, RunIf, RunSpec, child_key, items_of},
 };
 
 /// Plans every task of a bound run, in file order.
@@ -50,7 +50,7 @@ pub async fn tasks(
                             Err(reason) => reason.text().to_owned(),
                         }
                     };
-                    v1::PlannedTask {
+                    let planned = v1::PlannedTask {
                         name: bound.name.to_string(),
                         work: views::work_text(&bound.work),
                         needs: bound.needs().into_iter().map(|need| spec.tasks[need].name.to_string()).collect(),
@@ -59,11 +59,38 @@ pub async fn tasks(
                         resources: Some(bound.resources.amounts.clone().into()),
                         gpu: v1::GpuPreference::from(bound.resources.gpu).into(),
                         params_json: serde_json::Value::Object(bound.params.clone()).to_string(),
-                    }
+                        ..v1::PlannedTask::default()
+                    };
+                    with_flow(planned, &spec, bound)
                 })
                 .collect()
         })
         .await
+}
+
+/// Children whose keys a plan names.
+const NAMED: usize = 100;
+
+/// Adds when and how often a task runs, as far as that is known before it does.
+fn with_flow(mut planned: v1::PlannedTask, spec: &RunSpec, bound: &BoundTask) -> v1::PlannedTask {
+    let flow = &bound.flow;
+    planned.pools = flow.pools.clone();
+    planned.when = flow.when.clone().unwrap_or_default();
+    planned.finally = flow.finally;
+    if flow.run_if != RunIf::default() {
+        let name = serde_json::to_value(flow.run_if).ok();
+        planned.run_if = name.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    }
+    let Some(fan_out) = &flow.fan_out else { return planned };
+    if let Over::Output(from) = &fan_out.over {
+        planned.items_of = format!("{}.{}", spec.tasks[from.task].name, from.output);
+    }
+    if let Some(items) = items_of(&fan_out.over) {
+        planned.children = items.len();
+        let keys = (0..).zip(items.iter().take(NAMED)).map_while(|(at, item)| child_key(fan_out, &item, at).ok());
+        planned.keys = keys.map(|key| key.to_string()).collect();
+    }
+    planned
 }
 
 fn dependency_order(spec: &RunSpec) -> Vec<usize> {

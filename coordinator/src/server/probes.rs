@@ -61,13 +61,8 @@ pub async fn run(
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let http = match sensor::client() {
-        Ok(http) => http,
-        Err(error) => {
-            warn!(error, "no HTTP client: sensors look at nothing");
-            return;
-        }
-    };
+    // Made at the first look: it reads the certificates of the system, and most coordinators look at nothing.
+    let mut client = None;
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let tasks = TaskTracker::new();
     loop {
@@ -76,8 +71,12 @@ pub async fn run(
             look = looks.recv() => look,
         };
         let Some(look) = look else { break };
+        if client.is_none() {
+            client = sensor::client().inspect_err(|error| warn!(error, "no HTTP client: a sensor looks later")).ok();
+        }
+        let Some(http) = client.clone() else { continue };
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
-        let (handle, store, http) = (handle.clone(), Arc::clone(&store), http.clone());
+        let (handle, store) = (handle.clone(), Arc::clone(&store));
         tasks.spawn(async move {
             let seen = see(&look, &store, &http, clock.now()).await;
             drop(permit);

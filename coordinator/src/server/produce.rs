@@ -1,15 +1,17 @@
 //! Records of what attempts leave behind: artifacts with their producers, cache entries, model versions.
 
+use std::collections::BTreeMap;
+
 use segue_proto::{
     artifact::{ModelRegistration, NamedArtifact},
-    ids::{RunId, Token},
+    ids::{Digest, RunId, Token},
     store::v1::{ArtifactRecord, CacheRecord, Producer},
     v1,
 };
 
-use super::{error::Error, fleet, records};
+use super::{error::Error, fleet, records, reread::Checks};
 use crate::{
-    core::{Core, Record, Run, UnixMillis},
+    core::{CachedResult, Core, Record, Run, UnixMillis},
     registry,
     spec::Work,
     store::{self, Batch, Key, Store},
@@ -19,40 +21,62 @@ use crate::{
 /// one and the newest ones are kept, so that each production changes the record: a collection sees that it is needed.
 const MOST_PRODUCERS: usize = 32;
 
-/// Adds a record to the batch.
+/// What one commit makes, beside what is in its batch already.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// Artifacts with all of their producers. Equal bytes may be put out more than once in a commit: each producer must see
+    /// those before it.
+    artifacts: BTreeMap<Digest, ArtifactRecord>,
+    /// Attempts whose external inputs are digested again before their results may be used again.
+    pub checks: Checks,
+}
+
+impl Made {
+    /// Gives the record of an artifact as it is so far.
+    fn artifact(&mut self, digest: &Digest, store: &dyn Store) -> Result<&mut ArtifactRecord, store::Error> {
+        if !self.artifacts.contains_key(digest) {
+            let stored = store::read::<ArtifactRecord>(store, &Key::Artifact(digest.clone()))?;
+            self.artifacts.insert(digest.clone(), stored.unwrap_or_default());
+        }
+        Ok(self.artifacts.entry(digest.clone()).or_default())
+    }
+
+    /// Adds the artifacts to the batch, once everything is added to them. Gives the attempts that are to be checked.
+    pub fn write(self, batch: &mut Batch) -> Checks {
+        for (digest, record) in self.artifacts {
+            batch.put(&Key::Artifact(digest), &record);
+        }
+        self.checks
+    }
+}
+
+/// Adds a record to the batch, and what it says of artifacts to what the commit makes.
 ///
 /// # Errors
 /// Those of the store and of the registry.
-pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, now: UnixMillis) -> Result<(), Error> {
+pub fn add(
+    record: &Record,
+    core: &Core,
+    store: &dyn Store,
+    batch: &mut Batch,
+    made: &mut Made,
+    now: UnixMillis,
+) -> Result<(), Error> {
     match record {
         Record::Produced { run, task, attempt, outputs, cached } => {
             let state = find(core, run)?;
             let Some(name) = state.name_of(*task) else { return Ok(()) };
             for output in outputs {
                 let place = Place { run, index: *task, task: name.as_str(), attempt: *attempt, cached: *cached, now };
-                produced(&place, output, store, batch)?;
+                produced(&place, output, store, batch, made)?;
             }
             Ok(())
         }
         Record::Cached { key, run, task, attempt, result } => {
-            let state = find(core, run)?;
-            let (operator, version) = match state.bound(*task).map(|bound| &bound.work) {
-                Some(Work::Operator { name, version, .. }) => (name.as_str(), version.as_str()),
-                _ => ("command", ""),
-            };
-            let record = CacheRecord {
-                outputs: records::wire_artifacts(&result.outputs),
-                metrics_json: result.metrics_json.clone(),
-                inline_json: records::inline_json(&result.inline),
-                run_id: run.to_string(),
-                task: state.name_of(*task).map(String::from).unwrap_or_default(),
-                attempt: *attempt,
-                created_ms: now,
-                pipeline: state.spec.pipeline.to_string(),
-                operator: operator.to_owned(),
-                operator_version: version.to_owned(),
-            };
-            batch.put(&Key::Cache(key.clone()), &record);
+            let record = cache_record(find(core, run)?, *task, *attempt, result, now);
+            if let Some((key, record)) = made.checks.hold((*run, *task, *attempt), key.clone(), record) {
+                batch.put(&Key::Cache(key), &record);
+            }
             Ok(())
         }
         Record::Models { run, task, attempt, models, inputs } => {
@@ -69,6 +93,25 @@ pub fn add(record: &Record, core: &Core, store: &dyn Store, batch: &mut Batch, n
             fleet::put_pool(batch, name, *slots, description);
             Ok(())
         }
+    }
+}
+
+fn cache_record(run: &Run, task: u32, attempt: u32, result: &CachedResult, now: UnixMillis) -> CacheRecord {
+    let (operator, version) = match run.bound(task).map(|bound| &bound.work) {
+        Some(Work::Operator { name, version, .. }) => (name.as_str(), version.as_str()),
+        _ => ("command", ""),
+    };
+    CacheRecord {
+        outputs: records::wire_artifacts(&result.outputs),
+        metrics_json: result.metrics_json.clone(),
+        inline_json: records::inline_json(&result.inline),
+        run_id: run.id.to_string(),
+        task: run.name_of(task).map(String::from).unwrap_or_default(),
+        attempt,
+        created_ms: now,
+        pipeline: run.spec.pipeline.to_string(),
+        operator: operator.to_owned(),
+        operator_version: version.to_owned(),
     }
 }
 
@@ -132,7 +175,13 @@ struct Place<'a> {
     now: UnixMillis,
 }
 
-fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch: &mut Batch) -> Result<(), Error> {
+fn produced(
+    place: &Place<'_>,
+    output: &NamedArtifact,
+    store: &dyn Store,
+    batch: &mut Batch,
+    made: &mut Made,
+) -> Result<(), Error> {
     let Ok(port) = output.name.parse() else {
         return Err(Error::Internal(format!("output `{}` has no valid name", output.name)));
     };
@@ -147,8 +196,7 @@ fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch:
     };
     batch.put(&Key::Produced { run: *place.run, task: place.index, output: port }, &view);
 
-    let key = Key::Artifact(output.artifact.digest.clone());
-    let mut record = store::read::<ArtifactRecord>(store, &key)?.unwrap_or_default();
+    let record = made.artifact(&output.artifact.digest, store)?;
     record.artifact = Some(output.artifact.clone().into());
     if record.producers.len() >= MOST_PRODUCERS {
         record.producers.remove(1);
@@ -160,6 +208,46 @@ fn produced(place: &Place<'_>, output: &NamedArtifact, store: &dyn Store, batch:
         attempt: place.attempt,
         created_ms: place.now,
     });
-    batch.put(&key, &record);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use segue_proto::ids::Digest;
+
+    use super::*;
+    use crate::{
+        core::tests::support::{Bench, success, task},
+        store::MemoryStore,
+    };
+
+    #[test]
+    fn equal_bytes_that_come_twice_in_one_commit_have_both_producers() {
+        let mut bench = Bench::new();
+        bench.worker("w", 2);
+        let id = bench.submit(1, vec![task("first", &[]), task("second", &[])]);
+        let store = MemoryStore::new();
+        let outcome = success("the same");
+        let crate::core::Outcome::Success { outputs, .. } = outcome else { unreachable!() };
+        let made = |task| Record::Produced { run: id, task, attempt: 1, outputs: outputs.clone(), cached: false };
+        let commit = |records: &[Record]| {
+            let (mut batch, mut together) = (Batch::new(), Made::default());
+            for record in records {
+                add(record, &bench.core, &store, &mut batch, &mut together, 5).unwrap();
+            }
+            drop(together.write(&mut batch));
+            store.apply(&batch).unwrap();
+        };
+        let producers = || -> Vec<String> {
+            let key = Key::Artifact(Digest::of(b"the same"));
+            let record = store::read::<ArtifactRecord>(&store, &key).unwrap().unwrap();
+            record.producers.into_iter().map(|producer| producer.task).collect()
+        };
+        commit(&[made(0), made(1)]);
+        assert_eq!(producers(), ["first", "second"]);
+        commit(&[made(1)]);
+        assert_eq!(producers(), ["first", "second", "second"], "those of earlier commits stay");
+    }
 }

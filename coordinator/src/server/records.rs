@@ -28,14 +28,17 @@ pub fn run_record(run: &Run) -> RunRecord {
         params: run.spec.params.clone(),
         state: run_state(run.state).into(),
         created_ms: run.created_at,
+        waits_since_ms: run.waits_since,
         ended_ms: run.ended_at,
         generation: run.generation,
         idempotency_key: run.idempotency_key.clone(),
+        asked: run.asked.clone(),
         no_cache: run.no_cache,
         priority: run.priority,
         tags: run.tags.clone(),
         counts: super::views::counted(run.tasks.iter().map(|task| &task.state)),
         external_inputs: run.external_inputs.clone(),
+        cancelled_for: run.cancelled_for.clone(),
         // Serialising plain data with string keys cannot fail.
         spec: serde_json::to_vec(&*run.spec).unwrap_or_default().into(),
     }
@@ -55,6 +58,7 @@ pub fn task_record(task: &Task) -> TaskRecord {
         ended_ms: task.ended_at,
         ready_ms: task.ready_at,
         forced: task.forced,
+        next_child: task.next_child,
         last: task.attempts.last().map(attempt_record),
         inline_json: inline_json(&task.inline),
         ..TaskRecord::default()
@@ -120,11 +124,15 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
     let spec: RunSpec = serde_json::from_slice(&record.spec).map_err(|e| corrupt(&key, e.to_string()))?;
     let mut run = Run::new(*id, Arc::new(spec), record.path, record.created_ms);
     run.state = run_state_from(record.state).ok_or_else(|| corrupt(&key, "unknown state of a run".to_owned()))?;
+    // Records of before there was this field have none.
+    run.waits_since = if record.waits_since_ms == 0 { record.created_ms } else { record.waits_since_ms };
     run.ended_at = record.ended_ms;
     run.generation = record.generation;
     run.idempotency_key = record.idempotency_key;
+    run.asked = record.asked;
     run.no_cache = record.no_cache;
     run.external_inputs = record.external_inputs;
+    run.cancelled_for = record.cancelled_for;
     run.priority = record.priority;
     run.tags = record.tags;
 
@@ -205,6 +213,7 @@ fn task_from(record: TaskRecord, mut attempts: Vec<Attempt>) -> Result<Task, Bad
     task.ready_at = record.ready_ms;
     task.ended_at = record.ended_ms;
     task.forced = record.forced;
+    task.next_child = record.next_child;
     Ok(task)
 }
 

@@ -20,11 +20,13 @@ use crate::{
 pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView {
     let counts = counted(run.tasks.iter().map(|task| &task.state));
     let tasks = if with_tasks {
-        (0..run.tasks.len()).filter_map(|task| task_view(run, u32::try_from(task).ok()?, core)).collect()
+        let mut reasons = core.map(Reasons::new);
+        let all = (0..FIRST_CHILD).take(run.tasks.len());
+        all.filter_map(|task| task_view(run, task, reasons.as_mut())).collect()
     } else {
         Vec::new()
     };
-    let reason = core.and_then(|core| explain::explain_run(core, run));
+    let reason = core.map_or_else(|| explain::explain_alone(run), |core| explain::explain_run(core, run));
     v1::RunView {
         run_id: run.id.to_string(),
         pipeline: run.spec.pipeline.to_string(),
@@ -42,6 +44,36 @@ pub fn run_view(run: &Run, core: Option<&Core>, with_tasks: bool) -> v1::RunView
         tags: run.tags.clone(),
         reason_code: reason.as_ref().map(|reason| reason.code.to_owned()).unwrap_or_default(),
         reason: reason.map(|reason| reason.text).unwrap_or_default(),
+    }
+}
+
+/// Reasons that one look at a run gives. Why the first ready task of a class waits goes for all of them, and to find
+/// it out is to look at every worker: a wide run would hold up everybody otherwise.
+#[derive(Debug)]
+pub struct Reasons<'a> {
+    core: &'a Core,
+    /// By class, and by the fan-out that holds its child back.
+    ready: HashMap<(u32, Option<usize>), Reason>,
+}
+
+impl<'a> Reasons<'a> {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(core: &'a Core) -> Self {
+        Self { core, ready: HashMap::new() }
+    }
+
+    fn of(&mut self, run: &Run, index: u32) -> Option<Reason> {
+        let task = run.task(index).filter(|task| task.state == TaskState::Ready);
+        let kind = task.map(|task| (self.core.class_of(task), task.is_held().then(|| run.node_of(index))));
+        if let Some(known) = kind.and_then(|kind| self.ready.get(&kind)) {
+            return Some(known.clone());
+        }
+        let reason = explain::explain(self.core, run, index);
+        if let Some((kind, reason)) = kind.zip(reason.as_ref()) {
+            self.ready.insert(kind, reason.clone());
+        }
+        reason
     }
 }
 
@@ -88,11 +120,11 @@ pub fn work_text(work: &Work) -> String {
     }
 }
 
-/// Shows a task or child; `None` where there is none.
+/// Shows a task or child; `None` where there is none. Without reasons (of an ended run) nothing waits.
 #[must_use]
-pub fn task_view(run: &Run, index: u32, core: Option<&Core>) -> Option<v1::TaskView> {
+pub fn task_view(run: &Run, index: u32, reasons: Option<&mut Reasons<'_>>) -> Option<v1::TaskView> {
     let (task, bound) = run.task(index).zip(run.bound(index))?;
-    let reason = core.and_then(|core| explain::explain(core, run, index));
+    let reason = reasons.and_then(|reasons| reasons.of(run, index));
     let last = task.attempts.last();
     let item = run.item_of(index);
     let group = run.groups.get(&index).filter(|_| index < FIRST_CHILD);
@@ -147,15 +179,16 @@ fn first_start(run: &Run, group: &Group) -> u64 {
 #[must_use]
 pub fn explanations(run: &Run, core: &Core, only: &str) -> Vec<v1::Explanation> {
     let wanted = if only.is_empty() { None } else { run.find(only) };
+    let mut reasons = Reasons::new(core);
     let tasks = (0..FIRST_CHILD).take(run.tasks.len());
     let mut found: Vec<v1::Explanation> = tasks
         .chain(wanted.filter(|&index| index >= FIRST_CHILD))
         .filter(|&index| only.is_empty() || wanted == Some(index))
-        .filter_map(|index| explanation(run, core, index, only.is_empty()))
+        .filter_map(|index| explanation(run, &mut reasons, index, only.is_empty()))
         .collect();
     for (&node, group) in &run.groups {
         if only.is_empty() || wanted == Some(node) {
-            found.extend(children_explained(run, core, group));
+            found.extend(children_explained(run, &mut reasons, group));
         }
     }
     found
@@ -168,9 +201,9 @@ pub fn run_explanation(run: &Run, core: &Core) -> Option<v1::Explanation> {
     Some(v1::Explanation { code: reason.code.to_owned(), text: reason.text, hint: reason.hint, ..Default::default() })
 }
 
-fn explanation(run: &Run, core: &Core, index: u32, quiet: bool) -> Option<v1::Explanation> {
+fn explanation(run: &Run, reasons: &mut Reasons<'_>, index: u32, quiet: bool) -> Option<v1::Explanation> {
     let state = records::task_state(&run.task(index)?.state);
-    let reason = explain::explain(core, run, index);
+    let reason = reasons.of(run, index);
     if reason.is_none() && quiet {
         return None;
     }
@@ -183,21 +216,11 @@ fn explanation(run: &Run, core: &Core, index: u32, quiet: bool) -> Option<v1::Ex
 }
 
 /// Explains the children of a fan-out by reason: one line for all that wait for the same.
-fn children_explained(run: &Run, core: &Core, group: &Group) -> Vec<v1::Explanation> {
+fn children_explained(run: &Run, reasons: &mut Reasons<'_>, group: &Group) -> Vec<v1::Explanation> {
     let mut first_of: BTreeMap<(i32, &'static str), (u32, u64, Reason)> = BTreeMap::new();
-    // What a class of ready children waits for is found out once.
-    let mut ready: HashMap<(u32, bool), Reason> = HashMap::new();
     for &member in &group.members {
         let Some(task) = run.task(member) else { continue };
-        let reason = if task.state == TaskState::Ready {
-            let kind = (core.class_of(task), task.is_held());
-            match ready.get(&kind) {
-                Some(known) => Some(known.clone()),
-                None => explain::explain(core, run, member).inspect(|reason| drop(ready.insert(kind, reason.clone()))),
-            }
-        } else {
-            explain::explain(core, run, member)
-        };
+        let reason = reasons.of(run, member);
         let Some(reason) = reason else { continue };
         let key = (i32::from(records::task_state(&task.state)), reason.code);
         first_of.entry(key).or_insert((member, 0, reason)).1 += 1;
@@ -207,6 +230,7 @@ fn children_explained(run: &Run, core: &Core, group: &Group) -> Vec<v1::Explanat
         .filter_map(|((state, code), (first, count, reason))| {
             let text = match count {
                 1 => reason.text,
+                2 => format!("{} (and 1 more child)", reason.text),
                 n => format!("{} (and {} more children)", reason.text, n - 1),
             };
             let task = run.name_of(first)?.into();
@@ -298,3 +322,7 @@ pub fn run_facts(run: &Run) -> String {
     })
     .to_string()
 }
+
+#[cfg(test)]
+#[path = "views_tests.rs"]
+mod tests;

@@ -8,14 +8,14 @@ use segue_proto::{
     failure::{Failure, FailureClass},
     ids::Token,
     operator::OperatorSpec,
-    resources::{Gpu, Resources},
+    resources::{Gpu, Resources, WHOLE_GPU},
     v1,
 };
 
 use super::views;
 use crate::{
     core::{Command, Event, Held, Outcome, Progress, Run, Worker, WorkerKey},
-    spec::{EnvValue, Work},
+    spec::{BoundTask, EnvValue, Work},
 };
 
 /// Between SIGTERM and SIGKILL of an attempt.
@@ -109,19 +109,33 @@ fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resourc
         token: Some(token.into()),
         pipeline: run.spec.pipeline.to_string(),
         work: Some(work),
-        inputs: inputs.into_iter().map(Into::into).collect(),
+        inputs: with_empty_joins(run, bound, inputs),
         resources: Some(reserved.into()),
         timeout_ms: bound.timeout_ms.unwrap_or(0),
         env,
         run_facts_json: if wants_facts { views::run_facts(run) } else { String::new() },
         grace_ms: bound.flow.grace_ms.unwrap_or(GRACE_MS),
         heartbeat_timeout_ms: bound.flow.heartbeat_timeout_ms.unwrap_or(0),
+        memory_limit_bytes: bound.flow.memory_limit_bytes.unwrap_or(0),
         inline: bound.inline.clone(),
         ahead,
         key: item.as_ref().map(|item| item.key.to_string()).unwrap_or_default(),
         item_index: item.as_ref().map_or(0, |item| item.ordinal),
         item_json: item.map(|item| item.value.to_string()).unwrap_or_default(),
     })
+}
+
+/// Gives the wire form of inputs. One that joins no child at all is named without an artifact, so that who reads it finds
+/// it, and empty.
+fn with_empty_joins(run: &Run, bound: &BoundTask, inputs: Vec<NamedArtifact>) -> Vec<v1::NamedArtifact> {
+    let is_join = |producer: usize| run.spec.tasks.get(producer).is_some_and(|task| task.flow.fan_out.is_some());
+    let empty: Vec<v1::NamedArtifact> = bound
+        .inputs
+        .iter()
+        .filter(|(name, from)| is_join(from.task) && inputs.iter().all(|input| input.name != **name))
+        .map(|(name, _)| v1::NamedArtifact { name: name.to_string(), artifact: None, key: String::new() })
+        .collect();
+    inputs.into_iter().map(Into::into).chain(empty).collect()
 }
 
 /// A hello in the words of the core, and the operators it brings.
@@ -156,6 +170,11 @@ pub fn hello(wire: v1::Hello, link: u64) -> Result<Introduction, BadMessage> {
         .take(MOST_GPUS)
         .map(|gpu| Gpu { index: gpu.index, memory_bytes: gpu.memory_bytes, name: clip_to(gpu.name, LONGEST_NAME) })
         .collect();
+    let promised = (worker.capacity.gpu_milli / WHOLE_GPU) as usize;
+    if promised > MOST_GPUS {
+        let reason = format!("{promised} GPUs, of {MOST_GPUS} that one worker can have");
+        return Err(BadMessage::Value { field: "hello.capacity.gpu_milli", reason });
+    }
     worker.labels = wire.labels;
     worker.operators = operators.iter().map(|spec| (spec.name.clone(), spec.version.clone())).collect::<BTreeSet<_>>();
     worker.draining = wire.draining;

@@ -6,7 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use segue_proto::operator::{Catalogue, OperatorSpec, ParamSpec, ParamType, Port};
+use segue_proto::operator::{Catalogue, OperatorSpec, ParamSpec, ParamType};
 use serde_json::{Map, Value};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     diagnostic::{Diagnostic, quote},
     faults::{list, nearest},
     items,
-    model::{BoundTask, Concurrency, EnvValue, FanOut, Flow, Over, ParamDecl, Pipeline, RunSpec, Task, Work},
+    model::{BoundTask, Concurrency, EnvValue, FanOut, Flow, Number, Over, ParamDecl, Pipeline, RunSpec, Task, Work},
     sensors,
     template::{self, Child},
     value::{self, Rule},
@@ -60,6 +60,7 @@ pub fn bind(
             return Err(vec![Diagnostic::error(Code::TooLarge, message)]);
         }
     }
+    faults.extend(too_many_children(&tasks));
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -79,6 +80,26 @@ pub fn bind(
         tasks,
         hooks: pipeline.hooks.clone(),
     })
+}
+
+/// Reports fan-outs that have too many children together, as far as their items are known. Those of the others count
+/// when they expand.
+fn too_many_children(tasks: &[BoundTask]) -> Option<Diagnostic> {
+    let of = |task: &BoundTask| {
+        let fan_out = task.flow.fan_out.as_ref()?;
+        Some((items::items_of(&fan_out.over)?.len(), task.name.to_string()))
+    };
+    let mut counts: Vec<(u64, String)> = tasks.iter().filter_map(of).collect();
+    let all = counts.iter().fold(0, |all: u64, (count, _)| all.saturating_add(*count));
+    if all <= items::MOST_OF_RUN {
+        return None;
+    }
+    counts.sort_by(|a, b| b.cmp(a));
+    let largest = counts.iter().take(3).map(|(count, name)| format!("{} {count}", quote(name)));
+    let message =
+        format!("the fan-outs of the run have {all} children together: {}", largest.collect::<Vec<_>>().join(", "));
+    let hint = format!("at most {}: let each child do several items, or split the pipeline", items::MOST_OF_RUN);
+    Some(Diagnostic::error(Code::BadFanOut, message).hint(hint))
 }
 
 /// The value of a parameter of the pipeline.
@@ -267,7 +288,7 @@ impl Binder<'_> {
             retry: task.retry.clone(),
             cache: !self.no_cache && task.cache.unwrap_or(pure),
             priority: task.priority,
-            outputs: required(outputs),
+            outputs,
             flow,
             inline: Vec::new(),
         })
@@ -289,6 +310,15 @@ impl Binder<'_> {
             Over::Matrix(lists) => {
                 Over::Matrix(lists.into_iter().map(|(name, values)| (name, self.list(&values))).collect())
             }
+            Over::RangeOf { from, to, step } => {
+                let [from, to, step] = [from, to, step].map(|number| self.number(&number));
+                if step == 0 {
+                    let message = format!("the fan-out {}: the step of its range is 0", quote(task.name.as_str()));
+                    let hint = "it would never end: give its parameter another value".to_owned();
+                    faults.push(Diagnostic::error(Code::BadFanOut, message).hint(hint));
+                }
+                Over::Range { from, to, step }
+            }
             over @ (Over::Range { .. } | Over::Output(_)) => over,
         };
         let count = items::items_of(&fan_out.over).map_or(0, |items| items.len());
@@ -308,6 +338,16 @@ impl Binder<'_> {
             faults.push(Diagnostic::error(Code::BadFanOut, message).hint(hint));
         }
         flow
+    }
+
+    /// Gives a number of a range. The check let no parameter pass that is of another type.
+    fn number(&self, number: &Number) -> i64 {
+        match number {
+            Number::Int(number) => *number,
+            Number::Param(name) => {
+                self.values.get(name.as_str()).and_then(|bound| bound.value.as_i64()).unwrap_or_default()
+            }
+        }
     }
 
     /// Fills the items of a list; a reference to a list stands for its items.
@@ -507,7 +547,11 @@ impl Binder<'_> {
                     "hand it over as with = {{ {name} = \"${{params.{name}}}\" }}; the command reads $SEGUE_PARAM_{}",
                     name.to_uppercase()
                 );
-                faults.push(Diagnostic::error(Code::BadValue, message).hint(hint));
+                let fault = Diagnostic::error(Code::BadValue, message).hint(hint);
+                // Said once, however often the command names it.
+                if !faults.contains(&fault) {
+                    faults.push(fault);
+                }
             }
         }
         self.text(text, Filling::of(task))
@@ -540,10 +584,4 @@ fn operator(spec: &OperatorSpec) -> Work {
         pure: spec.pure,
         wants_run_facts: spec.wants_run_facts,
     }
-}
-
-/// Gives the outputs that a success must bring.
-fn required(mut outputs: Vec<Port>) -> Vec<Port> {
-    outputs.retain(|port| !port.optional);
-    outputs
 }

@@ -237,6 +237,7 @@ fn task(
             queue_timeout_ms: policy.queue_timeout_ms.filter(|_| !sensor),
             heartbeat_timeout_ms: policy.heartbeat_timeout_ms.filter(|_| command),
             grace_ms: policy.grace_ms.filter(|_| !sensor),
+            memory_limit_bytes: policy.memory_limit_bytes.filter(|_| !sensor),
         },
     })
 }

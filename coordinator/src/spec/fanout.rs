@@ -1,5 +1,6 @@
 //! `foreach` and `matrix`: one task becomes a child for each item.
 
+use segue_proto::operator::ParamType;
 use serde_json::{Map, Value as Json};
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
     faults::Span,
     fields::Check,
     items, keys,
-    model::{FanOut, OutputRef, Over},
+    model::{FanOut, Number, OutputRef, Over},
     params::Params,
     strings::{self, Children},
     tasks::Spanned,
@@ -44,14 +45,31 @@ pub(super) enum DraftOver<'t> {
     Param(Spanned<'t>),
     Glob(Spanned<'t>),
     Range {
-        from: i64,
-        to: i64,
-        step: i64,
+        from: DraftNumber<'t>,
+        to: DraftNumber<'t>,
+        step: DraftNumber<'t>,
     },
     Output(Spanned<'t>),
     Matrix(Vec<(String, Vec<Json>)>),
     /// At fault: nothing is known of its items.
     Unknown,
+}
+
+/// A number of a range.
+#[derive(Clone, Copy)]
+pub(super) enum DraftNumber<'t> {
+    Int(i64),
+    /// A string that should be a reference to a whole number.
+    Param(Spanned<'t>),
+}
+
+impl DraftNumber<'_> {
+    fn finish(self, params: &mut Params, check: &mut Check<'_>) -> Option<Number> {
+        match self {
+            Self::Int(number) => Some(Number::Int(number)),
+            Self::Param(reference) => param(reference, "a range", INT, params, check).map(Number::Param),
+        }
+    }
 }
 
 /// What is known of the items before there are any.
@@ -122,13 +140,22 @@ impl DraftFan<'_> {
                 strings_of(self.node, params, check);
                 Over::Items(all)
             }
-            DraftOver::Param(reference) => Over::Param(param(reference, "`foreach`", params, check)?),
+            DraftOver::Param(reference) => Over::Param(param(reference, "`foreach`", LIST, params, check)?),
             DraftOver::Glob((pattern, span)) => {
                 strings::references(pattern, span, Children::Never, params, check);
                 glob(pattern, span, check);
                 Over::Glob(pattern.to_owned())
             }
-            DraftOver::Range { from, to, step } => Over::Range { from, to, step },
+            DraftOver::Range { from, to, step } => {
+                let numbers = [from, to, step].map(|number| number.finish(params, check));
+                match numbers {
+                    [Some(Number::Int(from)), Some(Number::Int(to)), Some(Number::Int(step))] => {
+                        Over::Range { from, to, step }
+                    }
+                    [Some(from), Some(to), Some(step)] => Over::RangeOf { from, to, step },
+                    _ => return None,
+                }
+            }
             DraftOver::Output(_) => Over::Output(output?),
             DraftOver::Matrix(lists) => {
                 combined(self.node, params, check);
@@ -245,8 +272,8 @@ fn from_table<'t>(node: &'t Node, check: &mut Check<'t>) -> Option<DraftOver<'t>
 }
 
 fn range<'t>(node: &'t Node, check: &mut Check<'t>) -> Option<DraftOver<'t>> {
-    let (from, to, step) = if let Value::Int(count) = node.value {
-        (0, count, 1)
+    let (from, to, step) = if let Value::Int(_) | Value::Text(_) = node.value {
+        (DraftNumber::Int(0), number(node, "`range`", check)?, DraftNumber::Int(1))
     } else {
         let table = check.table(node, "`range`", &keys::RANGE)?;
         let Some(to) = table.get("to") else {
@@ -254,24 +281,37 @@ fn range<'t>(node: &'t Node, check: &mut Check<'t>) -> Option<DraftOver<'t>> {
             check.faults.error(Code::MissingKey, node.span, "`range` does not say where it ends", hint);
             return None;
         };
-        let to = check.int(&to.node, "`to`")?;
+        let to = number(&to.node, "`to`", check)?;
         let mut number = |key: &str, absent: i64| match table.get(key) {
-            Some(entry) => check.int(&entry.node, &quote(key)),
-            None => Some(absent),
+            Some(entry) => number(&entry.node, &quote(key), check),
+            None => Some(DraftNumber::Int(absent)),
         };
         (number("from", 0)?, to, number("step", 1)?)
     };
-    if step == 0 {
+    let over = DraftOver::Range { from, to, step };
+    if let DraftNumber::Int(0) = step {
         check.faults.error(Code::BadFanOut, node.span, "`step` cannot be 0", "it would never end".to_owned());
         return None;
     }
+    // What a parameter says is looked at when a run is submitted; then a range may hold nothing, as a list may.
+    let (DraftNumber::Int(from), DraftNumber::Int(to), DraftNumber::Int(step)) = (from, to, step) else {
+        return Some(over);
+    };
     let count = items::count(from, to, step);
     if count == 0 {
         let hint = format!("it counts from {from} up to {to}, which is not taken, in steps of {step}");
         check.faults.error(Code::BadFanOut, node.span, "`range` holds no number", hint);
         return None;
     }
-    too_many(count, node.span, check).then_some(DraftOver::Range { from, to, step })
+    too_many(count, node.span, check).then_some(over)
+}
+
+/// Reads a number of a range, or a reference to one.
+fn number<'t>(node: &'t Node, what: &str, check: &mut Check<'t>) -> Option<DraftNumber<'t>> {
+    match &node.value {
+        Value::Text(text) => Some(DraftNumber::Param((text, node.span))),
+        _ => check.int(node, what).map(DraftNumber::Int),
+    }
 }
 
 /// Says whether so many items are allowed.
@@ -333,29 +373,43 @@ fn combined(node: &Node, params: &mut Params, check: &mut Check<'_>) {
     let Value::Table(id) = node.value else { return };
     for entry in &check.tree.table(id).entries {
         match &entry.node.value {
-            Value::Text(text) => drop(param((text, entry.node.span), &quote(&entry.key), params, check)),
+            Value::Text(text) => drop(param((text, entry.node.span), &quote(&entry.key), LIST, params, check)),
             _ => strings_of(&entry.node, params, check),
         }
     }
 }
 
-/// Gives the list parameter that a string refers to.
-fn param((text, span): Spanned<'_>, what: &str, params: &mut Params, check: &mut Check<'_>) -> Option<String> {
+/// A type that a reference must have: for the checker, for people, and what they may write besides.
+#[derive(Clone, Copy)]
+struct Wanted(ParamType, &'static str, &'static str);
+
+const LIST: Wanted = Wanted(ParamType::List, "a list", "[\"eu\", \"us\"]");
+const INT: Wanted = Wanted(ParamType::Int, "whole numbers", "10");
+
+/// Gives the parameter that a string refers to.
+fn param(
+    (text, span): Spanned<'_>,
+    what: &str,
+    Wanted(kind, takes, instead): Wanted,
+    params: &mut Params,
+    check: &mut Check<'_>,
+) -> Option<String> {
+    let word = if kind == ParamType::Int { "int" } else { "list" };
     let Some(name) = template::exact(text) else {
         // A reference that is malformed or unknown says enough.
         if strings::references(text, span, Children::Never, params, check) {
-            let hint = "[\"eu\", \"us\"], or \"${params.NAME}\" of a parameter of type list".to_owned();
-            check.faults.error(Code::BadFanOut, span, format!("{what} is text, and takes a list"), hint);
+            let hint = format!("{instead}, or \"${{params.NAME}}\" of a parameter of type {word}");
+            check.faults.error(Code::BadFanOut, span, format!("{what} is text, and takes {takes}"), hint);
         }
         return None;
     };
     strings::references(text, span, Children::Never, params, check);
     let decl = params.refer(name)??;
-    if decl.kind == segue_proto::operator::ParamType::List {
+    if decl.kind == kind {
         return Some(name.to_owned());
     }
-    let message = format!("{what} takes a list, but {} is {}", quote(name), super::value::type_name(decl.kind));
-    let hint = format!("declare it as {name} = {{ type = \"list\" }}");
+    let message = format!("{what} takes {takes}, but {} is {}", quote(name), super::value::type_name(decl.kind));
+    let hint = format!("declare it as {name} = {{ type = \"{word}\" }}");
     check.faults.error(Code::BadFanOut, span, message, hint);
     None
 }

@@ -8,6 +8,13 @@ use super::{
     toml::{Entry, Node, Table, Tree, Value},
 };
 
+/// How faults name the key `command`, whose value is often written as in a shell.
+pub const COMMAND: &str = "`command`";
+
+/// Characters that mean something to a shell alone.
+const OF_SHELLS: &[char] =
+    &['|', '&', ';', '<', '>', '(', ')', '$', '`', '\\', '"', '\'', '*', '?', '[', ']', '#', '~', '\n'];
+
 /// Words of other orchestrators for what is named otherwise here.
 const OTHER_WORDS: [(&str, &str); 26] = [
     ("args", "with"),
@@ -197,6 +204,7 @@ impl<'t> Check<'t> {
     pub fn strings<'n>(&mut self, node: &'n Node, what: &str) -> Option<Vec<(&'n str, Span)>> {
         let Value::List(items) = &node.value else {
             let hint = match &node.value {
+                Value::Text(text) if what == COMMAND => Some(as_command(text)),
                 Value::Text(text) => Some(format!("write [\"{}\"]", quote(text).trim_matches('`'))),
                 _ => None,
             };
@@ -259,5 +267,36 @@ impl<'t> Check<'t> {
             Some(at) => span.part(at, word.len()),
             None => span,
         }
+    }
+}
+
+/// Says how a command line is written as a list.
+fn as_command(text: &str) -> String {
+    let shown = |text: &str| quote(&text.replace('\\', "\\\\").replace('"', "\\\"")).trim_matches('`').to_owned();
+    // A reference to a parameter is none of the shell's.
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if words.is_empty() {
+        return "write a program and its arguments: [\"python3\", \"publish.py\"]".to_owned();
+    }
+    if text.replace("${", "").contains(OF_SHELLS) {
+        return format!("no shell reads it: write [\"sh\", \"-c\", \"{}\"]", shown(text));
+    }
+    let words: Vec<String> = words.into_iter().map(|word| format!("\"{}\"", shown(word))).collect();
+    format!("write [{}]", words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::as_command;
+
+    #[test]
+    fn a_command_line_is_shown_as_the_list_that_does_the_same() {
+        assert_eq!(as_command("echo hi"), r#"write ["echo", "hi"]"#);
+        assert_eq!(as_command("true"), r#"write ["true"]"#);
+        assert_eq!(as_command("python3 load.py ${params.day}"), r#"write ["python3", "load.py", "${params.day}"]"#);
+        assert_eq!(as_command("ls | wc -l"), r#"no shell reads it: write ["sh", "-c", "ls | wc -l"]"#);
+        assert_eq!(as_command("echo \"a b\""), r#"no shell reads it: write ["sh", "-c", "echo \"a b\""]"#);
+        assert!(as_command(" ").contains("a program and its arguments"));
+        assert!(as_command(&"x ".repeat(100_000)).len() < 2_000_000);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     items::items_of,
-    model::{FanOut, OutputRef, Over, Pipeline, RunIf, Task, Work},
+    model::{FanOut, Number, OutputRef, Over, Pipeline, RunIf, Task, Work},
 };
 
 /// Draws the DAG for Graphviz. Data edges carry the name of the output; control edges are dashed.
@@ -139,6 +139,13 @@ fn items(fan_out: &FanOut) -> String {
     match &fan_out.over {
         Over::Param(name) => format!("each of {name}"),
         Over::Glob(pattern) => format!("each of {pattern}"),
+        Over::RangeOf { from, to, .. } => {
+            let text = |number: &Number| match number {
+                Number::Int(number) => number.to_string(),
+                Number::Param(name) => name.clone(),
+            };
+            format!("each of {} to {}", text(from), text(to))
+        }
         Over::Output(from) => format!("each of {}", from.output),
         Over::Matrix(lists) => {
             let names: Vec<&str> = lists.iter().map(|(name, _)| name.as_str()).collect();

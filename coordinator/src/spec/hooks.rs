@@ -9,7 +9,7 @@ use super::{
     code::Code,
     diagnostic::quote,
     faults::{Span, list},
-    fields::Check,
+    fields::{COMMAND, Check},
     keys,
     model::{Backoff, EnvValue, ResourceRequest, RetryPolicy},
     policy::{self, Policy},
@@ -401,7 +401,7 @@ pub fn is_reference(text: &str) -> bool {
 fn command(argv: &Entry, table: &Table, check: &mut Check<'_>) -> Option<HookCommand> {
     let mut policy = Policy::default();
     policy.read(table, check);
-    let words = check.strings(&argv.node, "`command`")?;
+    let words = check.strings(&argv.node, COMMAND)?;
     if words.first().is_none_or(|(program, _)| program.trim().is_empty()) {
         let hint = "name a program first: [\"python3\", \"notify.py\"]".to_owned();
         check.faults.error(Code::EmptyCommand, argv.node.span, "`command` names no program", hint);

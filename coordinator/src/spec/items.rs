@@ -14,6 +14,8 @@ use super::{
 
 /// Most children of a fan-out.
 pub const MOST: u64 = 1_000_000;
+/// Most children of all fan-outs of a run.
+pub const MOST_OF_RUN: u64 = 2_000_000;
 
 /// The items of a fan-out by number, without those of a range or a matrix being made.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +38,7 @@ impl Items<'_> {
             Over::Matrix(lists) => {
                 lists.iter().map(|(_, values)| values.len() as u64).fold(1, |all, more| all.saturating_mul(more))
             }
-            Over::Param(_) | Over::Glob(_) | Over::Output(_) => 0,
+            Over::Param(_) | Over::Glob(_) | Over::RangeOf { .. } | Over::Output(_) => 0,
         }
     }
 
@@ -68,7 +70,7 @@ impl Items<'_> {
                 }
                 Some(Value::Object(picked.into_iter().rev().collect()))
             }
-            Over::Param(_) | Over::Glob(_) | Over::Output(_) => None,
+            Over::Param(_) | Over::Glob(_) | Over::RangeOf { .. } | Over::Output(_) => None,
         }
     }
 

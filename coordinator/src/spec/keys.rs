@@ -58,6 +58,8 @@ pub enum Form {
     /// A table whose keys are names, and what they hold.
     Map(&'static Form),
     Table(&'static Table),
+    /// `"${params.NAME}"`: the value of a parameter.
+    Param,
     /// Any of these.
     Either(&'static [Form]),
 }
@@ -335,6 +337,13 @@ const HEARTBEAT_TIMEOUT: Key = key!(
 );
 const GRACE: Key =
     key!("grace", Form::Duration, "that of the worker", "between SIGTERM and SIGKILL; at most an hour", "\"10s\"");
+const MEMORY_LIMIT: Key = key!(
+    "memory_limit",
+    Form::Memory,
+    "none",
+    "an attempt whose processes take more memory is killed and fails with class `oom`; `resources` only reserves",
+    "\"4GiB\"",
+);
 const RETRY_KEY: Key = key!(
     "retry",
     Form::Either(&[Form::Int(1, MOST_TRIES), Form::Table(&RETRY)]),
@@ -369,7 +378,7 @@ pub static DEFAULTS: Table = table(
     "[defaults]",
     "What every task starts from. A task changes it key by key: with `[defaults] resources = { cpu = 2, memory = \
      \"1GiB\" }`, a task's `resources = { cpu = 1 }` still asks for 1 GiB.",
-    &[TIMEOUT, QUEUE_TIMEOUT, HEARTBEAT_TIMEOUT, GRACE, RETRY_KEY, RESOURCES_KEY, ENV, POOLS, POOL],
+    &[TIMEOUT, QUEUE_TIMEOUT, HEARTBEAT_TIMEOUT, GRACE, MEMORY_LIMIT, RETRY_KEY, RESOURCES_KEY, ENV, POOLS, POOL],
 );
 
 pub static TASK: Table = Table {
@@ -466,8 +475,10 @@ pub static TASK: Table = Table {
             "key",
             Form::Text,
             "the item's text",
-            "names the children of a fan-out: each must come out with another key. A path is named by its last \
-             part, a table of `foreach` by its number, a combination of `matrix` by its values with `+` between them",
+            "names the children of a fan-out: each must come out with another key. A table of `foreach` is named by its \
+             number, a combination of `matrix` by its values with `+` between them, a path by its last part and 8 characters \
+             of the digest of the whole. In any other text each character besides letters, digits and `_-.=+@` becomes `_`, \
+             and 8 such characters follow: `e f` gives `e_f-0b1e65d0`",
             "\"${item.id}\"",
         ),
         key!(
@@ -505,6 +516,7 @@ pub static TASK: Table = Table {
         QUEUE_TIMEOUT,
         HEARTBEAT_TIMEOUT,
         GRACE,
+        MEMORY_LIMIT,
         RETRY_KEY,
         key!(
             "cache",
@@ -555,9 +567,9 @@ pub static FOREACH: Table = Table {
     keys: &[
         key!(
             "range",
-            Form::Either(&[Form::Int(1, 1_000_000), Form::Table(&RANGE)]),
+            Form::Either(&[Form::Int(1, 1_000_000), Form::Param, Form::Table(&RANGE)]),
             "",
-            "whole numbers: a number counts from 0",
+            "whole numbers: a number counts from 0; each of them may be a parameter of type int",
             "{ from = 0, to = 10, step = 2 }",
         ),
         key!(
@@ -577,13 +589,16 @@ pub static FOREACH: Table = Table {
     ],
 };
 
+/// A number of a range: as written, or from a parameter.
+const RANGE_NUMBER: Form = Form::Either(&[Form::Int(i64::MIN, i64::MAX), Form::Param]);
+
 pub static RANGE: Table = table(
     "range",
     "",
     &[
-        key!("from", Form::Int(i64::MIN, i64::MAX), "`0`", "the first number", "0"),
-        key!("to", Form::Int(i64::MIN, i64::MAX), "required", "the first number that is not taken any more", "10"),
-        key!("step", Form::Int(i64::MIN, i64::MAX), "`1`", "between two numbers; negative counts down", "2"),
+        key!("from", RANGE_NUMBER, "`0`", "the first number", "0"),
+        key!("to", RANGE_NUMBER, "required", "the first number that is not taken any more", "\"${params.most}\""),
+        key!("step", RANGE_NUMBER, "`1`", "between two numbers; negative counts down, 0 is refused", "2"),
     ],
 );
 
@@ -612,8 +627,8 @@ pub static SECRET: Table = table(
 pub static RETRY: Table = table(
     "retry",
     "`retry = 5` is short for `retry = { attempts = 5 }`. The classes of failure: `user` (the task or its parameters are \
-     wrong), `data` (the input is wrong), `infra` (disk, network, a missing program), `timeout`, `oom` (killed for \
-     memory), `lost` (the worker went away).",
+     wrong, or its program is not on the worker), `data` (the input is wrong), `infra` (disk, network), `timeout`, `oom` \
+     (killed for memory), `lost` (the worker went away).",
     &[
         key!("attempts", Form::Int(1, MOST_TRIES), "`3`", "attempts in all, the first included", "5"),
         key!(

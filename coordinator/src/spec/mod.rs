@@ -47,10 +47,13 @@ pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use faults::nearest;
 pub use hooks::{Hook, HookAction, HookCommand, Hooks, On, SECRET_PREFIX, Webhook, is_reference as is_hook_secret};
-pub use items::{Items, MOST as MOST_CHILDREN, ResolvedChild, child_key, fill_item, items_of, resolve_child};
+pub use items::{
+    Items, MOST as MOST_CHILDREN, MOST_OF_RUN as MOST_CHILDREN_OF_RUN, ResolvedChild, child_key, fill_item, items_of,
+    resolve_child,
+};
 pub use model::{
-    Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, OnFull, OutputRef, Over, ParamDecl, Pipeline,
-    ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,
+    Backoff, BoundTask, Concurrency, EnvValue, FanOut, Flow, Limit, Number, OnFull, OutputRef, Over, ParamDecl,
+    Pipeline, ResourceRequest, RetryPolicy, RetryRule, RunIf, RunSpec, Task, Work,
 };
 pub use retention::Retention;
 pub use schedule::interval_params;

@@ -119,6 +119,8 @@ pub struct Flow {
     pub heartbeat_timeout_ms: Option<u64>,
     /// Between SIGTERM and SIGKILL.
     pub grace_ms: Option<u32>,
+    /// Memory of its own that an attempt may take: one that takes more is killed.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// Which ends of its needs let a task run. It is decided once all of them have ended.
@@ -174,10 +176,24 @@ pub enum Over {
         to: i64,
         step: i64,
     },
+    /// A range of which parameters say something; binding makes it `Range`.
+    RangeOf {
+        from: Number,
+        to: Number,
+        step: Number,
+    },
     /// A JSON array that another task puts out.
     Output(OutputRef),
     /// Every combination: an item is a table with one value of each list. The last name changes fastest.
     Matrix(Vec<(String, Vec<Value>)>),
+}
+
+/// A whole number, or the whole-number parameter that gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Number {
+    Int(i64),
+    Param(String),
 }
 
 /// What a task executes.

@@ -29,6 +29,7 @@ pub(super) struct Policy {
     pub queue_timeout_ms: Option<u64>,
     pub heartbeat_timeout_ms: Option<u64>,
     pub grace_ms: Option<u32>,
+    pub memory_limit_bytes: Option<u64>,
     retry: RetryPolicy,
     rules: Vec<Partial>,
     resources: ResourceRequest,
@@ -56,6 +57,7 @@ impl Default for Policy {
             queue_timeout_ms: None,
             heartbeat_timeout_ms: None,
             grace_ms: None,
+            memory_limit_bytes: None,
             retry: RetryPolicy::default(),
             rules: Vec::new(),
             resources,
@@ -126,6 +128,9 @@ impl Policy {
             "queue_timeout" => time(&mut self.queue_timeout_ms),
             "heartbeat_timeout" => time(&mut self.heartbeat_timeout_ms),
             "grace" => self.grace_ms = grace(node, check).or(self.grace_ms),
+            "memory_limit" => {
+                self.memory_limit_bytes = resources::memory_limit(node, check).or(self.memory_limit_bytes);
+            }
             "retry" => retry::read(node, &mut self.retry, &mut self.rules, check),
             "resources" => resources::read(node, &mut self.resources, &mut self.any_of, check),
             "env" => env(node, &mut self.env, check),

@@ -214,6 +214,11 @@ fn gpu(node: &Node, check: &mut Check<'_>) -> Option<(u32, u64)> {
     }
 }
 
+/// Reads how much memory an attempt may take.
+pub(super) fn memory_limit(node: &Node, check: &mut Check<'_>) -> Option<u64> {
+    memory(node, "`memory_limit`", MOST_MEMORY, check)
+}
+
 fn gpu_table(node: &Node, check: &mut Check<'_>) -> Option<(u32, u64)> {
     let table = check.table(node, "`gpu`", &keys::GPU)?;
     let memory = match table.get("memory") {

@@ -10,6 +10,7 @@ use crate::expr;
 
 const NAME: &str = "^[a-z0-9_-]{1,64}$";
 const OUTPUT: &str = r"^[a-z0-9_-]{1,64}\.[a-z0-9_-]{1,64}$";
+const PARAM: &str = r"^\$\{params\.[a-z_][a-z0-9_]{0,63}\}$";
 const DURATION: &str = r"^\s*([0-9]*\.?[0-9]+\s*(ms|s|m|min|h|d)\s*)+$";
 const MEMORY: &str = r"^\s*[0-9]*\.?[0-9]+\s*(B|[kKMGT]B|[KMGT]iB?)$";
 
@@ -164,6 +165,7 @@ fn of_form(form: &'static Form) -> Value {
             let plain = json!({ "type": ["string", "number", "boolean"] });
             json!({ "anyOf": [plain, { "type": "array", "items": plain }] })
         }
+        Form::Param => json!({ "type": "string", "pattern": PARAM }),
         Form::Any => json!({}),
         Form::List(item) => json!({ "type": "array", "items": of_form(item) }),
         Form::Map(value) => json!({ "type": "object", "additionalProperties": of_form(value) }),
@@ -193,6 +195,7 @@ fn takes(form: &'static Form) -> String {
         Form::Output => "`\"task.output\"`".to_owned(),
         Form::Word(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
         Form::Value => "string, number, boolean, or a list of these".to_owned(),
+        Form::Param => "`\"${params.NAME}\"`".to_owned(),
         Form::Any => "any value".to_owned(),
         Form::List(item) => format!("list: {}", takes(item)),
         Form::Map(value) => format!("table: name -> {}", takes(value)),

@@ -20,7 +20,7 @@ const EVERY_MS: u64 = 30_000;
 const SHORTEST_MS: u64 = 1_000;
 
 /// Keys of a task that mean nothing for a sensor, and what to do instead.
-const NOT_WITH: [(&str, &str); 15] = [
+const NOT_WITH: [(&str, &str); 16] = [
     ("inputs", "a task that comes after it takes them"),
     ("outputs", "it puts nothing out; a task that comes after it reads what is there"),
     ("with", "what it waits for stands in `sensor`"),
@@ -35,6 +35,7 @@ const NOT_WITH: [(&str, &str); 15] = [
     ("queue_timeout", "it waits for no worker; `timeout` bounds the whole wait"),
     ("heartbeat_timeout", "it executes nothing"),
     ("grace", "it executes nothing"),
+    ("memory_limit", "it executes nothing"),
     ("priority", "it takes no worker, so that it goes at once"),
 ];
 

@@ -11,7 +11,7 @@ use super::{
     code::Code,
     diagnostic::quote,
     faults::{Span, list},
-    fields::Check,
+    fields::{COMMAND, Check},
     flow::{self, DraftFlow},
     keys,
     policy::Policy,
@@ -237,7 +237,7 @@ fn operator<'t>(node: &Node, catalogue: &'t Catalogue, check: &mut Check<'t>) ->
 }
 
 fn argv<'t>(node: &'t Node, check: &mut Check<'t>) -> DraftWork<'t> {
-    let Some(argv) = check.strings(node, "`command`") else { return DraftWork::Unknown };
+    let Some(argv) = check.strings(node, COMMAND) else { return DraftWork::Unknown };
     if argv.first().is_none_or(|(program, _)| program.trim().is_empty()) {
         let hint = "name a program first: [\"python3\", \"publish.py\"]".to_owned();
         check.faults.error(Code::EmptyCommand, node.span, "`command` names no program", hint);

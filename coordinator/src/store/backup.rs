@@ -5,7 +5,6 @@
 //! before the records that name them, so whatever the records need is there.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,12 +16,10 @@ use segue_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Batch, Committer, SledStore, StateDir, Store, codec,
+    Batch, Committer, SledStore, StateDir, Store,
     durable::{make_dir, sync_dir, write_file},
     error::Error,
-    export,
-    keys::{Key, describe},
-    meta, references, verify, visit,
+    export, gather, meta, verify,
 };
 use crate::{
     blobs::{BlobStore, blocking},
@@ -39,7 +36,7 @@ const BATCH: usize = 256;
 /// Where the records come from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// A store that is being written: its records are read between two flushes, and commits wait for that.
+    /// A store that is being written: its records are those of one moment between two flushes, and commits go on.
     Running(Committer),
     /// A store that nobody writes.
     Quiet(Arc<dyn Store>),
@@ -92,10 +89,9 @@ pub async fn backup(source: Source, blobs: &BlobStore, logs: &Logs, dest: &Path)
     require_empty(dest, "a backup")?;
     make_dir(dest)?;
     let file = dest.join(RECORDS);
-    let export = move |store: &dyn Store| export_records(store, &file);
     let exported = match source {
-        Source::Running(committer) => committer.quiet(export).await??,
-        Source::Quiet(store) => blocking(move || export(store.as_ref())).await?,
+        Source::Running(committer) => gather::running(&committer, file).await?,
+        Source::Quiet(store) => blocking(move || gather::quiet(store.as_ref(), &file)).await?,
     };
 
     let copy = BlobStore::open_local(dest).await?;
@@ -140,45 +136,6 @@ pub async fn backup(source: Source, blobs: &BlobStore, logs: &Logs, dest: &Path)
     sync_dir(dest)?;
     write_file(&dest.join(MANIFEST), &json)?;
     Ok(report)
-}
-
-struct Exported {
-    records: u64,
-    bytes: u64,
-    digest: Digest,
-    /// Each blob with a record that needs it.
-    needed: BTreeMap<Digest, String>,
-    problems: Vec<String>,
-}
-
-fn export_records(store: &dyn Store, file: &Path) -> Result<Exported, Error> {
-    // What is exported must not be ahead of what the disk has.
-    store.flush()?;
-    let mut writer = export::Writer::create(file)?;
-    let (mut needed, mut problems) = (BTreeMap::new(), Vec::new());
-    visit(store, &[], |key, value| {
-        writer.record(&key, &value)?;
-        match blobs_of(&key, &value) {
-            Ok((key, blobs)) => {
-                for blob in blobs {
-                    needed.entry(blob.digest).or_insert_with(|| key.to_string());
-                }
-            }
-            // Kept as it is: a damaged record must not stand in the way of saving all others.
-            Err(problem) => problems.push(problem),
-        }
-        Ok(())
-    })?;
-    let (records, digest) = writer.finish()?;
-    let bytes = fs::metadata(file).map_err(|e| Error::io("reading", file, e))?.len();
-    Ok(Exported { records, bytes, digest, needed, problems })
-}
-
-fn blobs_of(key: &[u8], value: &[u8]) -> Result<(Key, Vec<references::Needed>), String> {
-    let key = Key::decode(key).map_err(|e| format!("the record `{}` cannot be read: {e}", describe(key)))?;
-    let value = codec::decode_any(&key, value).map_err(|e| e.to_string())?;
-    let blobs = references::of(&key, &value)?;
-    Ok((key, blobs))
 }
 
 /// Copies a blob, not a link to it: a backup must not share the fate of the bytes that it is for.

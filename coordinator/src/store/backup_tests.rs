@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::{
-    Code, Row,
+    Code, Key, Row,
     keys::Meta,
     testing::{ORDERS, Sample, run},
 };

@@ -53,6 +53,7 @@ pub enum Value {
     Task(Box<stored::TaskRecord>),
     Attempt(stored::AttemptRecord),
     Expansion(stored::ExpansionRecord),
+    ChangedInputs(stored::ChangedInputsRecord),
     Produced(v1::ArtifactView),
     Pipeline(stored::PipelineRecord),
     Artifact(stored::ArtifactRecord),
@@ -67,6 +68,7 @@ pub enum Value {
     PipelineVersion(stored::PipelineVersionRecord),
     PipelineRun(stored::PipelineRunRecord),
     DroppedRun(stored::DroppedRunRecord),
+    ActiveRun(stored::ActiveRunRecord),
     Events(stored::EventsRecord),
     Cursor(stored::CursorRecord),
     Delivery(Box<stored::DeliveryRecord>),
@@ -84,7 +86,7 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::Meta(which) => {
             match which {
                 Meta::Schema => meta::parse_schema(bytes).map(drop),
-                Meta::Epoch => meta::parse_epoch(bytes).map(drop),
+                Meta::Epoch | Meta::ActiveRuns => meta::parse_epoch(bytes).map(drop),
                 Meta::StoreId => meta::parse_store_id(bytes).map(drop),
             }
             .map_err(|reason| Error::corrupt(key, reason))?;
@@ -95,6 +97,7 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::Attempt { .. } => Value::Attempt(decode(key, bytes)?),
         Key::Produced { .. } => Value::Produced(decode(key, bytes)?),
         Key::Expansion { .. } => Value::Expansion(decode(key, bytes)?),
+        Key::ChangedInputs { .. } => Value::ChangedInputs(decode(key, bytes)?),
         Key::Pipeline(_) => Value::Pipeline(decode(key, bytes)?),
         Key::Artifact(_) => Value::Artifact(decode(key, bytes)?),
         Key::Cache(_) => Value::Cache(decode(key, bytes)?),
@@ -108,6 +111,7 @@ pub fn decode_any(key: &Key, bytes: &[u8]) -> Result<Value, Error> {
         Key::PipelineVersion { .. } => Value::PipelineVersion(decode(key, bytes)?),
         Key::PipelineRun { .. } => Value::PipelineRun(decode(key, bytes)?),
         Key::DroppedRun(_) => Value::DroppedRun(decode(key, bytes)?),
+        Key::ActiveRun(_) => Value::ActiveRun(decode(key, bytes)?),
         Key::Events(_) => Value::Events(decode(key, bytes)?),
         Key::Cursor(_) => Value::Cursor(decode(key, bytes)?),
         Key::Delivery(_) => Value::Delivery(Box::new(decode(key, bytes)?)),

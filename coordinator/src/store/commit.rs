@@ -1,16 +1,17 @@
 //! Group commit: one thread takes every batch that waits, applies them, flushes once, and only then answers.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,6 +34,7 @@ struct Inner {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
+    listeners: Listeners,
     failed: watch::Receiver<Option<String>>,
     /// Taken at the end.
     link: Mutex<Option<Link>>,
@@ -40,7 +42,24 @@ struct Inner {
 
 struct Link {
     sender: mpsc::Sender<Job>,
-    thread: JoinHandle<()>,
+    /// None where a task commits.
+    thread: Option<JoinHandle<()>>,
+}
+
+type Keys = Mutex<BTreeSet<Vec<u8>>>;
+type Listeners = Arc<Mutex<Vec<Weak<Keys>>>>;
+
+/// The keys that are written while this lives: for who reads a store page by page while it changes. A key comes after its
+/// write is visible, so what was read before its write is there to be read again.
+#[derive(Debug)]
+pub struct Written(Arc<Keys>);
+
+impl Written {
+    /// Takes the keys that were written since they were taken last.
+    #[must_use]
+    pub fn take(&self) -> BTreeSet<Vec<u8>> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 type Reading = Box<dyn FnOnce(&dyn Store) + Send>;
@@ -100,22 +119,41 @@ impl Committer {
     /// # Errors
     /// [`Error::Stopped`] if the system gives no thread.
     pub fn start(store: Arc<dyn Store>) -> Result<Self, Error> {
+        let (committer, worker, jobs) = Self::parts(store);
+        let thread = thread::Builder::new()
+            .name("segue-commit".to_owned())
+            .spawn(move || worker.run(jobs))
+            .map_err(|e| Error::Stopped { reason: format!("the commit thread does not start ({e})") })?;
+        if let Some(link) = committer.0.link.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            link.thread = Some(thread);
+        }
+        Ok(committer)
+    }
+
+    /// Commits in a task of this runtime, for a cluster that lives in one thread. Between the writes of a group and their
+    /// flush it waits as long as `flush_takes` says: what a disk would take, in which others go on.
+    #[must_use]
+    pub fn start_in_task(store: Arc<dyn Store>, flush_takes: impl FnMut() -> Duration + Send + 'static) -> Self {
+        let (committer, worker, jobs) = Self::parts(store);
+        tokio::spawn(worker.run_in_task(jobs, flush_takes));
+        committer
+    }
+
+    fn parts(store: Arc<dyn Store>) -> (Self, Worker, mpsc::Receiver<Job>) {
         let (sender, jobs) = mpsc::channel(WAITING);
         let counters = Arc::new(Counters::default());
         let closing = Arc::new(AtomicBool::new(false));
+        let listeners = Listeners::default();
         let (failed, failed_end) = watch::channel(None);
         let worker = Worker {
             store: Arc::clone(&store),
             counters: Arc::clone(&counters),
             closing: Arc::clone(&closing),
+            listeners: Arc::clone(&listeners),
             failed,
         };
-        let thread = thread::Builder::new()
-            .name("segue-commit".to_owned())
-            .spawn(move || worker.run(jobs))
-            .map_err(|e| Error::Stopped { reason: format!("the commit thread does not start ({e})") })?;
-        let link = Mutex::new(Some(Link { sender, thread }));
-        Ok(Self(Arc::new(Inner { store, counters, closing, failed: failed_end, link })))
+        let link = Mutex::new(Some(Link { sender, thread: None }));
+        (Self(Arc::new(Inner { store, counters, closing, listeners, failed: failed_end, link })), worker, jobs)
     }
 
     /// Queues a batch, in the order of the calls that have returned; waits while the queue is full. The answer is the
@@ -169,6 +207,14 @@ impl Committer {
         answer.await.map_err(|_| gone())
     }
 
+    /// Begins to note the keys that are written. Each write that is not visible yet will be noted.
+    #[must_use]
+    pub fn listen(&self) -> Written {
+        let keys = Arc::new(Keys::default());
+        self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&keys));
+        Written(keys)
+    }
+
     /// Waits until a write or a flush has failed, and gives the reason: the store takes nothing more then, and the way
     /// back is a restart. Never ends otherwise.
     pub async fn failed(&self) -> String {
@@ -209,7 +255,7 @@ impl Committer {
         }
     }
 
-    /// Commits what waits and ends the thread. Blocks until it has ended; later commits give [`Error::Stopped`].
+    /// Commits what waits and ends the thread. Blocks until it has ended (a task is not waited for); later commits give [`Error::Stopped`].
     pub fn close(&self) {
         self.0.close();
     }
@@ -230,7 +276,7 @@ impl Inner {
             let _ = sender.try_send(Job::Wake);
             drop(sender);
             // The last clone may be dropped by a closure that runs on the thread itself.
-            if thread.thread().id() != thread::current().id() {
+            if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
                 // Its panic has been answered: every reply it held was dropped.
                 let _ = thread.join();
             }
@@ -252,27 +298,50 @@ struct Worker {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     closing: Arc<AtomicBool>,
+    listeners: Listeners,
     /// After a failed write or flush nobody knows what is on disk: everything later is refused with its reason.
     failed: watch::Sender<Option<String>>,
 }
 
+/// Batches of one flush, and where their answers go.
+type Group = Vec<(Batch, oneshot::Sender<Result<(), Error>>)>;
+
+/// Takes what waits behind a job, as much as goes into one flush.
+fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Group, Option<Reading>) {
+    let (mut group, mut quiet) = (Vec::new(), None);
+    let mut next = Some(first);
+    while let Some(job) = next.take() {
+        match job {
+            Job::Commit(batch, reply) => group.push((batch, reply)),
+            Job::Quiet(work) => quiet = Some(work),
+            Job::Wake => {}
+        }
+        if quiet.is_none() && group.len() < GROUP {
+            next = jobs.try_recv().ok();
+        }
+    }
+    (group, quiet)
+}
+
 impl Worker {
     fn run(self, mut jobs: mpsc::Receiver<Job>) {
-        let mut group = Vec::new();
         while let Some(first) = self.next(&mut jobs) {
-            let mut next = Some(first);
-            let mut quiet = None;
-            while let Some(job) = next.take() {
-                match job {
-                    Job::Commit(batch, reply) => group.push((batch, reply)),
-                    Job::Quiet(work) => quiet = Some(work),
-                    Job::Wake => {}
-                }
-                if quiet.is_none() && group.len() < GROUP {
-                    next = jobs.try_recv().ok();
-                }
+            let (group, quiet) = gather(first, &mut jobs);
+            let applied = self.apply_all(&group);
+            self.flush_and_answer(group, applied);
+            if let Some(work) = quiet {
+                work(self.store.as_ref());
             }
-            self.commit(&mut group);
+        }
+    }
+
+    async fn run_in_task(self, mut jobs: mpsc::Receiver<Job>, mut flush_takes: impl FnMut() -> Duration + Send) {
+        // No close waits for a task: it ends when the last sender is gone, or with its runtime.
+        while let Some(first) = jobs.recv().await {
+            let (group, quiet) = gather(first, &mut jobs);
+            let applied = self.apply_all(&group);
+            tokio::time::sleep(flush_takes()).await;
+            self.flush_and_answer(group, applied);
             if let Some(work) = quiet {
                 work(self.store.as_ref());
             }
@@ -289,12 +358,15 @@ impl Worker {
         }
     }
 
-    fn commit(&self, group: &mut Vec<(Batch, oneshot::Sender<Result<(), Error>>)>) {
+    fn apply_all(&self, group: &Group) -> Vec<Result<(), Error>> {
+        group.iter().map(|(batch, _)| self.apply(batch)).collect()
+    }
+
+    fn flush_and_answer(&self, group: Group, applied: Vec<Result<(), Error>>) {
         if group.is_empty() {
             return;
         }
         let size = group.len() as u64;
-        let applied: Vec<Result<(), Error>> = group.iter().map(|(batch, _)| self.apply(batch)).collect();
         let flushed = if applied.iter().any(Result::is_ok) { self.flush() } else { Ok(()) };
 
         let conflicts = applied.iter().filter(|result| matches!(result, Err(Error::Conflict { .. }))).count() as u64;
@@ -302,7 +374,7 @@ impl Worker {
         self.counters.conflicts.fetch_add(conflicts, Ordering::Relaxed);
         self.counters.largest.fetch_max(size, Ordering::Relaxed);
         // A conflict too is answered only now, when the state that it was compared with is durable.
-        for ((_, reply), result) in group.drain(..).zip(applied) {
+        for ((_, reply), result) in group.into_iter().zip(applied) {
             // The sender may have gone; its batch is committed all the same.
             let _ = reply.send(flushed.clone().and(result));
         }
@@ -313,6 +385,8 @@ impl Worker {
             return Err(Error::Stopped { reason });
         }
         let applied = self.store.apply(batch);
+        // Whatever became of it: to read a key once more does no harm.
+        self.note(batch);
         match &applied {
             // Nothing was written, and nobody else is touched by it.
             Ok(()) | Err(Error::Conflict { .. } | Error::Corrupt { .. }) => {}
@@ -323,6 +397,16 @@ impl Worker {
             }
         }
         applied
+    }
+
+    fn note(&self, batch: &Batch) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| {
+            let Some(keys) = listener.upgrade() else { return false };
+            let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.extend(batch.writes().iter().map(|write| write.key().to_vec()));
+            true
+        });
     }
 
     fn flush(&self) -> Result<(), Error> {

@@ -130,6 +130,24 @@ async fn no_answer_precedes_its_flush() {
 }
 
 #[tokio::test]
+async fn a_task_answers_after_the_flush_as_the_thread_does() {
+    let store = Arc::new(GatedStore::default());
+    let committer = Committer::start_in_task(store.clone(), || Duration::from_millis(1));
+    let mut first = committer.submit(put(1)).await.unwrap();
+    let second = committer.submit(put(2)).await.unwrap();
+    while store.get(&key(1).encode()).unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert!((&mut first).now_or_never().is_none(), "it is applied, and not answered before its flush");
+    first.await.unwrap();
+    second.await.unwrap();
+    assert_eq!(store.state.lock().unwrap().ended, 1, "both waited, and one flush was enough");
+    store.set(|gate| gate.failing = true);
+    assert!(committer.commit(put(3)).await.is_err());
+    assert_eq!(committer.commit(put(4)).await.unwrap_err().code(), Code::Stopped, "nobody knows what the disk has");
+}
+
+#[tokio::test]
 async fn a_conflict_is_answered_to_its_own_batch_alone() {
     let store = GatedStore::closed();
     let committer = Committer::start(store.clone()).unwrap();

@@ -16,6 +16,7 @@ mod tag {
     pub(super) const ATTEMPT: u8 = 0x12;
     pub(super) const PRODUCED: u8 = 0x13;
     pub(super) const EXPANSION: u8 = 0x14;
+    pub(super) const CHANGED_INPUTS: u8 = 0x15;
     pub(super) const PIPELINE: u8 = 0x20;
     pub(super) const ARTIFACT: u8 = 0x21;
     pub(super) const CACHE: u8 = 0x22;
@@ -29,6 +30,7 @@ mod tag {
     pub(super) const PIPELINE_VERSION: u8 = 0x50;
     pub(super) const PIPELINE_RUN: u8 = 0x51;
     pub(super) const DROPPED_RUN: u8 = 0x52;
+    pub(super) const ACTIVE_RUN: u8 = 0x53;
     pub(super) const EVENTS: u8 = 0x48;
     pub(super) const CURSOR: u8 = 0x49;
     pub(super) const DELIVERY: u8 = 0x4A;
@@ -55,6 +57,8 @@ pub enum Key {
     Produced { run: RunId, task: u32, output: PortName },
     /// `store.v1.ExpansionRecord`: the items of a fan-out, by index of its task
     Expansion { run: RunId, task: u32 },
+    /// `store.v1.ChangedInputsRecord`: external inputs that changed before an attempt had ended
+    ChangedInputs { run: RunId, task: u32, attempt: u32 },
     /// `store.v1.PipelineRecord`, by version
     Pipeline(Digest),
     /// `store.v1.ArtifactRecord`
@@ -81,6 +85,8 @@ pub enum Key {
     PipelineRun { name: PipelineName, run: RunId },
     /// `store.v1.DroppedRunRecord`
     DroppedRun(RunId),
+    /// `store.v1.ActiveRunRecord`: the runs that have not ended
+    ActiveRun(RunId),
     /// `store.v1.EventsRecord`, by the offset of its first event
     Events(u64),
     /// `store.v1.CursorRecord`, by the name of the reader
@@ -114,6 +120,8 @@ pub enum Meta {
     Epoch,
     /// Random id given when the store was made.
     StoreId,
+    /// The last epoch whose coordinator kept the index of active runs.
+    ActiveRuns,
 }
 
 /// Bytes that are no key of this release.
@@ -125,13 +133,14 @@ pub struct BadKey {
 }
 
 impl Meta {
-    const ALL: [Self; 3] = [Self::Schema, Self::Epoch, Self::StoreId];
+    const ALL: [Self; 4] = [Self::Schema, Self::Epoch, Self::StoreId, Self::ActiveRuns];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Schema => "schema",
             Self::Epoch => "epoch",
             Self::StoreId => "store-id",
+            Self::ActiveRuns => "active-runs",
         }
     }
 }
@@ -151,6 +160,9 @@ impl Key {
                 Writer::of(tag::PRODUCED).text(&run.to_string()).number(*task).text(output.as_str())
             }
             Self::Expansion { run, task } => Writer::of(tag::EXPANSION).text(&run.to_string()).number(*task),
+            Self::ChangedInputs { run, task, attempt } => {
+                Writer::of(tag::CHANGED_INPUTS).text(&run.to_string()).number(*task).number(*attempt)
+            }
             Self::Pipeline(digest) => Writer::of(tag::PIPELINE).text(digest.as_str()),
             Self::Artifact(digest) => Writer::of(tag::ARTIFACT).text(digest.as_str()),
             Self::Cache(key) => Writer::of(tag::CACHE).text(key),
@@ -170,6 +182,7 @@ impl Key {
             }
             Self::PipelineRun { name, run } => Writer::of(tag::PIPELINE_RUN).text(name.as_str()).text(&run.to_string()),
             Self::DroppedRun(run) => Writer::of(tag::DROPPED_RUN).text(&run.to_string()),
+            Self::ActiveRun(run) => Writer::of(tag::ACTIVE_RUN).text(&run.to_string()),
             Self::Events(first) => Writer::of(tag::EVENTS).long(*first),
             Self::Cursor(reader) => Writer::of(tag::CURSOR).text(reader),
             Self::Delivery(DeliveryKey { lane, due_ms, offset, hook }) => {
@@ -206,6 +219,9 @@ impl Key {
             tag::ATTEMPT => Self::Attempt { run: from.id()?, task: from.number()?, attempt: from.number()? },
             tag::PRODUCED => Self::Produced { run: from.id()?, task: from.number()?, output: from.id()? },
             tag::EXPANSION => Self::Expansion { run: from.id()?, task: from.number()? },
+            tag::CHANGED_INPUTS => {
+                Self::ChangedInputs { run: from.id()?, task: from.number()?, attempt: from.number()? }
+            }
             tag::PIPELINE => Self::Pipeline(from.id()?),
             tag::ARTIFACT => Self::Artifact(from.id()?),
             tag::CACHE => Self::Cache(from.text()?),
@@ -219,6 +235,7 @@ impl Key {
             tag::PIPELINE_VERSION => Self::PipelineVersion { name: from.id()?, version: from.id()? },
             tag::PIPELINE_RUN => Self::PipelineRun { name: from.id()?, run: from.id()? },
             tag::DROPPED_RUN => Self::DroppedRun(from.id()?),
+            tag::ACTIVE_RUN => Self::ActiveRun(from.id()?),
             tag::EVENTS => Self::Events(from.long()?),
             tag::CURSOR => Self::Cursor(from.text()?),
             tag::DELIVERY => Self::Delivery(DeliveryKey {
@@ -244,6 +261,7 @@ impl fmt::Display for Key {
             Self::Attempt { run, task, attempt } => write!(f, "attempt/{run}/{task}/{attempt}"),
             Self::Produced { run, task, output } => write!(f, "produced/{run}/{task}/{output}"),
             Self::Expansion { run, task } => write!(f, "expansion/{run}/{task}"),
+            Self::ChangedInputs { run, task, attempt } => write!(f, "changed-inputs/{run}/{task}/{attempt}"),
             Self::Pipeline(digest) => write!(f, "pipeline/{digest}"),
             Self::Artifact(digest) => write!(f, "artifact/{digest}"),
             Self::Cache(key) => write!(f, "cache/{}", key.escape_debug()),
@@ -257,6 +275,7 @@ impl fmt::Display for Key {
             Self::PipelineVersion { name, version } => write!(f, "pipeline-version/{name}/{version}"),
             Self::PipelineRun { name, run } => write!(f, "pipeline-run/{name}/{run}"),
             Self::DroppedRun(run) => write!(f, "dropped-run/{run}"),
+            Self::ActiveRun(run) => write!(f, "active-run/{run}"),
             Self::Events(first) => write!(f, "events/{first}"),
             Self::Cursor(reader) => write!(f, "cursor/{}", reader.escape_debug()),
             Self::Delivery(DeliveryKey { lane, due_ms, offset, hook }) => {
@@ -397,6 +416,18 @@ pub mod prefix {
     #[must_use]
     pub fn dropped_runs() -> Vec<u8> {
         vec![tag::DROPPED_RUN]
+    }
+
+    /// Runs that have not ended.
+    #[must_use]
+    pub fn active_runs() -> Vec<u8> {
+        vec![tag::ACTIVE_RUN]
+    }
+
+    /// External inputs of attempts of a run that changed.
+    #[must_use]
+    pub fn changed_inputs(run: &RunId) -> Vec<u8> {
+        Writer::of(tag::CHANGED_INPUTS).text(&run.to_string()).0
     }
 
     /// Versions of every model, by name and number.
@@ -601,7 +632,8 @@ mod tests {
 
     fn key() -> impl Strategy<Value = Key> {
         prop_oneof![
-            prop_oneof![Just(Meta::Schema), Just(Meta::Epoch), Just(Meta::StoreId)].prop_map(Key::Meta),
+            prop_oneof![Just(Meta::Schema), Just(Meta::Epoch), Just(Meta::StoreId), Just(Meta::ActiveRuns)]
+                .prop_map(Key::Meta),
             run_id().prop_map(Key::Run),
             (run_id(), any::<u32>()).prop_map(|(run, task)| Key::Task { run, task }),
             (run_id(), any::<u32>(), any::<u32>()).prop_map(|(run, task, attempt)| Key::Attempt { run, task, attempt }),
@@ -609,6 +641,11 @@ mod tests {
                 run,
                 task,
                 output: output.parse().unwrap()
+            }),
+            (run_id(), any::<u32>(), any::<u32>()).prop_map(|(run, task, attempt)| Key::ChangedInputs {
+                run,
+                task,
+                attempt
             }),
             digest().prop_map(Key::Pipeline),
             digest().prop_map(Key::Artifact),
@@ -631,6 +668,7 @@ mod tests {
                 .prop_map(|(name, version)| Key::PipelineVersion { name: name.parse().unwrap(), version }),
             ("[a-z0-9_-]{1,9}", run_id()).prop_map(|(name, run)| Key::PipelineRun { name: name.parse().unwrap(), run }),
             run_id().prop_map(Key::DroppedRun),
+            run_id().prop_map(Key::ActiveRun),
             any::<u64>().prop_map(Key::Events),
             any::<String>().prop_map(Key::Cursor),
             (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>())

@@ -10,6 +10,7 @@ pub mod commit;
 pub(crate) mod durable;
 pub mod error;
 mod export;
+mod gather;
 pub mod keys;
 pub mod memory;
 pub mod meta;
@@ -28,7 +29,7 @@ use std::fmt::Debug;
 
 pub use backup::{BackupReport, RestoreReport, Source, backup, restore};
 pub use batch::{Batch, Precondition, Write};
-pub use commit::{CommitStats, Committer, Pending};
+pub use commit::{CommitStats, Committer, Pending, Written};
 pub use error::{Code, Error};
 pub use keys::Key;
 pub use memory::MemoryStore;

@@ -41,7 +41,8 @@ pub(crate) const fn holder(key: &Key) -> Holder<'_> {
         | Key::Task { run, .. }
         | Key::Attempt { run, .. }
         | Key::Produced { run, .. }
-        | Key::Expansion { run, .. } => Holder::Run(run),
+        | Key::Expansion { run, .. }
+        | Key::ChangedInputs { run, .. } => Holder::Run(run),
         Key::Cache(_) => Holder::Cache,
         Key::ModelVersion { .. } => Holder::Model,
         Key::Artifact(_) => Holder::Blob,
@@ -99,6 +100,8 @@ pub(crate) fn of(key: &Key, value: &Value) -> Result<Vec<Needed>, String> {
         | Value::PipelineVersion(_)
         | Value::PipelineRun(_)
         | Value::DroppedRun(_)
+        | Value::ActiveRun(_)
+        | Value::ChangedInputs(_)
         | Value::Schedule(_)
         | Value::Interval(_)
         | Value::BackfillInterval(_)

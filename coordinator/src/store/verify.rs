@@ -197,6 +197,7 @@ impl Findings {
                 Key::Task { run, task }
                 | Key::Attempt { run, task, .. }
                 | Key::Produced { run, task, .. }
+                | Key::ChangedInputs { run, task, .. }
                 | Key::Expansion { run, task },
                 _,
             ) => {
@@ -240,7 +241,7 @@ impl Findings {
             (Key::PipelineVersion { version, .. }, _) if !self.pipelines.contains(version) => {
                 self.problem(format!("the record `{key}` names a version that does not exist"));
             }
-            (Key::Sla(run), _) if !self.runs.contains_key(run) => {
+            (Key::Sla(run) | Key::ActiveRun(run), _) if !self.runs.contains_key(run) => {
                 self.problem(format!("the record `{key}` belongs to a run that does not exist"));
             }
             (Key::Events(first), Value::Events(record)) => self.check_events(*first, record),

@@ -160,7 +160,8 @@ async fn what_is_shown_with_a_run_is_bounded_and_a_list_of_large_runs_can_be_sen
         request
     };
     let large = |size: usize| std::collections::BTreeMap::from([("big".to_owned(), "x".repeat(size))]);
-    let refused: [(&str, Box<dyn Fn(&mut v1::SubmitRequest)>); 3] = [
+    type Change<'a> = Box<dyn Fn(&mut v1::SubmitRequest) + 'a>;
+    let refused: [(&str, Change<'_>); 3] = [
         ("parameters", Box::new(|request| request.params = large(5 << 20))),
         ("tags", Box::new(|request| request.tags = large(1 << 20))),
         ("idempotency key", Box::new(|request| request.idempotency_key = "k".repeat(2_000))),
@@ -230,7 +231,7 @@ async fn an_assignment_that_no_message_can_hold_fails_with_the_reason_and_its_wo
     let failed = world.client.runs().list_tasks(request).await.unwrap().into_inner().tasks;
     let [join] = &failed[..] else { panic!("{failed:?}") };
     let failure = join.failure.clone().unwrap();
-    assert!(failure.message.contains("its assignment has") && failure.hint.contains("join fewer"), "{failure:?}");
+    assert!(failure.message.contains("make an assignment of") && failure.hint.contains("join fewer"), "{failure:?}");
     assert_eq!((join.name.as_str(), join.attempts.len()), ("join", 1), "given out once, not for ever");
     assert_eq!(worker.heard(vec![]).await, [], "the link is open");
     drop(worker);

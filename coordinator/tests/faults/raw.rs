@@ -347,7 +347,7 @@ async fn a_connection_without_a_word_and_a_link_without_a_hello_are_cut_off() {
     let mut workers = world.client.workers();
     let link = workers.connect(ReceiverStream::new(outgoing));
     let (refused, ..) = tokio::join!(tokio::time::timeout(PATIENCE, link), closed(silent), closed(halting));
-    let refused = refused.expect("the link without a hello ends").err().expect("it is refused");
+    let refused = refused.expect("the link without a hello ends").expect_err("it is refused");
     assert_eq!(refused.code(), Code::DeadlineExceeded);
     assert!(refused.message().contains("hello"), "{refused}");
     world.close().await;

@@ -296,6 +296,7 @@ fn messages() -> Vec<(&'static str, v1::WorkerMessage, v1::CoordinatorMessage)> 
             key: "eu".to_owned(),
             item_index: 4,
             item_json: "\"eu\"".to_owned(),
+            memory_limit_bytes: 5,
         })
     };
     let operator_call =

@@ -9,7 +9,7 @@ use std::{
 
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator, Error},
+    server::{Config, Coordinator, Error, Ground, HookAllow},
     store::{StateDir, Store},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -39,6 +39,7 @@ pub fn config(state_dir: &Path) -> Config {
         fires_schedules: true,
         gc: GcConfig { grace: Duration::ZERO, ..GcConfig::default() },
         openlineage: None,
+        hook_allow: HookAllow::default(),
     }
 }
 
@@ -54,7 +55,8 @@ impl Host {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
         let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let stop = CancellationToken::new();
-        let coordinator = Coordinator::start_on(store, config, listener, Some(http), stop.clone()).await?;
+        let ground = Ground::on(store, &config).await?;
+        let coordinator = Coordinator::listen(ground, config, listener, Some(http), stop.clone()).await?;
         let (address, http) = (coordinator.address, coordinator.http_address.unwrap());
         Ok(Self { address, http, stop, ended: tokio::spawn(coordinator.wait()) })
     }

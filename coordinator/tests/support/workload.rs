@@ -175,8 +175,11 @@ pub struct Script<'a> {
     /// How much is on disk.
     pub written: &'a (dyn Fn() -> usize + Sync),
     /// Hears every answer as it comes.
-    pub on_told: Option<Box<dyn FnMut(&Ack) + Send>>,
+    pub on_told: Option<Listener>,
 }
+
+/// Hears answers.
+pub type Listener = Box<dyn FnMut(&Ack) + Send>;
 
 impl<'a> Script<'a> {
     pub fn new(client: &Client, shop: &Arc<Shop>, file: &'a Path, written: &'a (dyn Fn() -> usize + Sync)) -> Self {
@@ -274,7 +277,7 @@ impl<'a> Script<'a> {
 
     async fn cancel(&mut self, run: &str) {
         let cancel = |client: Client| {
-            let request = v1::CancelRunRequest { run_id: run.to_owned(), task: String::new() };
+            let request = v1::CancelRunRequest { run_id: run.to_owned(), ..Default::default() };
             async move { client.runs().cancel_run(request).await }
         };
         match self.client.insist("cancel", cancel).await {

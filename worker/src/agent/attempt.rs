@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     blobs::Blobs,
     cache::{Cache, Pinned},
+    devices,
     feed::{Feed, FeedSink},
     files,
     inline::Inline,
@@ -26,7 +27,7 @@ use super::{
     secrets::{self, Environment},
 };
 use crate::runner::{
-    Duty, Exit, Limits, Pool, StopKind, Supervision,
+    Duty, Exit, Heartbeat, Limits, Pool, StopKind, Supervision, Wanted,
     frame::{CommandJob, JobResult, JobUsage, OperatorJob, Produced, Request},
 };
 
@@ -39,6 +40,10 @@ pub struct Shared {
     pub pool: Pool,
     /// Directory of the working directories of attempts.
     pub scratch: PathBuf,
+    /// What commands inherit from this process.
+    pub inherited: BTreeMap<String, String>,
+    /// The GPUs that this process itself may see, where something restricts them.
+    pub visible_devices: Option<String>,
 }
 
 /// How an attempt ended.
@@ -63,6 +68,8 @@ enum Halt {
     Failed(Failure),
     Stopped,
     TimedOut,
+    Silent,
+    TooLarge,
 }
 
 impl From<Failure> for Halt {
@@ -78,6 +85,8 @@ pub struct Attempt {
     pub assign: v1::Assign,
     pub feed: Arc<Feed>,
     pub stop: watch::Receiver<StopKind>,
+    /// When the lease of this worker ends.
+    pub lease: watch::Receiver<Option<std::time::Instant>>,
 }
 
 impl std::fmt::Debug for Attempt {
@@ -117,6 +126,20 @@ impl Attempt {
                 Failure::new(FailureClass::Timeout, format!("stopped after its time of {} s", limit.as_secs_f64()))
                     .hint("raise the timeout of the task if it needs longer"),
             ),
+            Err(Halt::TooLarge) => {
+                let mib = self.assign.memory_limit_bytes.div_ceil(1 << 20);
+                let message = format!("killed because it took more memory than its `memory_limit` of {mib} MiB");
+                Outcome::Failed(
+                    Failure::new(FailureClass::Oom, message).hint("raise the limit, or let the task do less at a time"),
+                )
+            }
+            Err(Halt::Silent) => {
+                let limit = Duration::from_millis(self.assign.heartbeat_timeout_ms);
+                let silence = format!("stopped because it gave no sign of life for {} s", limit.as_secs_f64());
+                Outcome::Failed(Failure::new(FailureClass::Timeout, silence).hint(
+                    "the command must touch the file $SEGUE_HEARTBEAT more often than the task's `heartbeat_timeout`",
+                ))
+            }
         };
         let usage = v1::Usage {
             wall_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -172,13 +195,38 @@ impl Attempt {
                     if !call.working_dir.is_empty() && given.is_dir() { given } else { scratch.directory().to_owned() };
                 let mut places = inputs.lay_out(&scratch.inputs())?;
                 places.extend(inputs.single);
-                let mut env = inputs::variables(&self.assign, &places, &params, &scratch.outputs());
+                let mut env = self.shared.inherited.clone();
+                env.extend(inputs::variables(&self.assign, &places, &params, &scratch.outputs()));
+                if self.assign.heartbeat_timeout_ms > 0 {
+                    env.insert("SEGUE_HEARTBEAT".to_owned(), scratch.heartbeat().to_string_lossy().into_owned());
+                }
+                env.extend(self.hardware());
                 env.extend(environment.variables.clone());
                 (Job::Command { argv: call.argv, working_dir, env }, call.outputs)
             }
             None => return Err(Failure::new(FailureClass::Infra, "the assignment names no work")),
         };
         Ok(Prepared { job, scratch, environment, ports, _pins: pins })
+    }
+
+    /// Gives the variables that make a process see the GPUs of the lease, and no others.
+    fn hardware(&self) -> BTreeMap<String, String> {
+        let own = self.shared.visible_devices.as_deref();
+        devices::leased(self.assign.resources.as_ref())
+            .map(|devices| devices::variables(&devices, own))
+            .unwrap_or_default()
+    }
+
+    /// Begins to listen for signs of life, where the command must give some.
+    fn heartbeat(&self, scratch: &Scratch) -> Result<Option<Heartbeat>, Failure> {
+        let limit = Duration::from_millis(self.assign.heartbeat_timeout_ms);
+        if limit.is_zero() {
+            return Ok(None);
+        }
+        Heartbeat::begin(scratch.heartbeat(), limit, Instant::now()).map(Some).map_err(|e| {
+            Failure::new(FailureClass::Infra, format!("cannot make the file $SEGUE_HEARTBEAT: {e}"))
+                .hint("see to the space and the permissions of the worker's directory")
+        })
     }
 
     async fn run(
@@ -201,14 +249,13 @@ impl Attempt {
                     run_facts,
                     gpus: self.assign.resources.as_ref().map_or(0, |reserved| reserved.gpu_milli.div_ceil(1_000)),
                 });
-                // Variables are those of a process, so a task that sets some gets a process of its own.
-                let env = &prepared.environment.variables;
-                let runner = if env.is_empty() {
-                    self.shared.pool.for_operator(&call.name).await
-                } else {
-                    self.shared.pool.with_environment(env).await
+                let wanted = Wanted {
+                    operator: &call.name,
+                    devices: &devices::leased(self.assign.resources.as_ref()).unwrap_or_default(),
+                    hardware: &self.hardware(),
+                    env: &prepared.environment.variables,
                 };
-                (request, runner)
+                (request, self.shared.pool.for_operator(wanted).await)
             }
             Job::Command { argv, working_dir, env } => {
                 let request = Request::Command(CommandJob {
@@ -222,8 +269,17 @@ impl Attempt {
         let mut runner =
             runner.map_err(|e| Failure::new(FailureClass::Infra, format!("the worker cannot start a runner: {e}")))?;
         let mut sink = FeedSink(Arc::clone(&self.feed));
-        let limits = Limits { deadline, grace: Duration::from_millis(self.assign.grace_ms.into()) };
-        let supervision = Supervision { limits, stop: self.stop.clone(), redactor, sink: &mut sink };
+        let limits = Limits {
+            deadline,
+            grace: Duration::from_millis(self.assign.grace_ms.into()),
+            memory_bytes: Some(self.assign.memory_limit_bytes).filter(|bytes| *bytes > 0),
+        };
+        let heartbeat = match request {
+            Request::Command(_) => self.heartbeat(&prepared.scratch)?,
+            _ => None,
+        };
+        let (stop, lease) = (self.stop.clone(), self.lease.clone());
+        let supervision = Supervision { limits, stop, lease, heartbeat, redactor, sink: &mut sink };
         let exit = runner.run(&request, supervision).await;
         let (result, usage, reusable) = match exit {
             Exit::Ended { result: JobResult::Succeeded(produced), usage, reusable } => (Ok(produced), usage, reusable),
@@ -233,6 +289,8 @@ impl Attempt {
             Exit::Crashed(failure) => (Err(failure.into()), JobUsage::default(), false),
             Exit::Stopped { usage, reusable } => (Err(Halt::Stopped), usage, reusable),
             Exit::TimedOut { usage, reusable } => (Err(Halt::TimedOut), usage, reusable),
+            Exit::Silent { usage, reusable } => (Err(Halt::Silent), usage, reusable),
+            Exit::TooLarge { usage, reusable } => (Err(Halt::TooLarge), usage, reusable),
         };
         *cost = usage;
         if reusable && (runner.duty() == Duty::Commands || prepared.environment.variables.is_empty()) {
@@ -254,9 +312,7 @@ impl Attempt {
                 if port.optional {
                     continue;
                 }
-                let message = format!("output `{}` was not written", port.name);
-                return Err(Failure::new(FailureClass::User, message)
-                    .hint(format!("write it to a file named `{}` in $SEGUE_OUTPUT_DIR", port.name)));
+                return Err(files::missing(&directory, &port.name));
             };
             // Before it is stored, which may take the file away.
             inline.read(&port.name, &file)?;

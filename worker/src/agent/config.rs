@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
-use segue_proto::{ids::WorkerName, resources::Resources};
+use segue_proto::ids::WorkerName;
+
+use super::machine::Machine;
 
 /// Set-up of one worker process.
 #[derive(Debug, Clone)]
@@ -11,7 +13,7 @@ pub struct WorkerConfig {
     /// Address of the coordinator, `http://HOST:PORT` or `https://HOST:PORT`.
     pub server: String,
     /// What this worker offers; [`crate::agent::detect`] gives what the machine has.
-    pub capacity: Resources,
+    pub machine: Machine,
     pub labels: BTreeMap<String, String>,
     /// Directory of this worker alone: cached blobs and the working directories of attempts.
     pub cache_dir: PathBuf,
@@ -19,6 +21,9 @@ pub struct WorkerConfig {
     pub cache_limit_bytes: u64,
     /// Program and arguments that start a runner, for example the current program and `__runner`.
     pub runner_command: Vec<String>,
+    /// Variables of this process that commands inherit beside those that every program needs; `AWS_*` names all that
+    /// begin so.
+    pub pass_env: Vec<String>,
     /// How long running attempts may take to finish after a drain began.
     pub drain_grace: Duration,
     /// Needed for an `https` address with a private authority; public ones are known to the system.

@@ -96,6 +96,18 @@ pub fn find_output(directory: &Path, port: &str) -> Result<Option<PathBuf>, Fail
     Ok(matches.pop())
 }
 
+/// Says why an output has no file.
+#[must_use]
+pub fn missing(directory: &Path, port: &str) -> Failure {
+    if directory.join(port).is_dir() {
+        let message = format!("output `{port}` is a directory, and an output is one file");
+        let hint = format!("pack it, such as with: tar -cf $SEGUE_OUTPUT_DIR/{port}.tar -C DIRECTORY .");
+        return Failure::new(FailureClass::User, message).hint(hint);
+    }
+    Failure::new(FailureClass::User, format!("output `{port}` was not written"))
+        .hint(format!("write it to a file named `{port}` in $SEGUE_OUTPUT_DIR"))
+}
+
 /// Digests a file; gives its size too.
 ///
 /// # Errors
@@ -171,5 +183,7 @@ mod tests {
         assert_eq!(find("b").unwrap(), Some(directory.path().join("b.csv")));
         assert_eq!(find("c").unwrap_err().class, FailureClass::User);
         assert_eq!(find("d").unwrap(), None, "a directory is no output");
+        assert!(missing(directory.path(), "d").message.contains("is a directory"));
+        assert!(missing(directory.path(), "e").message.contains("was not written"));
     }
 }

@@ -237,10 +237,6 @@ pub fn variables(
         env.insert("SEGUE_INDEX".to_owned(), assign.item_index.to_string());
         env.insert("SEGUE_ITEM".to_owned(), assign.item_json.clone());
     }
-    let own = std::env::var(CUDA_DEVICES).ok();
-    for (name, value) in devices(assign.resources.as_ref(), own.as_deref()) {
-        env.insert(name.to_owned(), value);
-    }
     for (name, file) in inputs {
         env.insert(variable("SEGUE_INPUT", name), file.to_string_lossy().into_owned());
     }
@@ -249,25 +245,6 @@ pub fn variables(
         env.insert(variable("SEGUE_PARAM", name), text);
     }
     env
-}
-
-const CUDA_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
-
-/// Names the GPUs of a lease as the drivers want it. `own` is what this worker itself may see: the lease counts within
-/// that. Without a lease on a GPU nothing is said, because the worker may have none.
-fn devices(leased: Option<&v1::Resources>, own: Option<&str>) -> Vec<(&'static str, String)> {
-    let Some(leased) = leased.filter(|leased| !leased.devices.is_empty()) else { return Vec::new() };
-    let visible: Vec<&str> = own.map(|own| own.split(',').map(str::trim).collect()).unwrap_or_default();
-    let names: Vec<String> = leased
-        .devices
-        .iter()
-        .map(|&index| match visible.get(index as usize) {
-            Some(name) => (*name).to_owned(),
-            None => index.to_string(),
-        })
-        .collect();
-    let list = names.join(",");
-    vec![(CUDA_DEVICES, list.clone()), ("NVIDIA_VISIBLE_DEVICES", list.clone()), ("HIP_VISIBLE_DEVICES", list)]
 }
 
 /// Makes a name that every shell takes.
@@ -308,14 +285,6 @@ mod tests {
         assert_eq!(env["SEGUE_OUTPUT_DIR"], "/out");
         assert_eq!((env["SEGUE_TASK"].as_str(), env["SEGUE_ATTEMPT"].as_str()), ("publish", "2"));
         assert!(!env.contains_key("SEGUE_KEY"), "it is no child of a fan-out");
-    }
-
-    #[test]
-    fn a_lease_on_gpus_names_them_within_what_the_worker_sees() {
-        let leased = v1::Resources { devices: vec![0, 2], ..v1::Resources::default() };
-        assert_eq!(devices(Some(&leased), None)[0], ("CUDA_VISIBLE_DEVICES", "0,2".to_owned()));
-        assert_eq!(devices(Some(&leased), Some("4, GPU-a ,7"))[0].1, "4,7");
-        assert!(devices(Some(&v1::Resources::default()), Some("0")).is_empty());
     }
 
     #[test]

@@ -79,6 +79,12 @@ impl LeaseClock {
         self.link_lost();
     }
 
+    /// Says when it ends, while there is one.
+    #[must_use]
+    pub const fn until(&self) -> Option<Instant> {
+        self.valid_until
+    }
+
     /// Gives the lease of the last welcome.
     #[must_use]
     pub const fn lease(&self) -> Duration {

@@ -72,8 +72,13 @@ pub fn endpoint(config: &WorkerConfig) -> Result<Endpoint, Error> {
         .keep_alive_while_idle(true))
 }
 
-/// Keeps a link open until told to stop.
-pub async fn maintain(endpoint: Endpoint, events: mpsc::Sender<LinkEvent>, stop: CancellationToken) {
+/// Keeps a link open until told to stop. `ending` says that the worker itself closes the last one, which is no news.
+pub async fn maintain(
+    endpoint: Endpoint,
+    events: mpsc::Sender<LinkEvent>,
+    ending: CancellationToken,
+    stop: CancellationToken,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     while !stop.is_cancelled() {
         let mut welcomed = false;
@@ -81,6 +86,10 @@ pub async fn maintain(endpoint: Endpoint, events: mpsc::Sender<LinkEvent>, stop:
             reason = one(&endpoint, &events, &mut welcomed) => reason,
             () = stop.cancelled() => return,
         };
+        if ending.is_cancelled() {
+            let _ = events.send(LinkEvent::Down).await;
+            return;
+        }
         if welcomed {
             backoff.reset();
         }

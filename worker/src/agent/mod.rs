@@ -11,15 +11,18 @@ mod blobs;
 mod cache;
 mod config;
 mod detect;
+mod devices;
 mod feed;
 mod files;
 mod held;
+mod inherit;
 mod inline;
 mod inputs;
 mod lease;
 mod link;
 mod logbuf;
 mod lru;
+mod machine;
 mod queue;
 pub(crate) mod redact;
 mod scratch;
@@ -38,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Error, SUPERSEDED, Tls, WorkerConfig};
 pub use detect::detect;
+pub use machine::Machine;
 
 use self::{attempt::Shared, blobs::Blobs, cache::Cache, worker::Worker};
 use crate::{ops, runner::Pool};
@@ -55,7 +59,7 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Er
     let Some((program, arguments)) = config.runner_command.split_first() else { return Err(Error::NoRunner) };
     let home = Home::open(&config.cache_dir)?;
     let unusable = |source| Error::Directory { path: home.directory.clone(), source };
-    let cores = (config.capacity.cpu_milli / 1000).max(1);
+    let cores = (config.machine.capacity.cpu_milli / 1000).max(1);
     let shared = Arc::new(Shared {
         catalogue: ops::catalogue(),
         cache: Arc::new(Cache::open(&home.directory, config.cache_limit_bytes).map_err(unusable)?),
@@ -63,6 +67,8 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Er
         pool: Pool::new(program.clone(), arguments.to_vec(), cores, IDLE_RUNNERS.max(cores as usize))
             .map_err(Error::Thread)?,
         scratch: home.attempts(),
+        inherited: inherit::inherited(inherit::own(), &config.pass_env),
+        visible_devices: std::env::var(devices::CUDA).ok(),
     });
     Worker::new(config, incarnation(), shared).run(endpoint, stop).await
 }

@@ -75,6 +75,12 @@ impl Queue {
         self.leased.drain(..).chain(self.ahead.drain(..)).map(|(token, _)| token).collect()
     }
 
+    /// Says whether an attempt waits for room.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        !self.leased.is_empty() || !self.ahead.is_empty()
+    }
+
     /// Moves the next attempt that has room to running.
     pub fn start_next(&mut self) -> Option<Token> {
         let (token, needs) = match self.leased.front() {

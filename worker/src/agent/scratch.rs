@@ -58,6 +58,11 @@ impl Scratch {
         self.directory.join("outputs")
     }
 
+    /// Gives the file by which a command says that it is alive.
+    pub fn heartbeat(&self) -> PathBuf {
+        self.directory.join("heartbeat")
+    }
+
     /// Gives the directory that joined inputs are laid out in.
     pub fn inputs(&self) -> PathBuf {
         self.directory.join("inputs")

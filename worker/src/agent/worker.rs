@@ -42,6 +42,10 @@ const INBOX: usize = 256;
 /// How long starts, progress and logs wait for company: a short attempt is told in one message, its end at once.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How long ends wait for company while other attempts wait for their room here: nothing stands still meanwhile, and one
+/// message, one decision and one flush serve them all. An end after which this worker is idle is told at once.
+const GATHER_ENDS: Duration = Duration::from_millis(8);
+
 /// How long a drained worker without a link waits for one to report what is left, at least.
 const LAST_REPORT: Duration = Duration::from_secs(10);
 
@@ -57,11 +61,15 @@ pub struct Worker {
     held: Table,
     queue: Queue,
     lease: LeaseClock,
+    /// When it ends, for those who run.
+    lease_until: watch::Sender<Option<Instant>>,
     news: Arc<News>,
     /// When the news that came first is told at the latest.
     news_due: Option<Instant>,
     /// What waits for the link, oldest first; starts, progress and logs are in the feeds.
     outbox: VecDeque<Outgoing>,
+    /// When the outbox is told at the latest.
+    outbox_due: Option<Instant>,
     link: Link,
     down_since: Instant,
     drain: Option<Drain>,
@@ -100,15 +108,17 @@ impl Worker {
     /// Makes a worker that holds nothing.
     pub fn new(config: WorkerConfig, incarnation: Incarnation, shared: Arc<Shared>) -> Self {
         Self {
-            queue: Queue::new(config.capacity.clone()),
+            queue: Queue::new(config.machine.capacity.clone()),
             config,
             incarnation,
             shared,
             held: Table::default(),
             lease: LeaseClock::default(),
+            lease_until: watch::Sender::new(None),
             news: Arc::default(),
             news_due: None,
             outbox: VecDeque::new(),
+            outbox_due: None,
             link: Link::Down,
             down_since: Instant::now(),
             drain: None,
@@ -124,13 +134,17 @@ impl Worker {
         tracing::info!(worker = %self.config.name, incarnation = %self.incarnation, server = self.config.server, "worker starts");
         let (link_events, mut link_inbox) = mpsc::channel(INBOX);
         let (reports, mut ended) = mpsc::channel::<Ended>(INBOX);
-        let end_link = CancellationToken::new();
-        let link = tokio::spawn(link::maintain(endpoint, link_events, end_link.clone()));
+        let (ending, end_link) = (CancellationToken::new(), CancellationToken::new());
+        let link = tokio::spawn(link::maintain(endpoint, link_events, ending.clone(), end_link.clone()));
         let (mut reported, mut told) = (Vec::with_capacity(INBOX), Vec::with_capacity(INBOX));
         let result = 'work: loop {
             let now = Instant::now();
             self.pass_time(now);
+            self.tell_lease();
             self.start_waiting(&reports);
+            if !self.outbox.is_empty() && !self.queue.is_waited_for() {
+                self.due_within(Duration::ZERO);
+            }
             if self.is_done() {
                 break Ok(());
             }
@@ -163,6 +177,7 @@ impl Worker {
                 () = sleep_until(wake) => {}
             }
         };
+        ending.cancel();
         self.end(&mut link_inbox, &mut ended).await;
         end_link.cancel();
         // The link may be waiting for room in here; it ends when nobody listens.
@@ -176,7 +191,7 @@ impl Worker {
     /// Gives the way up if it is open and there is something to send.
     fn way_up(&self, now: Instant) -> Option<mpsc::Sender<v1::WorkerMessage>> {
         match &self.link {
-            Link::Open(stream) if !self.outbox.is_empty() || self.news_due.is_some_and(|at| at <= now) => {
+            Link::Open(stream) if [self.outbox_due, self.news_due].into_iter().flatten().any(|at| at <= now) => {
                 Some(stream.messages.clone())
             }
             _ => None,
@@ -186,9 +201,10 @@ impl Worker {
     fn next_wake(&self) -> Option<Instant> {
         let grace = self.drain.as_ref().and_then(|drain| drain.deadline);
         let give_up = (self.drain.is_some() && self.is_alone()).then(|| self.give_up_at());
-        // Without a link the news wait for one.
-        let news = self.news_due.filter(|_| matches!(self.link, Link::Open(_)));
-        [self.lease.next_wake(), grace, give_up, news].into_iter().flatten().min()
+        // Without a link both wait for one.
+        let open = matches!(self.link, Link::Open(_));
+        let (ends, news) = (self.outbox_due.filter(|_| open), self.news_due.filter(|_| open));
+        [self.lease.next_wake(), grace, give_up, ends, news].into_iter().flatten().min()
     }
 
     /// Does what is due: heartbeats, the end of the lease, the end of the drain's grace.
@@ -202,6 +218,7 @@ impl Worker {
             let tokens = self.held.counting().map(|(token, _)| token.clone().into()).collect();
             // Before everything else: it must not be late because there is much to say.
             self.outbox.push_front(event(Event::Heartbeat(v1::Heartbeat { sequence, tokens })));
+            self.outbox_due = Some(now);
             self.shared.pool.trim(now);
         }
         if let Some(drain) = &mut self.drain
@@ -212,6 +229,12 @@ impl Worker {
                 self.held.stop(&token, Why::Drained);
             }
         }
+    }
+
+    /// Tells those who run when the lease ends, where that has changed.
+    fn tell_lease(&self) {
+        let until = self.lease.until();
+        self.lease_until.send_if_modified(|told| std::mem::replace(told, until) != until);
     }
 
     /// Ends what runs and forgets what waits: the coordinator has given it to others. Reports of finished attempts stay,
@@ -268,6 +291,7 @@ impl Worker {
                 assign: *assign,
                 feed: Arc::clone(&held.feed),
                 stop: stopped,
+                lease: self.lease_until.subscribe(),
             };
             let reports = reports.clone();
             self.tasks.spawn(async move {
@@ -302,7 +326,7 @@ impl Worker {
             ),
             (Why::Drained, Outcome::Stopped) => {
                 self.held.remove(&token);
-                self.outbox.push_back(hand_back(token, true));
+                self.tell(hand_back(token, true));
                 return;
             }
             (Why::Cancelled | Why::NotAtAll, Outcome::Stopped) => finished::Outcome::Cancelled(v1::Cancelled {}),
@@ -319,8 +343,23 @@ impl Worker {
             outcome: Some(outcome),
             log_bytes: feed.log_bytes(),
         };
+        // Ends come in while attempts wait for the room that they free.
+        let patience = if self.queue.is_waited_for() { GATHER_ENDS } else { Duration::ZERO };
         self.outbox.push_back(Outgoing::End(token.clone()));
+        self.due_within(patience);
         self.held.insert(token, Held { feed, state: State::Finished(Box::new(report)) });
+    }
+
+    /// Sends something at the next opportunity.
+    fn tell(&mut self, outgoing: Outgoing) {
+        self.outbox.push_back(outgoing);
+        self.due_within(Duration::ZERO);
+    }
+
+    /// What is in the outbox is told within this time, or sooner if it was due before.
+    fn due_within(&mut self, patience: Duration) {
+        let due = Instant::now() + patience;
+        self.outbox_due = Some(self.outbox_due.map_or(due, |before| before.min(due)));
     }
 
     fn feed(&self, token: &Token) -> Arc<Feed> {
@@ -374,14 +413,14 @@ impl Worker {
             worker: self.config.name.to_string(),
             incarnation: self.incarnation.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capacity: Some(self.config.capacity.clone().into()),
+            capacity: Some(self.config.machine.capacity.clone().into()),
             labels: self.config.labels.clone(),
             operators: self.shared.catalogue.iter().cloned().map(Into::into).collect(),
             held: self.held.listing(),
             hostname,
             pid: std::process::id(),
             draining: self.drain.is_some(),
-            gpus: Vec::new(),
+            gpus: self.config.machine.gpus.iter().cloned().map(Into::into).collect(),
         })
     }
 
@@ -409,7 +448,7 @@ impl Worker {
         if !self.outbox.is_empty() {
             return v1::WorkerMessage { events };
         }
-        self.news_due = None;
+        (self.outbox_due, self.news_due) = (None, None);
         for token in self.news.take() {
             let Some(held) = self.held.get(&token) else { continue };
             let fenced = matches!(held.state, State::Running { why: Why::Fenced, .. });

@@ -18,7 +18,8 @@ use tokio::{
 
 use super::{
     frame::{self, JobResult, JobUsage, Reply, Request},
-    oom,
+    heartbeat::Heartbeat,
+    memory, oom,
 };
 use crate::agent::redact::Redactor;
 
@@ -51,6 +52,8 @@ pub enum StopKind {
 pub struct Limits {
     pub deadline: Option<Instant>,
     pub grace: Duration,
+    /// Bytes of memory that its processes may take for themselves.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Where the news of a job go.
@@ -74,12 +77,20 @@ pub enum Exit {
     Stopped { usage: JobUsage, reusable: bool },
     /// Ended because its time was over. No process of it is left.
     TimedOut { usage: JobUsage, reusable: bool },
+    /// Ended because it gave no sign of life. No process of it is left.
+    Silent { usage: JobUsage, reusable: bool },
+    /// Ended because it took more memory than it may. No process of it is left.
+    TooLarge { usage: JobUsage, reusable: bool },
 }
 
 /// What accompanies a job.
 pub struct Supervision<'a> {
     pub limits: Limits,
     pub stop: watch::Receiver<StopKind>,
+    /// When the lease ends, as far as it is known; a later time each time that it is renewed.
+    pub lease: watch::Receiver<Option<std::time::Instant>>,
+    /// Where the job must give signs of life.
+    pub heartbeat: Option<Heartbeat>,
     pub redactor: Redactor,
     pub sink: &'a mut dyn LogSink,
 }
@@ -116,12 +127,16 @@ pub struct Runner {
     used: bool,
     /// Operators that it ran.
     served: BTreeSet<String>,
+    /// GPUs that it sees, by index of the worker; its drivers were told when it started.
+    devices: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Stop,
     Timeout,
+    Silence,
+    Memory,
 }
 
 /// What the runner said about the end of a job.
@@ -136,7 +151,7 @@ impl Runner {
     ///
     /// # Errors
     /// If it is not such a child.
-    pub fn new(mut child: Child, duty: Duty) -> io::Result<Self> {
+    pub fn new(mut child: Child, duty: Duty, devices: Vec<u32>) -> io::Result<Self> {
         let missing = || io::Error::other("the runner ended before it began");
         Ok(Self {
             pid: Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(missing)?),
@@ -150,12 +165,18 @@ impl Runner {
             piece: vec![0; LOG_PIECE],
             used: false,
             served: BTreeSet::new(),
+            devices,
         })
     }
 
     /// Says what it is kept for.
     pub const fn duty(&self) -> Duty {
         self.duty
+    }
+
+    /// Lists the GPUs that it sees.
+    pub fn devices(&self) -> &[u32] {
+        &self.devices
     }
 
     /// Says whether it ran this operator before.
@@ -180,8 +201,10 @@ impl Runner {
             // What a library said after the job before had ended is nobody's log.
             self.rest_of_log(|_| {});
         }
-        // A runner that does not read it is found dead below.
-        let _ = self.stdin.write_all(&frame).await;
+        // Both in one piece: each costs the runner a wake-up. One that does not read them is found dead below.
+        let mut begin = lease_frame(&mut with.lease);
+        begin.extend_from_slice(&frame);
+        let _ = self.stdin.write_all(&begin).await;
         if let Request::Operator(job) = request {
             if !self.knows(&job.name) {
                 self.served.insert(job.name.clone());
@@ -194,6 +217,7 @@ impl Runner {
         let mut ended: Option<Report> = None;
         let (mut replies_open, mut log_open) = (true, true);
         let mut urgency = StopKind::GoOn;
+        let mut weigh_at = with.limits.memory_bytes.map(|_| Instant::now() + memory::LOOK_EVERY);
         while ended.is_none() && replies_open {
             let wanted = *with.stop.borrow_and_update();
             if wanted > urgency {
@@ -203,6 +227,7 @@ impl Runner {
                 kill_at = Some(self.ask_to_stop(grace, is_command, kill_at).await);
             }
             let deadline = with.limits.deadline.filter(|_| cause.is_none());
+            let look_at = with.heartbeat.as_ref().map(Heartbeat::look_at).filter(|_| cause.is_none());
             tokio::select! {
                 read = self.stdout.read_buf(&mut self.frames) => {
                     replies_open = matches!(read, Ok(n) if n > 0);
@@ -231,9 +256,26 @@ impl Runner {
                     with.sink.log(&clean);
                 }
                 Ok(()) = with.stop.changed() => {}
+                Ok(()) = with.lease.changed() => {
+                    let _ = self.stdin.write_all(&lease_frame(&mut with.lease)).await;
+                }
                 () = at(deadline), if deadline.is_some() => {
                     cause = Some(Cause::Timeout);
                     kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
+                }
+                () = at(look_at), if look_at.is_some() => {
+                    if with.heartbeat.as_mut().is_some_and(|heartbeat| heartbeat.is_silent(Instant::now())) {
+                        cause = Some(Cause::Silence);
+                        kill_at = Some(self.ask_to_stop(with.limits.grace, is_command, None).await);
+                    }
+                }
+                () = at(weigh_at), if weigh_at.is_some() => {
+                    weigh_at = Some(Instant::now() + memory::LOOK_EVERY);
+                    if cause.is_none() && self.is_too_large(with.limits.memory_bytes, is_command) {
+                        cause = Some(Cause::Memory);
+                        weigh_at = None;
+                        kill_at = Some(self.ask_to_stop(Duration::ZERO, is_command, None).await);
+                    }
                 }
                 () = at(kill_at), if kill_at.is_some() => {
                     kill_at = None;
@@ -255,6 +297,8 @@ impl Runner {
         match (cause, ended) {
             (Some(Cause::Stop), _) => Exit::Stopped { usage, reusable },
             (Some(Cause::Timeout), _) => Exit::TimedOut { usage, reusable },
+            (Some(Cause::Silence), _) => Exit::Silent { usage, reusable },
+            (Some(Cause::Memory), _) => Exit::TooLarge { usage, reusable },
             (None, Some(report)) => Exit::Ended { result: report.result, usage, reusable },
             (None, None) => Exit::Crashed(crash(status, oom::kills() > kills_before)),
         }
@@ -278,6 +322,12 @@ impl Runner {
         }
         let kill_at = Instant::now() + grace + if is_command { BURIAL } else { Duration::ZERO };
         earlier.map_or(kill_at, |earlier| earlier.min(kill_at))
+    }
+
+    /// Looks at the memory of the job. A runner that supervises a command does not count.
+    fn is_too_large(&self, limit: Option<u64>, is_command: bool) -> bool {
+        let of = if is_command { memory::Of::Children } else { memory::Of::Tree };
+        limit.is_some_and(|limit| memory::own_bytes(self.pid, of) > limit)
     }
 
     /// Gives what is in the pipe of the log now, without waiting for more.
@@ -327,6 +377,15 @@ impl Drop for Runner {
     fn drop(&mut self) {
         self.kill_groups();
     }
+}
+
+/// Tells a runner how long its job may go on. It ends the job by itself then: this process may be stopped. Empty where no
+/// lease is known.
+fn lease_frame(lease: &mut watch::Receiver<Option<std::time::Instant>>) -> Vec<u8> {
+    let Some(until) = *lease.borrow_and_update() else { return Vec::new() };
+    let left = until.saturating_duration_since(std::time::Instant::now());
+    let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    frame::encode(&Request::Lease { left_ms }).unwrap_or_default()
 }
 
 /// Takes secrets out of what a failure says.

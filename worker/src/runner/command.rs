@@ -8,9 +8,9 @@
 //! comes to it when its parent ends, and as only one command runs at a time, whoever is left then belongs to that command.
 
 use std::{
-    fs,
     io::{self, ErrorKind},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -23,14 +23,14 @@ use nix::{
         signal::{Signal, kill, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
-    unistd::Pid,
+    unistd::{AccessFlags, Pid, access},
 };
 use segue_proto::failure::{Failure, FailureClass};
 use wait4::Wait4 as _;
 
 use super::{
     frame::{CommandJob, JobResult, JobUsage, Produced, Reply},
-    oom,
+    memory, oom,
     serve::Replies,
     stop::Stopper,
     usage,
@@ -41,6 +41,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How long killed processes may take to disappear; one that hangs in the kernel can take for ever.
 const REAP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where programs are looked for when nothing else is said, as by `execvp`.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// How a supervised command ended.
 struct End {
@@ -75,9 +78,15 @@ fn spawn(job: &CommandJob) -> Result<Child, Failure> {
     let Some((program, arguments)) = job.argv.split_first() else {
         return Err(Failure::new(FailureClass::User, "the command is empty"));
     };
+    // std looks for a program on its own path unless the name is one; and an environment that was cleared would make it
+    // fork instead of spawn, were there a name to look for.
+    let path = job.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    let file = locate(program, path, &job.working_dir).map_err(|e| unspawned(program, &e))?;
     // Both streams of the runner are the log of the attempt.
-    Command::new(program)
+    Command::new(file)
+        .arg0(program)
         .args(arguments)
+        .env_clear()
         .envs(&job.env)
         .current_dir(&job.working_dir)
         .process_group(0)
@@ -86,6 +95,24 @@ fn spawn(job: &CommandJob) -> Result<Child, Failure> {
         .stderr(Stdio::inherit())
         .spawn()
         .map_err(|e| unspawned(program, &e))
+}
+
+/// Finds the file of a program as `execvp` does, on the path of the command instead of this process's.
+fn locate(program: &str, path: &str, working_dir: &Path) -> io::Result<PathBuf> {
+    if program.contains('/') {
+        return Ok(PathBuf::from(program));
+    }
+    let mut refused = ErrorKind::NotFound;
+    for directory in path.split(':') {
+        // An empty entry is the current directory. A relative one counts from where the command runs.
+        let file = working_dir.join(directory).join(program);
+        match access(&file, AccessFlags::X_OK) {
+            Ok(()) if file.is_file() => return Ok(file),
+            Err(Errno::EACCES) => refused = ErrorKind::PermissionDenied,
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Err(refused.into())
 }
 
 fn unspawned(program: &str, error: &io::Error) -> Failure {
@@ -147,7 +174,7 @@ fn kill_the_rest() -> bool {
         if *until.get_or_insert_with(|| Instant::now() + REAP_WITHIN) < Instant::now() {
             return false;
         }
-        for child in children() {
+        for child in memory::children(Pid::this()) {
             let _ = kill(child, Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -164,16 +191,6 @@ fn reap() -> bool {
             Ok(_) | Err(_) => {}
         }
     }
-}
-
-/// Lists the children of this process, adopted ones included.
-fn children() -> Vec<Pid> {
-    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Vec::new() };
-    let lists = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
-        .map(Pid::from_raw)
-        .collect()
 }
 
 /// Says what an exit means. Signals that come from outside may pass, those of the program itself do not.
@@ -201,6 +218,8 @@ fn judge(program: &str, status: ExitStatus, killed_for_memory: impl FnOnce() -> 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
     use super::*;
 
     fn failure(status: i32, oom: bool) -> Failure {
@@ -219,6 +238,22 @@ mod tests {
         assert_eq!(failure(9, true).class, FailureClass::Oom);
         assert_eq!(failure(9, false).class, FailureClass::Lost);
         assert_eq!(failure(15, false).class, FailureClass::Lost);
+    }
+
+    #[test]
+    fn a_program_is_looked_for_on_the_path_of_the_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let (here, other) = (directory.path(), directory.path().join("bin"));
+        fs::create_dir(&other).unwrap();
+        fs::write(here.join("plain"), "").unwrap();
+        fs::write(other.join("tool"), "").unwrap();
+        fs::set_permissions(other.join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+        let found = |program: &str, path: &str| locate(program, path, here).map_err(|e| e.kind());
+        assert_eq!(found("tool", &format!("/nowhere:{}", other.display())), Ok(other.join("tool")));
+        assert_eq!(found("tool", "/nowhere:bin"), Ok(other.join("tool")), "from where the command runs");
+        assert_eq!(found("tool", "/nowhere"), Err(ErrorKind::NotFound));
+        assert_eq!(found("bin", ""), Err(ErrorKind::NotFound), "a directory is no program");
+        assert_eq!(found("./tool", ""), Ok(PathBuf::from("./tool")), "a path is a path");
     }
 
     #[test]

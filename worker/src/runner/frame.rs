@@ -20,6 +20,10 @@ const LONGEST: usize = segue_proto::MAX_MESSAGE_BYTES;
 pub enum Request {
     Operator(OperatorJob),
     Command(CommandJob),
+    /// The job, this one or the next, may go on for so long. Without another such word the runner ends it then.
+    Lease {
+        left_ms: u64,
+    },
     /// Ends the current job: at once when the grace is zero. Sent again it can only shorten the grace.
     Stop {
         grace_ms: u64,
@@ -47,7 +51,7 @@ pub struct OperatorJob {
 pub struct CommandJob {
     pub argv: Vec<String>,
     pub working_dir: PathBuf,
-    /// Added to the environment of the runner. May hold secrets.
+    /// All of its environment. May hold secrets.
     pub env: BTreeMap<String, String>,
 }
 

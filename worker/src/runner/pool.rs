@@ -35,6 +35,18 @@ pub struct Pool {
     idle: Mutex<Vec<Idle>>,
 }
 
+/// What an operator needs of its runner.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub operator: &'a str,
+    /// GPUs of its lease.
+    pub devices: &'a [u32],
+    /// Variables that make it see those and no others.
+    pub hardware: &'a BTreeMap<String, String>,
+    /// Variables of its task. Those are of a process, so that a task with some gets a process of its own.
+    pub env: &'a BTreeMap<String, String>,
+}
+
 #[derive(Debug)]
 struct Idle {
     runner: Runner,
@@ -50,23 +62,21 @@ impl Pool {
         Ok(Self { spawner: Spawner::start()?, program, arguments, threads, keep, idle: Mutex::default() })
     }
 
-    /// Gives a runner for an operator: one that ran it before (its model may be loaded), any idle one, or a new one.
+    /// Gives a runner for an operator that sees the GPUs that it holds: one that ran it before (its model may be loaded),
+    /// any idle one, or a new one. A task with variables of its own always gets a new one.
     ///
     /// # Errors
     /// If a new one cannot be started.
-    pub async fn for_operator(&self, name: &str) -> io::Result<Runner> {
-        match self.idle(Duty::Operators, |runner| runner.knows(name)) {
-            Some(runner) => Ok(runner),
-            None => self.start(Duty::Operators, &BTreeMap::new()).await,
+    pub async fn for_operator(&self, wanted: Wanted<'_>) -> io::Result<Runner> {
+        if wanted.env.is_empty()
+            && let Some(runner) = self.idle(Duty::Operators, wanted.devices, |runner| runner.knows(wanted.operator))
+        {
+            return Ok(runner);
         }
-    }
-
-    /// Starts a runner for one operator alone, with these variables added to its environment.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub async fn with_environment(&self, env: &BTreeMap<String, String>) -> io::Result<Runner> {
-        self.start(Duty::Operators, env).await
+        // What the task itself says about GPUs counts more than what its lease says.
+        let mut env = wanted.hardware.clone();
+        env.extend(wanted.env.clone());
+        self.start(Duty::Operators, wanted.devices, &env).await
     }
 
     /// Gives a runner that supervises a command.
@@ -74,19 +84,20 @@ impl Pool {
     /// # Errors
     /// If a new one cannot be started.
     pub async fn for_command(&self) -> io::Result<Runner> {
-        match self.idle(Duty::Commands, |_| true) {
+        match self.idle(Duty::Commands, &[], |_| true) {
             Some(runner) => Ok(runner),
-            None => self.start(Duty::Commands, &BTreeMap::new()).await,
+            None => self.start(Duty::Commands, &[], &BTreeMap::new()).await,
         }
     }
 
-    /// Takes an idle runner of this duty that is alive, the latest preferred one if there is any.
-    fn idle(&self, duty: Duty, preferred: impl Fn(&Runner) -> bool) -> Option<Runner> {
+    /// Takes an idle runner of this duty that is alive and sees these GPUs, the latest preferred one if there is any.
+    fn idle(&self, duty: Duty, devices: &[u32], preferred: impl Fn(&Runner) -> bool) -> Option<Runner> {
+        let fits = |runner: &Runner| runner.duty() == duty && runner.devices() == devices;
         loop {
             let mut runner = {
                 let mut idle = self.lock();
-                let found = idle.iter().rposition(|one| one.runner.duty() == duty && preferred(&one.runner));
-                let found = found.or_else(|| idle.iter().rposition(|one| one.runner.duty() == duty));
+                let found = idle.iter().rposition(|one| fits(&one.runner) && preferred(&one.runner));
+                let found = found.or_else(|| idle.iter().rposition(|one| fits(&one.runner)));
                 idle.remove(found?).runner
             };
             if runner.is_alive() {
@@ -95,7 +106,7 @@ impl Pool {
         }
     }
 
-    async fn start(&self, duty: Duty, env: &BTreeMap<String, String>) -> io::Result<Runner> {
+    async fn start(&self, duty: Duty, devices: &[u32], env: &BTreeMap<String, String>) -> io::Result<Runner> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).envs(env);
         for variable in ["RAYON_NUM_THREADS", "POLARS_MAX_THREADS"] {
@@ -105,7 +116,7 @@ impl Pool {
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
-        Runner::new(self.spawner.spawn(command).await?, duty)
+        Runner::new(self.spawner.spawn(command).await?, duty, devices.to_vec())
     }
 
     /// Takes a runner back.

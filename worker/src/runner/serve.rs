@@ -15,6 +15,7 @@ use nix::sys::{prctl, signal::Signal};
 use super::{
     command,
     frame::{self, Reply, Request},
+    lease::{Job, Lease},
     operator::{self, Operators},
     stop::Stopper,
     usage::Meter,
@@ -71,11 +72,18 @@ pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
     start_log();
     let (operators, mut meter) = (Operators::new(operators), Meter::open());
     let (jobs, inbox) = mpsc::channel::<(Request, Arc<Stopper>)>();
-    let reader = std::thread::Builder::new().name("requests".into()).spawn(move || read_requests(jobs));
-    if let Err(e) = reader {
-        eprintln!("the runner cannot start a thread: {e}");
-        return ExitCode::FAILURE;
-    }
+    let started = Lease::watched().and_then(|lease| {
+        let told = Arc::clone(&lease);
+        std::thread::Builder::new().name("requests".into()).spawn(move || read_requests(jobs, &told))?;
+        Ok(lease)
+    });
+    let lease = match started {
+        Ok(lease) => lease,
+        Err(e) => {
+            eprintln!("the runner cannot start a thread: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     for (request, stopper) in inbox {
         let ended = match request {
             Request::Operator(job) => {
@@ -83,8 +91,9 @@ pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
                 Reply::Ended { result, usage, haunted: false }
             }
             Request::Command(job) => command::run(&job, &stopper, &replies),
-            Request::Stop { .. } => continue,
+            Request::Stop { .. } | Request::Lease { .. } => continue,
         };
+        lease.ends();
         // The worker takes the log as whole once it hears of the end.
         let _ = io::stdout().flush();
         replies.send(&ended);
@@ -93,7 +102,7 @@ pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
 }
 
 /// Reads requests until the worker is gone. Then an operator ends with the process, and a command is killed first.
-fn read_requests(jobs: mpsc::Sender<(Request, Arc<Stopper>)>) {
+fn read_requests(jobs: mpsc::Sender<(Request, Arc<Stopper>)>, lease: &Lease) {
     let mut stdin = io::stdin().lock();
     let mut current: Option<(bool, Arc<Stopper>)> = None;
     loop {
@@ -103,9 +112,12 @@ fn read_requests(jobs: mpsc::Sender<(Request, Arc<Stopper>)>) {
                     stopper.stop(Duration::from_millis(grace_ms));
                 }
             }
+            Ok(Some(Request::Lease { left_ms })) => lease.renew(Duration::from_millis(left_ms)),
             Ok(Some(job)) => {
                 let stopper = Arc::new(Stopper::default());
-                current = Some((matches!(job, Request::Command(_)), Arc::clone(&stopper)));
+                let is_command = matches!(job, Request::Command(_));
+                lease.begins(if is_command { Job::Command(Arc::clone(&stopper)) } else { Job::Operator });
+                current = Some((is_command, Arc::clone(&stopper)));
                 if jobs.send((job, stopper)).is_err() {
                     return;
                 }

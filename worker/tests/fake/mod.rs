@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use segue_proto::{
     ids::Digest,
+    resources::Resources,
     v1::{
         self,
         blob_service_server::{BlobService, BlobServiceServer},
@@ -22,7 +23,7 @@ use segue_proto::{
         worker_service_server::{WorkerService, WorkerServiceServer},
     },
 };
-use segue_worker::agent::{Error, WorkerConfig};
+use segue_worker::agent::{Error, Machine, WorkerConfig};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -113,11 +114,11 @@ impl Fake {
         WorkerConfig {
             name: "worker-1".parse().unwrap(),
             server: format!("http://{}", self.address),
-            capacity: segue_proto::resources::Resources {
-                cpu_milli: 2000,
-                memory_bytes: 4 << 30,
-                ..Default::default()
-            },
+            machine: Machine::new(
+                Resources { cpu_milli: 2000, memory_bytes: 4 << 30, ..Resources::default() },
+                Vec::new(),
+            ),
+            pass_env: Vec::new(),
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             cache_dir: self.home.path().join("worker"),
             cache_limit_bytes: 1 << 30,

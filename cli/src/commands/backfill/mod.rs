@@ -2,18 +2,19 @@
 
 mod view;
 
-use std::{io::IsTerminal as _, path::Path, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal as _, path::Path, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use segue_proto::v1;
 
 use self::view::{backfill, counts, list, progress, show, state};
-use super::{read_pipeline, run::wait_for_worker, submit};
+use super::{read_pipeline, run::wait_for_worker, submit, worker::PassEnv};
 use crate::{
     args::{Global, Params},
     client::Client,
     error::{Error, ExitStatus},
+    format,
     printer::{Printer, clean},
     stop,
 };
@@ -66,6 +67,8 @@ pub enum BackfillCommand {
 /// Arguments of a new backfill.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
+    #[command(flatten)]
+    pub environment: PassEnv,
     /// Pipeline file, or the name of a schedule or of a pipeline that was submitted before
     #[arg(required = true, value_name = "FILE_OR_PIPELINE")]
     pub target: Option<String>,
@@ -134,7 +137,11 @@ pub async fn run(args: BackfillArgs, global: &Global, out: &mut Printer) -> Resu
     if args.command.is_none()
         && let Some(embedded) = client.embedded_mut()
     {
-        embedded.add_worker(None)?;
+        embedded.add_worker(
+            segue_worker::agent::detect(),
+            BTreeMap::new(),
+            args.create.environment.pass_env.clone(),
+        )?;
         wait_for_worker(&mut client).await?;
     }
     let done = with_client(args, &client, out).await;
@@ -155,6 +162,12 @@ async fn with_client(args: BackfillArgs, client: &Client, out: &mut Printer) -> 
             Ok(ExitStatus::Done)
         }
         Some(BackfillCommand::Wait { id }) => {
+            let view = get(client, &id, false).await?;
+            if client.is_embedded() && view.ended_ms == 0 {
+                return Err(Error::internal(format!("nobody executes {}: no coordinator is running", view.id))
+                    .hint("start one on this state directory, which goes on with it: segue dev"));
+            }
+            let id = view.id;
             let view = follow(client, &id, out).await?;
             finish(&view, out)
         }
@@ -209,7 +222,8 @@ async fn create(args: CreateArgs, client: &Client, out: &mut Printer) -> Result<
         out.note(warning.rendered.trim_end());
     }
     if view.left_out > 0 {
-        out.note(&format!("{} interval(s) of the range have not ended yet and are left out", view.left_out));
+        let some = format::counted(view.left_out.into(), "interval", "intervals");
+        out.note(&format!("left out, because not at an end yet: {some} of the range"));
     }
     if args.dry_run {
         show(&view, out)?;

@@ -31,8 +31,12 @@ pub(super) fn counts(view: &v1::BackfillView) -> String {
 /// Prints backfills.
 pub(super) fn list(all: &[v1::BackfillView], out: &mut Printer) -> Result<(), Error> {
     let values: Vec<Value> = all.iter().map(backfill).collect();
+    if all.is_empty() && !out.is_json() {
+        out.note("there is no backfill: make one with `segue backfill FILE --from TIME --to TIME`");
+        return Ok(());
+    }
     out.data(&values, || {
-        let mut rows = Rows::new(&["backfill", "pipeline", "state", "from", "to", ">done", "created"]);
+        let mut rows = Rows::new(&["=backfill", "pipeline", "state", "from", "to", ">done", "created"]);
         for view in all {
             let (done, all) = progress(view);
             rows.row([
@@ -67,7 +71,7 @@ pub(super) fn show(view: &v1::BackfillView, out: &mut Printer) -> Result<(), Err
     }
     out.text("")?;
     out.data(&(), || {
-        let mut rows = Rows::new(&["interval from", "to", "state", "run", "note"]);
+        let mut rows = Rows::new(&["interval from", "to", "state", "=run", "note"]);
         for one in &view.intervals {
             let interval = one.interval.clone().unwrap_or_default();
             let anew = if one.generation > 0 { format!("run {} of it", one.generation + 1) } else { String::new() };

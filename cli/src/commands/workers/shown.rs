@@ -17,8 +17,12 @@ const NAMED: usize = 3;
 /// Prints all workers.
 pub fn list(workers: &[v1::WorkerDetail], out: &mut Printer) -> Result<(), Error> {
     let values: Vec<Value> = workers.iter().map(value).collect();
+    if workers.is_empty() && !out.is_json() {
+        out.note("no worker is known: start one with `segue worker --server URL`");
+        return Ok(());
+    }
     out.data(&values, || {
-        let mut rows = Rows::new(&["worker", "state", "host", "has", "free", "labels", "runs", "idle", "heartbeat"]);
+        let mut rows = Rows::new(&["=worker", "state", "host", "has", "free", "labels", "runs", "idle", "heartbeat"]);
         for detail in workers {
             let worker = detail.worker.clone().unwrap_or_default();
             rows.row([
@@ -40,7 +44,7 @@ pub fn list(workers: &[v1::WorkerDetail], out: &mut Printer) -> Result<(), Error
 /// Prints one worker; more than one start of it where an older one still holds leases.
 pub fn show(starts: &[v1::WorkerDetail], out: &mut Printer) -> Result<(), Error> {
     if out.is_json() {
-        return out.json(&starts.iter().map(value).collect::<Vec<_>>());
+        return out.json(&one(starts));
     }
     for detail in starts {
         let worker = detail.worker.clone().unwrap_or_default();
@@ -70,7 +74,7 @@ pub fn show(starts: &[v1::WorkerDetail], out: &mut Printer) -> Result<(), Error>
         }
         out.text("")?;
         out.data(&(), || {
-            let mut rows = Rows::new(&["run", "task", ">attempt", "state", "leased", ">age"]);
+            let mut rows = Rows::new(&["=run", "task", ">attempt", "state", "leased", ">age"]);
             for task in &detail.tasks {
                 let token = task.token.clone().unwrap_or_default();
                 rows.row([
@@ -86,6 +90,16 @@ pub fn show(starts: &[v1::WorkerDetail], out: &mut Printer) -> Result<(), Error>
         })?;
     }
     Ok(())
+}
+
+/// Shows a worker as its latest start, with the older ones that still hold leases in it.
+fn one(starts: &[v1::WorkerDetail]) -> Value {
+    let since = |detail: &v1::WorkerDetail| detail.worker.as_ref().map_or(0, |worker| worker.connected_ms);
+    let Some(latest) = (0..starts.len()).max_by_key(|&at| since(&starts[at])) else { return Value::Null };
+    let mut shown = value(&starts[latest]);
+    let others = starts.iter().enumerate().filter(|(at, _)| *at != latest);
+    shown["earlier_starts"] = others.map(|(_, detail)| value(detail)).collect();
+    shown
 }
 
 /// Names the tasks that a worker has.
@@ -171,4 +185,22 @@ fn resources(wire: Option<&v1::Resources>) -> Value {
         "cpu": f64::from(wire.cpu_milli) / 1_000.0, "memory_bytes": wire.memory_bytes, "gpu": f64::from(wire.gpu_milli) / 1_000.0,
         "custom": wire.custom,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_one_object_whatever_is_left_of_its_earlier_starts() {
+        let start = |incarnation: &str, connected_ms: u64| {
+            let worker =
+                v1::WorkerView { incarnation: incarnation.to_owned(), connected_ms, ..v1::WorkerView::default() };
+            v1::WorkerDetail { worker: Some(worker), ..v1::WorkerDetail::default() }
+        };
+        let shown = one(&[start("new", 2_000), start("old", 1_000)]);
+        assert_eq!(shown["incarnation"], "new");
+        assert_eq!(shown["earlier_starts"][0]["incarnation"], "old");
+        assert_eq!(one(&[start("only", 1)])["earlier_starts"], json!([]));
+    }
 }

@@ -63,8 +63,7 @@ impl Core {
         }
         let mut why = Idle::NoWork;
         // What a pool or a limit holds back waits for no worker.
-        let open = self.queue.waiting().filter(|(class, _)| self.queue.shut(class, &self.pools).is_none());
-        for (class, _) in open {
+        for class in self.queue.open(&self.pools) {
             why = Idle::NothingFits;
             let kept = worker.capacity.gpu_milli > 0 && self.gpu_work_open() && class.request.amounts.gpu_milli == 0;
             if kept && !class.wants_gpu() && could_take(worker, &class.work, &class.request) {
@@ -95,7 +94,7 @@ pub(super) fn could_take(worker: &Worker, work: &Work, request: &ResourceRequest
 #[must_use]
 pub fn held_back(core: &Core, task: &BoundTask, why: Unplaced) -> Option<Reason> {
     const NAMED: usize = 4;
-    if why == Unplaced::Busy {
+    if matches!(why, Unplaced::Busy | Unplaced::Kept) {
         return None;
     }
     let back: Vec<&Worker> = core
@@ -112,6 +111,10 @@ pub fn held_back(core: &Core, task: &BoundTask, why: Unplaced) -> Option<Reason>
     let text = format!("the workers that could take it take no new work: {}", names.join(", "));
     let cordoned = back.iter().find(|worker| worker.cordoned && !worker.draining);
     let (code, hint) = match cordoned {
+        _ if back.iter().all(|worker| worker.silent) => (
+            "workers_silent",
+            format!("look at the machine of `{}`: nothing was heard of it for a lease", first.key.name),
+        ),
         Some(worker) => {
             ("workers_cordoned", format!("give one work again: segue workers uncordon {}", worker.key.name))
         }

@@ -1,6 +1,6 @@
 //! How much work there is, by what it wants: what metrics show and what autoscalers decide by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use segue_proto::resources::{Gpu, GpuPreference, Resources, WHOLE_GPU};
 
@@ -73,17 +73,21 @@ impl QueueSummary {
 }
 
 impl Core {
-    /// Sums up the queue: one step for each class that waits, one for each attempt that a worker has.
+    /// Sums up the queue: one step for each class that waits, one for each attempt that a worker has. Slots that several
+    /// classes want are counted for those that come first.
     #[must_use]
     pub fn queue_summary(&self) -> QueueSummary {
         let mut summary = QueueSummary {
             capacities: self.workers().filter(|worker| worker.takes_work()).map(|w| w.capacity.clone()).collect(),
             ..QueueSummary::default()
         };
-        for (id, tasks) in &self.queue.ready {
-            let Some(class) = self.queue.class(*id) else { continue };
+        let mut heads: Vec<_> = self.queue.ready.iter().filter_map(|(id, tasks)| Some((tasks.first()?, *id))).collect();
+        heads.sort_unstable();
+        let mut room = Room::new(self);
+        for (_, id) in heads {
+            let (Some(class), Some(tasks)) = (self.queue.class(id), self.queue.ready.get(&id)) else { continue };
             let ready = tasks.len() as u64;
-            let waiting = ready.min(self.room(class));
+            let waiting = room.take(class, ready);
             let depth = summary.depth(class);
             depth.waiting += waiting;
             depth.held += ready - waiting;
@@ -115,26 +119,12 @@ impl Core {
         let ready = self.queue.ready.keys().copied();
         let given = self.workers().flat_map(|worker| worker.leased.keys().chain(&worker.ahead));
         let running = given.filter_map(|(run, index)| Some(self.run(run)?.task(*index)?.class));
-        let classes: std::collections::BTreeSet<u32> = ready.chain(running).collect();
+        let classes: BTreeSet<u32> = ready.chain(running).collect();
         for class in classes.into_iter().filter_map(|id| self.queue.class(id)) {
             let fit = self.workers().filter_map(|worker| slots(worker, class)).min();
             let depth = summary.depth(class);
             depth.per_worker = depth.per_worker.into_iter().chain(fit).min();
         }
-    }
-
-    /// Says how many more tasks of a class its pools and its limit let in.
-    fn room(&self, class: &queue::Class) -> u64 {
-        let pools = class.pools.iter().map(|(name, wanted)| {
-            let slots = u64::from(self.pools.get(name).copied().unwrap_or(0));
-            let used: u64 = self.pool_use(name).iter().map(|(.., slots)| u64::from(*slots)).sum();
-            slots.saturating_sub(used) / u64::from((*wanted).max(1))
-        });
-        let limit = class.limit.iter().map(|(key, max)| {
-            let used = self.queue.limit_use.get(key).map_or(0, std::collections::BTreeSet::len) as u64;
-            u64::from(*max).saturating_sub(used)
-        });
-        pools.chain(limit).min().unwrap_or(u64::MAX)
     }
 
     /// Counts active runs by state: queued, running, cancelling.
@@ -146,6 +136,45 @@ impl Core {
             ("running", count(RunState::Running)),
             ("cancelling", count(RunState::Cancelling)),
         ]
+    }
+}
+
+/// What pools and limits have left, while it is counted who would get it.
+struct Room<'a> {
+    core: &'a Core,
+    /// Slots that are taken, by pool.
+    pools: HashMap<&'a str, u64>,
+    /// Attempts that go on, by limit.
+    limits: HashMap<&'a str, u64>,
+}
+
+impl<'a> Room<'a> {
+    fn new(core: &'a Core) -> Self {
+        Self { core, pools: HashMap::new(), limits: HashMap::new() }
+    }
+
+    /// Lets in as many tasks of a class as find room, up to `ready`; says how many.
+    fn take(&mut self, class: &'a queue::Class, ready: u64) -> u64 {
+        let mut most = ready;
+        for (name, wanted) in &class.pools {
+            let slots = u64::from(self.core.pools.get(name).copied().unwrap_or(0));
+            let used = *self.pools.entry(name).or_insert_with(|| {
+                let held = self.core.queue.pool_use.get(name).map(|holders| holders.values().copied().map(u64::from));
+                held.map_or(0, Iterator::sum)
+            });
+            most = most.min(slots.saturating_sub(used) / u64::from((*wanted).max(1)));
+        }
+        if let Some((key, max)) = &class.limit {
+            let held = || self.core.queue.limit_use.get(key).map_or(0, BTreeSet::len) as u64;
+            most = most.min(u64::from(*max).saturating_sub(*self.limits.entry(key).or_insert_with(held)));
+        }
+        for (name, wanted) in &class.pools {
+            *self.pools.entry(name).or_default() += most.saturating_mul(u64::from(*wanted));
+        }
+        if let Some((key, _)) = &class.limit {
+            *self.limits.entry(key).or_default() += most;
+        }
+        most
     }
 }
 

@@ -10,7 +10,8 @@ use segue_proto::{
 use super::support::Bench;
 use crate::{
     core::{
-        Core, FIRST_CHILD, Run, RunState, Task, TaskState, explain, place,
+        Core, FIRST_CHILD, OVERDUE_MS, Run, RunState, Task, TaskState, Worker, explain, kept, placement,
+        queue::ReadyKey,
         run::{UNQUEUED, count},
     },
     spec::RunIf,
@@ -34,8 +35,15 @@ impl Bench {
         timers(core);
         admission(core);
         if self.looks_closely {
-            reasons(core);
+            reasons(core, self.now);
         }
+    }
+}
+
+impl Bench {
+    /// Checks that whatever waits can say why, and waits for a reason.
+    pub fn check_reasons(&self) {
+        reasons(&self.core, self.now);
     }
 }
 
@@ -72,7 +80,12 @@ fn fan_outs(run: &Run) {
             assert_eq!(item.ordinal as usize, ordinal);
             assert_eq!(group.find(item.key.as_str()), Some(member), "a child is found by its key");
         }
-        let expanded = run.tasks[*node as usize].state == TaskState::Expanded;
+        let task = &run.tasks[*node as usize];
+        let expanded = task.state == TaskState::Expanded;
+        assert!(expanded || task.next_child == 0, "{node} has ended, and would begin more children");
+        let mut waiting =
+            group.members.iter().filter(|&&m| matches!(run.task(m).unwrap().state, TaskState::Waiting { .. }));
+        assert!(waiting.all(|&member| task.next_child > 0 && member >= task.next_child), "a child never begins");
         assert!(expanded || group.open == 0, "children of {node} are open after it has ended");
         assert!(!expanded || group.open > 0, "{node} goes on without children");
         let members = || group.members.iter().map(|&member| run.task(member).unwrap());
@@ -179,6 +192,20 @@ fn queue(core: &Core) {
     assert_eq!(core.queue.len(), ready.len());
     assert_eq!(core.order.len(), core.arrival.len());
     assert!(core.queue.ready.values().all(|tasks| !tasks.is_empty()));
+    let classes = core.queue.ready.iter().map(|(class, tasks)| (*class, core.queue.class(*class).unwrap(), tasks));
+    let mut heads: BTreeMap<u64, BTreeSet<_>> = BTreeMap::new();
+    let mut limited: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for (id, class, tasks) in classes {
+        let used = |key: &str| core.queue.limit_use.get(key).map_or(0, BTreeSet::len);
+        if class.limit.as_ref().is_none_or(|(key, max)| used(key) < *max as usize) {
+            heads.entry(class.shape).or_default().insert((*tasks.first().unwrap(), id));
+        }
+        if let Some((key, _)) = &class.limit {
+            limited.entry(key.clone()).or_default().insert(id);
+        }
+    }
+    assert_eq!(core.queue.heads, heads, "first tasks of classes whose limit lets one more in");
+    assert_eq!(core.queue.limited.clone().into_iter().collect::<BTreeMap<_, _>>(), limited, "classes of limits");
 }
 
 /// Slots are held by live attempts, and no more than there are.
@@ -252,8 +279,29 @@ fn admission(core: &Core) {
     }
 }
 
-/// Everything that is not going can say why; and what could be given to a worker has been.
-fn reasons(core: &Core) {
+/// Says whether a task would find room if nothing were kept for others.
+fn fits_somewhere(core: &Core, run: &Run, index: u32) -> bool {
+    let (fleet, bound) = (core.fleet(), run.bound(index).unwrap());
+    let candidates = fleet.candidates(&bound.work);
+    placement::choose(&bound.resources, &candidates, &fleet.free, core.gpu_work_open()).is_ok()
+}
+
+/// Gives the place in the queue of the first task that has waited too long, whatever for.
+fn first_overdue(core: &Core, now: u64) -> Option<ReadyKey> {
+    let ready = |run: &Run| {
+        let ready = all(run).filter(|(_, task)| task.state == TaskState::Ready && !task.is_held());
+        let overdue = ready.filter(|(_, task)| task.ready_at + OVERDUE_MS <= now);
+        overdue.map(|(index, _)| core.place_of(run, index)).min()
+    };
+    let ahead = |worker: &Worker| kept::oldest_ahead(&core.runs, worker).filter(|(_, since)| since + OVERDUE_MS <= now);
+    let ahead = core.workers().find_map(ahead).map(|_| kept::FIRST);
+    ahead.or_else(|| core.runs().filter_map(ready).min())
+}
+
+/// Everything that is not going can say why; and what could be given to a worker has been, unless what has waited too
+/// long comes before it.
+fn reasons(core: &Core, now: u64) {
+    let first_overdue = first_overdue(core, now);
     for run in core.runs() {
         for (index, task) in all(run).filter(|(_, task)| !task.state.is_terminal()) {
             let runs = task.state.live().is_some_and(|live| live.started && !live.cancelling);
@@ -265,7 +313,9 @@ fn reasons(core: &Core) {
                 assert_ne!(reason.code, "ready", "{} was not given out", run.name_of(index).unwrap());
                 let class = core.queue.class(task.class).unwrap();
                 let open = core.queue.shut(class, &core.pools).is_none();
-                assert!(!open || place::try_place(core, run, index).is_err(), "work lies idle");
+                let fits = open && fits_somewhere(core, run, index);
+                let may_wait = first_overdue.is_some_and(|first| first < core.place_of(run, index));
+                assert!(!fits || may_wait, "work lies idle, and nothing before it is overdue");
             }
             if index >= FIRST_CHILD && task.is_held() {
                 assert_eq!(reason.code, "max_parallel");

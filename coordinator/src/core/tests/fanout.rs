@@ -51,6 +51,28 @@ fn a_fan_out_without_items_succeeds_and_the_next_task_gets_nothing() {
 }
 
 #[test]
+fn a_fan_out_that_gives_the_run_too_many_children_fails_and_says_so() {
+    let mut bench = Bench::new();
+    bench.core.most_children = 4;
+    bench.worker("w", 8);
+    let tasks = vec![inline(task("list", &[])), each("first", &[], &["a", "b", "c"]), over_output("second", 0)];
+    let run = bench.submit(1, tasks);
+    bench.end(&run, "list", says(json!(["a", "b"])));
+    assert_eq!(bench.word(&run, "second"), "failed");
+    let state = bench.core.run(&run).unwrap();
+    let failure = state.tasks[2].failure.as_ref().unwrap();
+    assert_eq!(failure.class, FailureClass::User);
+    assert!(failure.message.contains("the run would have 5 children, and at most 4"), "{}", failure.message);
+    assert!(failure.hint.contains("let each child do several items"), "{}", failure.hint);
+    assert_eq!(bench.word(&run, "first"), "expanded", "the others go on");
+
+    let run =
+        bench.submit(2, vec![inline(task("list", &[])), each("first", &[], &["a", "b"]), over_output("second", 0)]);
+    bench.end(&run, "list", says(json!(["a", "b"])));
+    assert_eq!(bench.word(&run, "second"), "expanded", "just as many as are allowed, and runs count alone");
+}
+
+#[test]
 fn the_items_may_come_from_another_task() {
     let mut bench = Bench::new();
     bench.worker("w", 8);
@@ -402,4 +424,63 @@ proptest! {
         };
         prop_assert_eq!(&state.tasks[0].state, &expected);
     }
+}
+
+#[test]
+fn a_wide_fan_out_begins_over_many_turns_and_goes_on_where_it_was_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.begins_all = false;
+    bench.worker("w", 2);
+    let wide = fan_out(task("wide", &[]), Over::Range { from: 0, to: 2_500, step: 1 });
+    let run = bench.submit(1, vec![when(wide, "item % 2 == 1"), task("join", &[])]);
+    let count = |bench: &Bench, word: &str| {
+        let words = bench.words(&run, Some("wide"));
+        words.into_iter().filter(|known| *known == word).count()
+    };
+    let counts = |bench: &Bench| (count(bench, "skipped"), count(bench, "waiting"));
+    assert_eq!(counts(&bench), (500, 1_500));
+    assert_eq!(bench.why(&run, "wide[2000]"), "expanding");
+    assert_eq!(bench.core.next_wakeup(), Some(0), "the next turn is due at once");
+    bench.restart();
+    assert_eq!(counts(&bench), (500, 1_500));
+    bench.pass(0);
+    assert_eq!(counts(&bench), (1_000, 500));
+    bench.pass(0);
+    assert_eq!((counts(&bench), count(&bench, "ready")), ((1_250, 0), 1_250 - bench.live(&run).len() + 1));
+    assert!(bench.core.next_wakeup() > Some(0));
+}
+
+#[test]
+fn a_fan_out_that_is_stopped_while_it_expands_begins_no_more_children() {
+    let wide = || fan_out(task("wide", &[]), Over::Range { from: 0, to: 2_500, step: 1 });
+    let stopped = |stop: &dyn Fn(&mut Bench, &segue_proto::ids::RunId), tasks: Vec<BoundTask>| {
+        let mut bench = Bench::new();
+        bench.begins_all = false;
+        let run = bench.submit(1, tasks);
+        stop(&mut bench, &run);
+        assert_eq!(bench.run_state(&run), RunState::Cancelled);
+        assert_eq!(bench.words(&run, Some("wide")), ["cancelled"; 2_500]);
+        bench.pass(0);
+        assert_eq!(bench.core.next_wakeup(), None);
+    };
+    stopped(&|bench, run| bench.cancel(run), vec![wide()]);
+    stopped(&|bench, run| bench.cancel_task(run, "wide"), vec![wide()]);
+}
+
+#[test]
+fn two_wide_fan_outs_take_turns() {
+    let mut bench = Bench::new();
+    (bench.begins_all, bench.looks_closely) = (false, false);
+    let wide = |name: &str| fan_out(task(name, &[]), Over::Range { from: 0, to: 3_000, step: 1 });
+    let run = bench.submit(1, vec![wide("a"), wide("b")]);
+    let ready =
+        |bench: &Bench| ["a", "b"].map(|name| bench.words(&run, Some(name)).iter().filter(|w| **w == "ready").count());
+    assert_eq!(ready(&bench), [1_000, 1_000]);
+    bench.pass(0);
+    bench.pass(0);
+    assert_eq!(ready(&bench), [2_000, 2_000]);
+    bench.pass(0);
+    bench.pass(0);
+    assert_eq!(ready(&bench), [3_000, 3_000]);
+    assert_eq!(bench.core.next_wakeup(), None);
 }

@@ -413,6 +413,6 @@ fn an_expansion_that_is_missing_in_the_store_is_damage_and_no_panic() {
     let mut core = crate::core::Core::new(crate::core::Config { epoch: 5, lease_ms: LEASE });
     core.restore(state, bench.now);
     // What is damaged beyond use has no task that is open, so that its run has ended; anything else is cancelled.
-    let cancelled = core.decide(Event::CancelRun { run }, bench.now, &bench.cache);
+    let cancelled = core.decide(Event::CancelRun { run, gently: false, why: String::new() }, bench.now, &bench.cache);
     assert!(matches!(cancelled, Ok(_) | Err(crate::core::Refused::RunEnded(_))), "{cancelled:?}");
 }

@@ -4,7 +4,7 @@ use segue_proto::failure::FailureClass;
 
 use super::support::{Bench, after, each, failure, finally, paced, success, task, when};
 use crate::{
-    core::{Event, Outcome, RunState},
+    core::{Event, Outcome, RunState, Verdict},
     spec::{BoundTask, RunIf},
 };
 
@@ -72,7 +72,10 @@ fn a_second_cancel_ends_what_runs_at_the_end_too() {
     assert_eq!(bench.words(&run, None), ["cancelling", "cancelled", "cancelled"]);
     bench.end(&run, "clean", Outcome::Cancelled);
     assert_eq!(bench.run_state(&run), RunState::Cancelled);
-    assert!(bench.tell(Event::CancelRun { run }).is_err(), "there is nothing left to cancel");
+    assert!(
+        bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).is_err(),
+        "there is nothing left to cancel"
+    );
 }
 
 #[test]
@@ -239,5 +242,21 @@ fn the_end_runs_after_a_restart_in_the_middle_of_a_cancel() {
     bench.worker("other", 1);
     assert_eq!(bench.words(&run, None), ["cancelled", "waiting", "assigned"]);
     bench.finish_all(&run);
+    assert_eq!(bench.run_state(&run), RunState::Cancelled);
+}
+
+#[test]
+fn a_cancel_that_nobody_asked_for_twice_lets_the_end_run() {
+    let mut bench = Bench::new();
+    bench.worker("w", 1);
+    let run = bench.submit(1, vec![finally(task("clean", &[])), task("a", &[])]);
+    let remind = Event::CancelRun { run, gently: true, why: String::new() };
+    bench.tell(remind).unwrap();
+    bench.end(&run, "a", Outcome::Cancelled);
+    bench.start(&run, 0);
+    // A schedule says it again at each of its turns.
+    assert_eq!(bench.tell(Event::CancelRun { run, gently: true, why: String::new() }), Ok(Verdict::Stale));
+    assert_eq!(bench.words(&run, None), ["running", "cancelled"]);
+    bench.end(&run, "clean", success("c"));
     assert_eq!(bench.run_state(&run), RunState::Cancelled);
 }

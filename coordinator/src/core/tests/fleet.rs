@@ -280,7 +280,7 @@ fn the_queue_is_summed_up_by_what_tasks_want() {
     bench.finish(&run, 0, failure(segue_proto::failure::FailureClass::Infra));
     bench.pass(100);
     assert_eq!(summary(&bench).classes[&plain].waiting_since, Some(10_600));
-    bench.tell(Event::CancelRun { run }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     let queue = summary(&bench);
     assert!(!queue.classes.contains_key(&wants_gpu), "nothing of it waits any more");
     assert_eq!(queue.classes[&plain].waiting, 0);
@@ -290,12 +290,13 @@ fn the_queue_is_summed_up_by_what_tasks_want() {
 fn what_ends_is_counted_by_outcome() {
     use segue_proto::failure::FailureClass::{Infra, Oom};
     let mut bench = Bench::new();
-    bench.worker("w", 1);
+    let worker = bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.finish(&run, 0, failure(Infra));
     bench.pass(100);
     bench.start(&run, 0);
     bench.pass(LEASE);
+    bench.beat(&worker, vec![]);
     let tally = bench.core.tally().clone();
     assert_eq!((tally.retries, tally.leases_lost), (1, 1), "two tries in all");
     assert_eq!(tally.attempts, BTreeMap::from([(("failed", "infra"), 1), (("lost", "lost"), 1)]));
@@ -360,6 +361,48 @@ fn a_pool_says_who_holds_it_and_who_waits_and_is_not_deleted_under_them() {
     bench.finish(&run, 1, success("b"));
     bench.finish(&run, 2, success("c"));
     bench.tell(set(None)).unwrap();
+}
+
+#[test]
+fn slots_that_classes_share_are_counted_once_for_those_that_come_first() {
+    let mut bench = Bench::new();
+    for (pool, slots) in [("db", 5), ("crm", 100)] {
+        bench.tell(Event::SetPool { name: pool.parse().unwrap(), slots: Some(slots), description: None }).unwrap();
+    }
+    let of = |name: &str, cpu: u32, pools: &[(&str, u32)]| {
+        let mut task = task(name, &[]);
+        task.resources.amounts.cpu_milli = cpu * 1_000;
+        task.flow.pools = pools.iter().map(|(name, slots)| ((*name).to_owned(), *slots)).collect();
+        task
+    };
+    // Ten classes of ten tasks each want the five slots of one pool; that of the largest priority goes first.
+    let tasks: Vec<BoundTask> = (1..=10)
+        .flat_map(|cpu| (0..10).map(move |n| (cpu, n)))
+        .map(|(cpu, n)| {
+            let mut task = of(&format!("t{cpu}-{n}"), cpu, &[("db", 1), ("crm", 1)]);
+            task.priority = if cpu == 7 { 1 } else { 0 };
+            task
+        })
+        .collect();
+    let seventh = Class::of(&tasks[60].work, &tasks[60].resources);
+    let run = bench.submit(1, tasks);
+    let queue = bench.core.queue_summary();
+    let total = |count: fn(&Depth) -> u64| queue.classes.values().map(count).sum::<u64>();
+    assert_eq!((total(|depth| depth.waiting), total(|depth| depth.held)), (5, 95));
+    assert_eq!(queue.classes[&seventh].waiting, 5);
+    bench.cancel(&run);
+
+    // A limit is shared in the same way, and a class that takes two slots leaves the odd one to the next.
+    let limited = |mut task: BoundTask, max: u32| {
+        task.flow.limit = Some(crate::spec::Limit { key: "k".into(), max });
+        task
+    };
+    let two = |name: &str| limited(of(name, 1, &[("db", 2)]), 3);
+    let one = |name: &str| limited(of(name, 2, &[("db", 1)]), 3);
+    bench.submit(2, vec![two("a"), two("b"), two("c"), one("d"), one("e"), one("f")]);
+    let queue = bench.core.queue_summary();
+    let counts: Vec<_> = queue.classes.values().map(|depth| (depth.waiting, depth.held)).collect();
+    assert_eq!(counts, [(2, 1), (1, 2)], "two of two slots and one of one, which is all that pool and limit let in");
 }
 
 #[test]

@@ -3,9 +3,12 @@
 use segue_proto::failure::FailureClass;
 use serde_json::json;
 
-use super::support::{Bench, after, each, failure, inline, paced, says, success, task, when};
+use super::support::{Bench, after, each, failure, inline, paced, run_id, says, spec, success, task, when};
 use crate::{
-    core::{Event, Outcome, RunState, TaskState},
+    core::{
+        Event, Outcome, Run, RunState, TaskState,
+        readiness::{News, Rule, rule},
+    },
     spec::RunIf,
 };
 
@@ -262,7 +265,7 @@ fn cancelling_one_task_fails_what_needs_it_and_lets_the_rest_go_on() {
     assert_eq!((bench.word(&run, "live"), bench.why(&run, "live")), ("cancelling", "cancelling"));
     bench.end(&run, "live", success("too late"));
     assert_eq!(bench.word(&run, "live"), "cancelled", "a cancelled attempt stays cancelled");
-    assert_eq!(bench.run_state(&run), RunState::Failed, "what needed it did not run");
+    assert_eq!(bench.run_state(&run), RunState::Cancelled, "what needed it did not run, and nothing failed");
 }
 
 #[test]
@@ -299,4 +302,27 @@ fn an_attempt_whose_cancel_is_asked_for_twice_is_told_once() {
     bench.cancel_task(&run, "a");
     bench.cancel(&run);
     assert!(bench.sent.is_empty());
+}
+
+#[test]
+fn while_needs_are_left_an_end_costs_one_look_however_many_needs_there_are() {
+    let needs: Vec<usize> = (0..1_000).collect();
+    let mut tasks: Vec<_> = needs.iter().map(|need| task(&format!("t{need}"), &[])).collect();
+    tasks.push(after("join", &needs, RunIf::AllSucceeded));
+    let mut run = Run::new(run_id(1), spec(tasks), String::new(), 0);
+    for need in 1..999 {
+        run.tasks[need].state = TaskState::Succeeded;
+    }
+    // The rule was told of no failure: that it sees none shows that it looks nowhere else.
+    run.tasks[0].state = TaskState::Failed;
+    run.tasks[1_000].state = TaskState::Waiting { needs_left: 1 };
+    assert_eq!(rule(&run, 1_000, News::Ended(998)), Rule::Wait);
+    assert_eq!(rule(&run, 1_000, News::AllElse), Rule::Wait);
+    assert_eq!(rule(&run, 1_000, News::Ended(0)), Rule::UpstreamFailed, "at once, before the others have ended");
+    assert_eq!(rule(&run, 1_000, News::Any), Rule::UpstreamFailed);
+    run.tasks[999].state = TaskState::Succeeded;
+    run.tasks[1_000].state = TaskState::Waiting { needs_left: 0 };
+    assert_eq!(rule(&run, 1_000, News::Ended(999)), Rule::UpstreamFailed, "the last one looks at all of them once");
+    run.tasks[0].state = TaskState::Skipped;
+    assert_eq!(rule(&run, 1_000, News::Ended(999)), Rule::Skip);
 }

@@ -90,7 +90,7 @@ fn assert_same(memory: &Run, read: &Run) {
 
 fn facts(run: &Run) -> impl PartialEq + std::fmt::Debug {
     let texts = (run.path.clone(), run.idempotency_key.clone(), run.external_inputs.clone(), run.tags.clone());
-    let times = (run.created_at, run.ended_at, run.generation, run.priority);
+    let times = (run.created_at, run.waits_since, run.ended_at, run.generation, run.priority);
     (run.id, run.state, texts, times, run.no_cache)
 }
 
@@ -107,7 +107,7 @@ fn outline(task: &Task) -> impl PartialEq + std::fmt::Debug {
         state => (state.clone(), None),
     };
     let waits = matches!(task.state, TaskState::Backoff { .. } | TaskState::Sensing { .. } | TaskState::Live(_));
-    (state, task.tries, task.forced, task.cached, task.ended_at, if waits { task.ready_at } else { 0 })
+    (state, task.tries, task.forced, task.cached, task.next_child, task.ended_at, if waits { task.ready_at } else { 0 })
 }
 
 fn attempts(task: &Task) -> Vec<Attempt> {

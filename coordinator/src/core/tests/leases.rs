@@ -21,6 +21,20 @@ fn a_silent_worker_loses_its_attempt_within_the_lease_and_another_one_gets_it() 
 }
 
 #[test]
+fn a_worker_whose_link_is_open_but_silent_gets_no_work_until_it_is_heard_again() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("w", 1);
+    let run = bench.submit(1, vec![task("a", &[])]);
+    bench.start(&run, 0);
+    bench.pass(LEASE);
+    bench.pass(LEASE);
+    assert_eq!(*bench.state(&run, 0), TaskState::Ready, "its lease would only be lost again");
+    bench.beat(&worker, vec![]);
+    bench.pass(0);
+    assert_eq!(bench.token(&run, 0).attempt, 2);
+}
+
+#[test]
 fn heartbeats_keep_a_lease_for_as_long_as_they_come() {
     let mut bench = Bench::new();
     let worker = bench.worker("w", 1);
@@ -56,8 +70,12 @@ fn a_heartbeat_with_a_token_that_is_not_current_is_told_to_stop_it() {
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.start(&run, 0);
     let old = bench.token(&run, 0);
-    bench.pass(LEASE);
-    bench.pass(100);
+    // It beats, and does not say that it has it.
+    for _ in 0..3 {
+        bench.now += LEASE / 2;
+        bench.beat(&worker, vec![]);
+        bench.pass(0);
+    }
     bench.sent.clear();
     bench.beat(&worker, vec![old.clone()]);
     assert!(bench.sent.contains(&(worker, Command::HeartbeatAck { sequence: 1, lost: vec![old] })));
@@ -190,7 +208,7 @@ fn a_cancel_that_the_worker_never_confirms_ends_with_the_lease() {
     bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.start(&run, 0);
-    bench.tell(Event::CancelRun { run }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     bench.pass(LEASE);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
     assert_eq!(bench.core.workers().map(|worker| worker.leased.len()).sum::<usize>(), 0);
@@ -202,7 +220,7 @@ fn a_cancelled_assignment_that_never_arrived_is_not_given_out_again() {
     let worker = bench.hello("w", "a", 1, 0, vec![]);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.tell(Event::LinkClosed { worker, link: 1 }).unwrap();
-    bench.tell(Event::CancelRun { run }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     bench.sent.clear();
     bench.hello("w", "a", 1, 0, vec![]);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);

@@ -164,7 +164,7 @@ fn a_cancel_waits_for_the_word_of_the_worker_before_the_run_is_cancelled() {
     let worker = bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[]), task("b", &[0])]);
     bench.start(&run, 0);
-    bench.tell(Event::CancelRun { run }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Cancelling);
     assert_eq!(*bench.state(&run, 1), TaskState::Cancelled, "what has not started is cancelled at once");
     let token = bench.token(&run, 0);
@@ -180,7 +180,7 @@ fn a_cancelled_backoff_is_not_revived_by_its_timer() {
     bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
     bench.finish(&run, 0, failure(FailureClass::Infra));
-    bench.tell(Event::CancelRun { run }).unwrap();
+    bench.tell(Event::CancelRun { run, gently: false, why: String::new() }).unwrap();
     bench.pass(10_000);
     assert_eq!(*bench.state(&run, 0), TaskState::Cancelled);
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Cancelled);
@@ -256,4 +256,24 @@ fn an_empty_run_of_cached_tasks_ends_at_once() {
     let run = bench.submit(1, vec![a]);
     assert_eq!(bench.core.run(&run).unwrap().state, RunState::Succeeded);
     let _ = spec(Vec::new());
+}
+
+#[test]
+fn an_optional_output_may_be_there_or_not() {
+    let mut bench = Bench::new();
+    bench.worker("w", 2);
+    let mut optional = task("a", &[]);
+    optional.outputs[0].optional = true;
+    let mut also = optional.clone();
+    also.name = "b".parse().unwrap();
+    let run = bench.submit(1, vec![optional, also]);
+    bench.finish(&run, 0, success("x"));
+    let without = crate::core::Outcome::Success {
+        outputs: vec![],
+        models: vec![],
+        metrics_json: String::new(),
+        inline: Default::default(),
+    };
+    bench.finish(&run, 1, without);
+    assert_eq!(bench.core.run(&run).unwrap().state, RunState::Succeeded);
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use segue_proto::resources::{Gpu, GpuPreference, Resources};
 
-use super::support::{Bench, key, task};
+use super::support::{Bench, each, key, success, task};
 use crate::{
     core::{
         TaskState, WorkerKey,
         placement::{Candidate, Free, Unplaced, choose, idle},
     },
-    spec::ResourceRequest,
+    spec::{Limit, ResourceRequest},
 };
 
 fn amounts(cpu: u32, gpu: u32) -> Resources {
@@ -121,6 +121,7 @@ proptest! {
         }).collect();
         let run = bench.submit(1, tasks);
         let placed = bench.assigned().len();
+        bench.core.stirred = true;
         bench.pass(0);
         prop_assert_eq!(bench.assigned().len(), placed);
         // Work-conserving: a task that waits fits nowhere.
@@ -176,6 +177,73 @@ fn the_longest_remaining_path_goes_first_and_priority_before_it() {
     bench.worker("w", 1);
     assert_eq!(bench.assigned(), ["urgent"]);
     let run = super::support::run_id(1);
-    bench.finish(&run, 3, super::support::success("u"));
+    bench.finish(&run, 3, success("u"));
     assert_eq!(bench.assigned(), ["urgent", "long"]);
+}
+
+#[test]
+fn a_turn_that_can_place_nothing_looks_at_nothing_however_many_limits_there_are() {
+    let mut bench = Bench::new();
+    bench.looks_closely = false;
+    let worker = bench.worker("w", 2);
+    let items: Vec<String> = (0..2_000).map(|n| format!("host-{n}")).collect();
+    let items: Vec<&str> = items.iter().map(String::as_str).collect();
+    let mut calls = each("calls", &[], &items);
+    calls.flow.limit = Some(Limit { key: "api-${item}".into(), max: 1 });
+    let run = bench.submit(1, vec![calls, task("other", &[])]);
+    assert_eq!(bench.live(&run).len(), 2);
+    assert_eq!(bench.core.queue.ready.len(), 1_999, "a class for each limit");
+    let looks = bench.core.looks;
+    let tokens: Vec<_> = bench.live(&run).into_iter().map(|task| bench.token(&run, task)).collect();
+    for _ in 0..10 {
+        bench.beat(&worker, tokens.clone());
+        bench.start(&run, tokens[0].index);
+        bench.pass(1);
+    }
+    assert_eq!(bench.core.looks, looks, "nothing changed that a placement depends on");
+    let first = bench.live(&run)[0];
+    bench.finish(&run, first, success("a"));
+    assert_eq!(bench.live(&run).len(), 2, "the room is used in the same turn");
+    assert!(bench.core.looks <= looks + 2, "one look for what was placed, one for what comes next in its shape");
+}
+
+#[test]
+fn a_limit_that_is_full_opens_again_for_the_first_of_those_that_share_it() {
+    let mut bench = Bench::new();
+    bench.worker("w", 8);
+    let limited = |name: &str, cpu: u32, max: u32| {
+        let mut task = task(name, &[]);
+        task.resources.amounts.cpu_milli = cpu * 1_000;
+        task.flow.limit = Some(Limit { key: "k".into(), max });
+        task
+    };
+    // Three classes share the key; to one of them it lets two go on.
+    let run = bench.submit(1, vec![limited("a", 1, 1), limited("b", 2, 1), limited("c", 3, 2), limited("d", 3, 2)]);
+    assert_eq!(bench.words(&run, None), ["assigned", "ready", "assigned", "ready"]);
+    bench.end(&run, "a", success("a"));
+    assert_eq!(bench.words(&run, None), ["succeeded", "ready", "assigned", "assigned"]);
+    bench.end(&run, "c", success("c"));
+    assert_eq!(bench.words(&run, None), ["succeeded", "ready", "succeeded", "assigned"]);
+    bench.end(&run, "d", success("d"));
+    assert_eq!(bench.word(&run, "b"), "assigned");
+}
+
+#[test]
+fn no_work_is_given_ahead_that_would_take_a_gpu_by_one_of_its_ways() {
+    let mut bench = Bench::new();
+    bench.took_ms = 1;
+    bench.hello("gpu", "a", 8, 1, vec![]);
+    let either = |name: &str| {
+        let mut made = task(name, &[]);
+        made.resources.amounts = amounts(64, 0);
+        made.resources.alternatives = vec![amounts(1, 1)];
+        made
+    };
+    let run = bench.submit(1, vec![either("a"), either("b"), either("c")]);
+    // From now on its class is known to be short.
+    bench.finish(&run, 0, success("a"));
+    let state = bench.core.run(&run).unwrap();
+    let live: Vec<_> = state.tasks.iter().filter_map(|task| task.state.live()).collect();
+    assert_eq!(live.len(), 1, "the one GPU is taken, and nothing waits at it without a device");
+    assert_eq!((live[0].ahead, live[0].reserved.devices.as_slice()), (false, &[0][..]));
 }

@@ -96,7 +96,7 @@ fn a_cancelled_run_can_be_rerun() {
     let mut bench = Bench::new();
     bench.worker("w", 1);
     let id = bench.submit(1, vec![task("a", &[]), task("b", &[0])]);
-    bench.tell(Event::CancelRun { run: id }).unwrap();
+    bench.tell(Event::CancelRun { run: id, gently: false, why: String::new() }).unwrap();
     bench.finish(&id, 0, crate::core::Outcome::Cancelled);
     let run = ended(&mut bench, &id);
     assert_eq!(run.state, RunState::Cancelled);

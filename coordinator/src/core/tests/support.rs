@@ -55,6 +55,8 @@ pub struct Bench {
     pub submitted: BTreeSet<RunId>,
     /// Each event is followed by a look at the reasons of every task, and at the store.
     pub looks_closely: bool,
+    /// Every child of a fan-out begins in the decision that expands it, however many they are.
+    pub begins_all: bool,
     /// A test has taken slots away from a pool.
     pub pools_may_be_over: bool,
     links: u64,
@@ -214,6 +216,7 @@ impl Bench {
             store: Arc::new(MemoryStore::new()),
             submitted: BTreeSet::new(),
             looks_closely: true,
+            begins_all: true,
             pools_may_be_over: false,
             links: 0,
             took_ms: 60_000,
@@ -226,6 +229,9 @@ impl Bench {
             self.submitted.insert(run.id);
         }
         let verdict = self.core.decide(event, self.now, &self.cache);
+        while self.begins_all && !self.core.expanding.is_empty() {
+            self.core.decide(Event::Tick, self.now, &self.cache).unwrap();
+        }
         self.turn();
         verdict
     }
@@ -355,7 +361,7 @@ impl Bench {
     }
 
     pub fn cancel(&mut self, run: &RunId) {
-        self.tell(Event::CancelRun { run: *run }).unwrap();
+        self.tell(Event::CancelRun { run: *run, gently: false, why: String::new() }).unwrap();
     }
 
     pub fn cancel_task(&mut self, run: &RunId, name: &str) {

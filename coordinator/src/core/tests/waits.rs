@@ -3,10 +3,10 @@
 use segue_proto::failure::FailureClass;
 use serde_json::json;
 
-use super::support::{Bench, LEASE, each, exit, failure, paced, success, task};
+use super::support::{Bench, LEASE, each, exit, failure, paced, spec, success, task};
 use crate::{
-    core::{AttemptState, Event, RunState, Sight, TaskState, Verdict},
-    spec::{Backoff, BoundTask, RetryPolicy, RetryRule, Work},
+    core::{AttemptState, Event, RunState, Sight, TaskState, Verdict, rerun::Selector},
+    spec::{Backoff, BoundTask, Concurrency, OnFull, RetryPolicy, RetryRule, RunSpec, Work},
 };
 
 fn impatient(mut task: BoundTask, ms: u64) -> BoundTask {
@@ -135,7 +135,7 @@ fn the_tries_of_all_rules_are_counted_together() {
 #[test]
 fn a_try_that_timed_out_and_one_that_was_lost_say_so() {
     let mut bench = Bench::new();
-    bench.worker("w", 1);
+    let worker = bench.worker("w", 1);
     let mut a = task("a", &[]);
     a.retry.attempts = 3;
     let run = bench.submit(1, vec![a]);
@@ -143,6 +143,7 @@ fn a_try_that_timed_out_and_one_that_was_lost_say_so() {
     bench.pass(100);
     bench.start(&run, 0);
     bench.pass(LEASE);
+    bench.beat(&worker, vec![]);
     bench.pass(100);
     bench.end(&run, "a", crate::core::Outcome::Cancelled);
     let states: Vec<AttemptState> = bench.core.run(&run).unwrap().tasks[0].attempts.iter().map(|a| a.state).collect();
@@ -306,4 +307,76 @@ fn each_child_of_a_fan_out_of_sensors_senses_for_itself_without_a_place() {
         bench.tell(Event::Sensed { run, task, since, seen: Sight::Met(key.into()) }).unwrap();
     }
     assert_eq!(bench.run_state(&run), RunState::Succeeded);
+}
+
+#[test]
+fn a_rerun_waits_from_when_it_was_asked_for_and_not_since_the_run_was_made() {
+    let mut bench = Bench::new();
+    bench.worker("w", 1);
+    let old = bench.submit(1, vec![task("a", &[])]);
+    bench.end(&old, "a", failure(FailureClass::User));
+    bench.now += 3_600_000;
+    let busy = bench.submit(2, vec![task("busy", &[])]);
+    bench.now += 1_000;
+    let before = bench.submit(3, vec![task("before", &[])]);
+    bench.now += 1_000;
+    bench.rerun(&old, &Selector { failed: true, ..Selector::default() }, None);
+    bench.restart();
+    bench.pass(LEASE);
+    bench.pass(100);
+    let worker = bench.hello("w", "b", 1, 0, Vec::new());
+    assert_eq!(bench.live(&busy).len() + bench.live(&before).len(), 1, "the hour before the rerun does not count");
+    assert_eq!(bench.word(&old, "a"), "ready");
+    bench.cancel(&busy);
+    bench.cancel(&before);
+    for run in [busy, before] {
+        bench.finish_all(&run);
+    }
+    assert_eq!(bench.holder(&old, 0), worker);
+}
+
+#[test]
+fn a_rerun_takes_its_turn_in_the_lane_behind_those_that_wait_already() {
+    let mut bench = Bench::new();
+    bench.worker("w", 8);
+    let lane = || RunSpec {
+        concurrency: Some(Concurrency { key: String::new(), max: 1, on_full: OnFull::Queue }),
+        ..(*spec(vec![task("a", &[])])).clone()
+    };
+    let old = bench.submit_spec(1, lane());
+    bench.end(&old, "a", failure(FailureClass::User));
+    bench.now += 3_600_000;
+    let going = bench.submit_spec(2, lane());
+    bench.now += 1_000;
+    let waiting = bench.submit_spec(3, lane());
+    bench.now += 1_000;
+    bench.rerun(&old, &Selector { failed: true, ..Selector::default() }, None);
+    bench.restart();
+    let states = |bench: &Bench| [old, going, waiting].map(|run| bench.core.run(&run).map(|run| run.state));
+    use RunState::{Queued, Running};
+    assert_eq!(states(&bench), [Some(Queued), Some(Running), Some(Queued)]);
+    bench.cancel(&going);
+    bench.finish_all(&going);
+    assert_eq!(states(&bench)[0], Some(Queued), "it was asked for last");
+    assert_eq!(states(&bench)[2], Some(Running));
+}
+
+#[test]
+fn the_time_in_a_lane_does_not_count_as_waiting_for_a_worker() {
+    let mut bench = Bench::new();
+    bench.worker("w", 1);
+    let lane = |name: &str| RunSpec {
+        concurrency: Some(Concurrency { key: String::new(), max: 1, on_full: OnFull::Queue }),
+        ..(*spec(vec![task(name, &[])])).clone()
+    };
+    let first = bench.submit_spec(1, lane("first"));
+    let second = bench.submit_spec(2, lane("second"));
+    bench.now += 3_600_000;
+    let other = bench.submit(3, vec![task("other", &[])]);
+    bench.now += 1_000;
+    bench.finish_all(&first);
+    assert_eq!(bench.run_state(&second), RunState::Running);
+    assert_eq!((bench.live(&other).len(), bench.live(&second).len()), (1, 0), "it began to wait a second ago");
+    bench.finish_all(&other);
+    assert_eq!(bench.live(&second).len(), 1);
 }

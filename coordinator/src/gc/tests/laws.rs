@@ -7,7 +7,7 @@ use super::super::*;
 use crate::{
     core::{RunState, UnixMillis},
     spec::Retention,
-    store::testing::run,
+    store::{Key, testing::run},
 };
 
 const NOW: UnixMillis = 1_000_000_000;
@@ -80,6 +80,9 @@ prop_compose! {
         // Runs 100 and 101 do not exist, and 200 is on its way out.
         logs in subsequence((0_u32..12).chain([100, 101, 200]).collect::<Vec<_>>(), 0..10),
         dated in prop::collection::vec(moment(), 0..3),
+        texts in prop::collection::vec((pipeline(), moment(), prop::bool::weighted(0.2)), 0..6),
+        of_runs in prop::collection::vec(prop::option::weighted(0.8, 0_u32..6), 12),
+        intervals in prop::collection::vec((pipeline(), moment(), prop::option::weighted(0.7, 0_u32..15)), 0..6),
         leftover in any::<bool>(),
         uploading_since in prop::option::of(moment()),
     ) -> Facts {
@@ -93,6 +96,7 @@ prop_compose! {
                     pipeline,
                     end,
                     awaited,
+                    text: of_runs[n].filter(|text| (*text as usize) < texts.len()),
                     needs,
                 })
                 .collect(),
@@ -118,7 +122,32 @@ prop_compose! {
                 .filter(|n| *n < known || *n == 100 || *n == 101 || (*n == 200 && leftover))
                 .map(|n| LogFact { run: run(n), bytes: 7 })
                 .collect(),
-            dated: dated.into_iter().enumerate().map(|(n, at)| DatedFact { key: vec![n as u8], at }).collect(),
+            events: dated
+                .into_iter()
+                .enumerate()
+                .map(|(n, at)| EventsFact { key: Key::Events(n as u64), at, events: 3 })
+                .collect(),
+            texts: texts
+                .into_iter()
+                .enumerate()
+                .map(|(n, (pipeline, submitted_at, needed))| TextFact {
+                    version: Digest::of(&n.to_be_bytes()),
+                    pipeline,
+                    submitted_at,
+                    needed,
+                })
+                .collect(),
+            intervals: intervals
+                .into_iter()
+                .enumerate()
+                .map(|(n, (pipeline, decided_at, of))| IntervalFact {
+                    pipeline: pipeline.parse().unwrap(),
+                    start: n as u64,
+                    end: n as u64 + 1,
+                    decided_at,
+                    run: of.map(run),
+                })
+                .collect(),
             leftovers: if leftover { vec![run(200)] } else { Vec::new() },
             uploading_since,
         }
@@ -170,7 +199,10 @@ fn apply(plan: &GcPlan, facts: &Facts) -> Facts {
     after.runs.retain(|fact| !gone.contains(&fact.run));
     after.logs.retain(|fact| !silent.contains(&fact.run));
     after.cache.retain(|fact| !keys.contains(&fact.key));
-    after.dated.retain(|fact| !plan.dated.contains(&fact.key));
+    after.events.retain(|fact| !plan.events.contains(fact));
+    after.intervals.retain(|fact| !plan.intervals.contains(fact));
+    // Runs name texts by their place: one that is gone is as one that never goes.
+    after.texts.iter_mut().filter(|fact| plan.texts.contains(fact)).for_each(|fact| fact.needed = true);
     after.leftovers.clear();
     for blob in after.blobs.iter_mut().filter(|fact| digests.contains(&fact.digest)) {
         (blob.stored, blob.recorded) = (None, false);
@@ -246,6 +278,45 @@ proptest! {
     }
 
     #[test]
+    fn a_text_goes_with_the_last_run_of_its_version_and_never_before(facts in facts(), policies in policies()) {
+        let plan = plan(&facts, &policies, NOW);
+        for (at, text) in facts.texts.iter().enumerate() {
+            let in_use = (0..facts.runs.len())
+                .any(|run| facts.runs[run].text == Some(at as u32) && stays(&facts, &policies, run));
+            let rules = policies.of(&text.pipeline);
+            let old = NOW - text.submitted_at >= rules.keep_for_ms.unwrap_or(0).max(policies.grace_ms);
+            let ruled = rules.keep_runs.is_some() || rules.keep_for_ms.is_some();
+            prop_assert_eq!(plan.texts.contains(text), !text.needed && !in_use && old && ruled, "{:?}", text);
+        }
+    }
+
+    #[test]
+    fn an_interval_stays_as_long_as_a_run_that_is_as_old(facts in facts(), policies in policies()) {
+        let plan = plan(&facts, &policies, NOW);
+        for interval in &facts.intervals {
+            let name = interval.pipeline.as_str();
+            let as_old = (0..facts.runs.len()).filter(|&at| stays(&facts, &policies, at)).any(|at| {
+                let fact = &facts.runs[at];
+                Some(fact.run) == interval.run
+                    || (fact.pipeline == name && fact.end.is_some_and(|end| end.at <= interval.decided_at))
+            });
+            let rules = policies.of(name);
+            let old = NOW - interval.decided_at >= rules.keep_for_ms.unwrap_or(0).max(policies.grace_ms);
+            let ruled = rules.keep_runs.is_some() || rules.keep_for_ms.is_some();
+            prop_assert_eq!(plan.intervals.contains(interval), !as_old && old && ruled, "{:?}", interval);
+        }
+    }
+
+    #[test]
+    fn what_goes_of_the_feed_is_its_beginning_and_old_enough(facts in facts(), policies in policies()) {
+        let plan = plan(&facts, &policies, NOW);
+        prop_assert!(facts.events.starts_with(&plan.events));
+        let limit = policies.events_for_ms.unwrap_or(u64::MAX);
+        prop_assert!(plan.events.iter().all(|part| NOW - part.at >= limit));
+        prop_assert!(facts.events.get(plan.events.len()).is_none_or(|next| NOW - next.at < limit));
+    }
+
+    #[test]
     fn after_a_plan_nothing_is_left_to_plan(facts in facts(), policies in policies()) {
         let first = plan(&facts, &policies, NOW);
         let after = apply(&first, &facts);
@@ -257,7 +328,8 @@ proptest! {
     #[test]
     fn without_rules_only_what_belongs_to_nothing_goes(facts in facts()) {
         let plan = plan(&facts, &Policies::default(), NOW);
-        prop_assert!(plan.runs.is_empty() && plan.cache.is_empty() && plan.dated.is_empty());
+        prop_assert!(plan.runs.is_empty() && plan.cache.is_empty() && plan.events.is_empty());
+        prop_assert!(plan.texts.is_empty() && plan.intervals.is_empty());
         prop_assert!(plan.logs.iter().all(|drop| drop.why == Why::NoRun));
     }
 }
@@ -272,7 +344,7 @@ fn blobs_that_only_models_keep_are_counted_with_the_versions_that_keep_them() {
     let model = |version, needs| ModelFact { name: "m".to_owned(), version, needs };
     let end = Some(End { at: 0, state: RunState::Succeeded });
     let facts = Facts {
-        runs: vec![RunFact { run: run(1), pipeline: "a".to_owned(), end, awaited: false, needs: vec![0] }],
+        runs: vec![RunFact { run: run(1), pipeline: "a".to_owned(), end, awaited: false, text: None, needs: vec![0] }],
         models: vec![model(1, vec![0]), model(2, vec![1, 2]), model(3, vec![2])],
         blobs: (0..4).map(old).collect(),
         ..Facts::default()

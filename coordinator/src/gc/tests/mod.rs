@@ -6,4 +6,5 @@ mod collections;
 mod crashes;
 mod keys;
 mod laws;
+mod records;
 mod support;

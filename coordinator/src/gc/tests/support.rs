@@ -21,6 +21,7 @@ use crate::{
     core::{Config, Core},
     logs::Logs,
     server::{
+        Ids, Offload,
         actor::{Actor, Clock, StorePast},
         api::Shared,
         feed::Feed,
@@ -62,14 +63,18 @@ impl Place {
             blobs,
             logs,
             state_dir,
+            offers: Arc::default(),
             catalogue: Arc::new(RwLock::new(Catalogue::default())),
             gc: Arc::new(Gc::default()),
             feed: ends,
+            unsettled: Default::default(),
             checks: Arc::new(tokio::sync::Semaphore::new(1)),
             clock,
             epoch: 1,
             started_ms: 0,
             stop,
+            offload: Offload::Threads,
+            ids: Ids::default(),
         };
         Self { shared, _dir: dir }
     }
@@ -150,7 +155,7 @@ impl Place {
     /// so that two of them can be compared.
     pub(super) async fn keep(&self, runs: u32, dry_run: bool) -> (GcPlan, GcPlan) {
         let rules = Retention { keep_runs: Some(runs), ..Retention::default() };
-        let (planned, done) = collect(&self.shared, &Ask { rules, grace: None, dry_run }).await.unwrap();
+        let (planned, done) = collect(&self.shared, &Ask { rules, dry_run, ..Ask::default() }).await.unwrap();
         (GcPlan { before: 0, ..planned }, GcPlan { before: 0, ..done })
     }
 

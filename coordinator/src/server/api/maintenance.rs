@@ -30,6 +30,7 @@ impl MaintenanceService for Maintenance {
         let ask = gc::Ask {
             rules: rules(request.rules.unwrap_or_default())?,
             grace: request.grace_ms.map(Duration::from_millis),
+            events_for: keep_events(request.keep_events_ms)?,
             dry_run: request.dry_run,
         };
         let (planned, done) = gc::collect(&self.0, &ask).await?;
@@ -216,8 +217,19 @@ fn rules(wire: v1::Retention) -> Result<Retention, Error> {
     })
 }
 
+/// Reads how long events are to be kept.
+fn keep_events(wire: Option<u64>) -> Result<Option<Duration>, Error> {
+    if wire == Some(0) {
+        return Err(Error::BadRequest("keep_events is an age, and more than 0".to_owned()));
+    }
+    Ok(wire.map(Duration::from_millis))
+}
+
 fn answer(planned: &GcPlan, mut done: GcPlan) -> v1::GcResponse {
-    let count = |plan: &GcPlan| plan.runs.len() + plan.logs.len() + plan.cache.len() + plan.blobs.len();
+    let count = |plan: &GcPlan| {
+        let others = plan.texts.len() + plan.intervals.len();
+        plan.runs.len() + plan.logs.len() + plan.cache.len() + plan.blobs.len() + others
+    };
     let totals = v1::GcTotals {
         freed_bytes: done.blob_bytes().saturating_add(done.log_bytes()),
         runs: done.runs.len() as u64,
@@ -225,7 +237,9 @@ fn answer(planned: &GcPlan, mut done: GcPlan) -> v1::GcResponse {
         blobs: done.blobs.len() as u64,
         blob_bytes: done.blob_bytes(),
         log_bytes: done.log_bytes(),
-        events: done.dated.len() as u64,
+        events: done.event_count(),
+        texts: done.texts.len() as u64,
+        intervals: done.intervals.len() as u64,
         kept_runs: done.kept.runs,
         active_runs: done.kept.active,
         model_versions: done.kept.model_versions,
@@ -343,6 +357,7 @@ mod tests {
         let none = v1::Retention { keep_runs: Some(0), ..v1::Retention::default() };
         let no_time = v1::Retention { logs_for_ms: Some(0), ..v1::Retention::default() };
         assert!(rules(none).is_err() && rules(no_time).is_err());
+        assert!(keep_events(Some(0)).is_err() && keep_events(None).unwrap().is_none());
         assert_eq!(rules(v1::Retention::default()).unwrap(), Retention::default());
     }
 }

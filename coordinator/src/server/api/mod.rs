@@ -12,7 +12,7 @@ pub mod runs;
 pub mod schedules;
 pub mod worker;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use segue_proto::operator::Catalogue;
 use tokio::sync::Semaphore;
@@ -21,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     actor::{Clock, Handle},
     feed::Ends,
+    ids::Ids,
+    offers::Offers,
+    offload::Offload,
+    reread::Unsettled,
 };
 use crate::{
     blobs::BlobStore,
@@ -38,7 +42,9 @@ pub struct Shared {
     pub blobs: BlobStore,
     pub logs: Logs,
     pub state_dir: StateDir,
-    /// Operators that workers have advertised since this start.
+    /// What the connected workers offer.
+    pub offers: Arc<Mutex<Offers>>,
+    /// The operators that a pipeline may use, derived from those.
     pub catalogue: Arc<RwLock<Catalogue>>,
     /// Settings of collections, and whose turn it is.
     pub gc: Arc<Gc>,
@@ -47,6 +53,10 @@ pub struct Shared {
     pub started_ms: u64,
     pub stop: CancellationToken,
     pub feed: Ends,
+    /// External inputs that are being digested again.
+    pub(crate) unsettled: Unsettled,
+    pub offload: Offload,
+    pub ids: Ids,
     /// Texts that are checked at the same time: the largest take seconds and much memory.
     pub checks: Arc<Semaphore>,
 }
@@ -62,6 +72,15 @@ impl Shared {
         self.catalogue.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
+    /// Changes what workers offer.
+    pub(crate) fn offer<T>(&self, change: impl FnOnce(&mut Offers) -> T) -> T {
+        let mut offers = self.offers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let changed = change(&mut offers);
+        // Under the lock, so that the later change is the one that stays.
+        *self.catalogue.write().unwrap_or_else(std::sync::PoisonError::into_inner) = offers.catalogue();
+        changed
+    }
+
     /// Checks a text off the runtime, and waits while as many are being checked as may be.
     pub(crate) async fn checking<T: Send + 'static>(
         &self,
@@ -73,9 +92,7 @@ impl Shared {
             let _turn = turn;
             work()
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|e| super::error::Error::Internal(format!("the check of a pipeline ended early: {e}")))
+        self.offload.run("the check of a pipeline", work).await
     }
 
     /// Runs a blocking read of the store off the runtime.
@@ -84,8 +101,6 @@ impl Shared {
         work: impl FnOnce(&Self) -> Result<T, super::error::Error> + Send + 'static,
     ) -> Result<T, super::error::Error> {
         let shared = self.clone();
-        tokio::task::spawn_blocking(move || work(&shared))
-            .await
-            .map_err(|e| super::error::Error::Internal(format!("a read of the store ended early: {e}")))?
+        self.offload.run("a read of the store", move || work(&shared)).await?
     }
 }

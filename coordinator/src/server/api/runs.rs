@@ -35,6 +35,12 @@ const MANY: u32 = 5_000;
 /// The shortest time between two looks of a watcher.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 const LOOK_AT_LARGE: std::time::Duration = std::time::Duration::from_millis(500);
+/// What a watcher waits for each task that a look shows: such a look takes some microseconds of a task, and a watcher
+/// must not take more than a few hundredths of what the coordinator can decide.
+const LOOK_AT_TASK: std::time::Duration = std::time::Duration::from_micros(100);
+
+/// Characters of the reason of a cancel that are kept.
+const LONGEST_CAUSE: usize = 500;
 
 /// Most rows of one answer.
 const MOST_ROWS: u32 = 1_000;
@@ -75,6 +81,12 @@ impl Runs {
 
     /// Submits a run, whoever asks for it.
     pub(in crate::server) async fn submit(&self, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Error> {
+        self.submit_for(request, false).await
+    }
+
+    /// Submits a run. `compared`: the key of a client, which stands for one request. Those of schedules, backfills and
+    /// hooks stand for an interval or an event, whatever the file says by then.
+    async fn submit_for(&self, request: v1::SubmitRequest, compared: bool) -> Result<v1::SubmitResponse, Error> {
         modest(&request)?;
         let compiled = match self.compile(&request).await? {
             Ok(compiled) => compiled,
@@ -85,8 +97,12 @@ impl Runs {
         let spec = Arc::new(spec);
         external::hold_uploads(&spec, &self.0.blobs).await?;
         let external_inputs = external::digests(&spec).await;
-        let mut run = Run::new(new_run_id(), Arc::clone(&spec), request.path.clone(), now);
+        self.0.unsettled.settled(external_inputs.keys()).await;
+        let mut run = Run::new(RunId::new(self.0.ids.next()), Arc::clone(&spec), request.path.clone(), now);
         run.idempotency_key = request.idempotency_key;
+        if compared && !run.idempotency_key.is_empty() {
+            run.asked = asked(&spec);
+        }
         run.no_cache = request.no_cache;
         run.priority = request.priority.unwrap_or(run.priority);
         run.tags = request.tags;
@@ -163,12 +179,27 @@ impl Runs {
                 ..v1::SubmitRequest::default()
             };
             match self.compile(&submit).await? {
-                Ok(compiled) => Some(compiled.spec),
+                Ok(compiled) if compiled.spec.pipeline != run.spec.pipeline => {
+                    let (ours, theirs) = (&run.spec.pipeline, &compiled.spec.pipeline);
+                    return Err(Error::BadRequest(format!(
+                        "run `{id}` is one of pipeline `{ours}`, and the file is that of `{theirs}`: submit it as a run of its own"
+                    )));
+                }
+                Ok(compiled) => Some(compiled),
                 Err(diagnostics) => {
                     return Ok(v1::RerunResponse { run_id: id.into(), diagnostics, ..v1::RerunResponse::default() });
                 }
             }
         };
+        let text = latest.as_ref().map(|compiled| PipelineRecord {
+            name: compiled.pipeline.name.to_string(),
+            version: compiled.spec.version.clone(),
+            text: request.latest_text.clone(),
+            path: run.path.clone(),
+            created_ms: self.0.clock.now(),
+            operators: pipelines::operators(&compiled.pipeline, &self.0.operators()),
+        });
+        let latest = latest.map(|compiled| compiled.spec);
         let nothing_named = !request.failed && request.from.is_empty() && request.only.is_empty();
         let selector = rerun::Selector {
             // Without a wish, what did not succeed is what people mean.
@@ -189,16 +220,25 @@ impl Runs {
             let mut run = run;
             let fresh = external::digests(&plan.spec).await;
             // What executes reads what is there now; what is kept was made from what was there then.
-            for (bound, _) in plan.spec.tasks.iter().zip(&execute).filter(|(_, execute)| **execute) {
-                for place in bound.path_params.iter().filter_map(|param| bound.params.get(param)?.as_str()) {
-                    match fresh.get(place) {
-                        Some(digest) => run.external_inputs.insert(place.to_owned(), digest.clone()),
-                        None => run.external_inputs.remove(place),
+            for ((places, item), _) in
+                external::places(&plan.spec).into_iter().zip(&plan.items).zip(&execute).filter(|(_, execute)| **execute)
+            {
+                let places = match &item.children {
+                    Some(children) => {
+                        let of = |child: &u32| external::of_task(&run, *child).into_iter().map(|(_, place)| place);
+                        children.iter().flat_map(of).collect()
+                    }
+                    None => places,
+                };
+                for place in places {
+                    match fresh.get(&place) {
+                        Some(digest) => run.external_inputs.insert(place, digest.clone()),
+                        None => run.external_inputs.remove(&place),
                     };
                 }
             }
             let spec = Arc::clone(&plan.spec);
-            self.0.handle.decide(Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) }).await?;
+            self.0.handle.rerun(id, Event::Rerun { run: Box::new(run), spec, plan: Box::new(plan) }, text).await?;
         }
         Ok(v1::RerunResponse { run_id: id.into(), items, diagnostics: Vec::new(), version })
     }
@@ -268,9 +308,19 @@ struct Compiled {
     warnings: Vec<v1::Diagnostic>,
 }
 
-/// Makes a run id that sorts by time.
-fn new_run_id() -> RunId {
-    RunId::new(ulid::Ulid::new().0)
+/// Gives the digest of what a client asks for.
+fn asked(spec: &RunSpec) -> String {
+    // Plain data with string keys.
+    let request = serde_json::to_vec(&(&spec.pipeline, &spec.version, &spec.params)).unwrap_or_default();
+    blake3::hash(&request).to_hex().to_string()
+}
+
+/// Gives the reason of a cancel as it is kept.
+fn cause(reason: &str) -> String {
+    match reason.trim() {
+        "" => "on request".to_owned(),
+        told => told.chars().filter(|c| !c.is_control()).take(LONGEST_CAUSE).collect(),
+    }
 }
 
 /// Gives one page of the tasks of a run.
@@ -282,10 +332,12 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
         let node = run
             .find(&request.group)
             .ok_or_else(|| Error::NotFound(format!("run `{}` has no task `{}`", run.id, request.group)))?;
-        let members = run.groups.get(&node).map(|group| group.members.clone()).unwrap_or_default();
+        // What has no children is shown itself.
+        let members = run.groups.get(&node).map_or_else(|| vec![node], |group| group.members.clone());
         Box::new(members.into_iter())
     };
     let mut found = Vec::new();
+    let mut reasons = core.map(views::Reasons::new);
     for index in indices.filter(|&index| request.after_index == 0 || index > request.after_index) {
         let Some(task) = run.task(index) else { continue };
         if !request.states.is_empty() && !request.states.contains(&records::task_state(&task.state).into()) {
@@ -294,7 +346,7 @@ fn page(run: &Run, core: Option<&Core>, request: &v1::ListTasksRequest) -> Resul
         if found.len() == limit {
             return Ok(v1::ListTasksResponse { tasks: found, more: true });
         }
-        found.extend(views::task_view(run, index, core));
+        found.extend(views::task_view(run, index, reasons.as_mut()));
     }
     Ok(v1::ListTasksResponse { tasks: found, more: false })
 }
@@ -321,7 +373,7 @@ impl RunService for Runs {
             let message = format!("idempotency keys that begin with `{HOOK_KEYS}` are those of hooks: choose another");
             return Err(Error::BadRequest(message).into());
         }
-        Ok(Response::new(Self::submit(self, request).await?))
+        Ok(Response::new(self.submit_for(request, true).await?))
     }
 
     async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
@@ -331,6 +383,7 @@ impl RunService for Runs {
             Ok(compiled) => {
                 let spec = Arc::new(compiled.spec);
                 let external_inputs = external::digests(&spec).await;
+                self.0.unsettled.settled(external_inputs.keys()).await;
                 let tasks = plan::tasks(&self.0, Arc::clone(&spec), external_inputs, request.no_cache).await?;
                 v1::PlanResponse { diagnostics: compiled.warnings, tasks, version: spec.version.clone() }
             }
@@ -414,7 +467,7 @@ impl RunService for Runs {
             let mut view = first;
             loop {
                 let ended = is_terminal(view.state);
-                let children: u32 = view.tasks.iter().flat_map(|task| &task.children).map(|count| count.count).sum();
+                let pause = pause_after(&view);
                 if sender.send(Ok(view)).await.is_err() || ended {
                     return;
                 }
@@ -434,7 +487,7 @@ impl RunService for Runs {
                     }
                 }
                 // A large run changes thousands of times a second: looking at each change would slow it down.
-                tokio::time::sleep(if children > MANY { LOOK_AT_LARGE } else { LOOK }).await;
+                tokio::time::sleep(pause).await;
                 view = match runs.view(id, true).await {
                     Ok(view) => view,
                     Err(e) => {
@@ -454,7 +507,7 @@ impl RunService for Runs {
         let request = request.into_inner();
         let id = self.resolve(request.run_id).await?;
         let event = match request.task.as_str() {
-            "" => Event::CancelRun { run: id },
+            "" => Event::CancelRun { run: id, gently: false, why: cause(&request.reason) },
             task => {
                 let wanted = task.to_owned();
                 let found = self.0.handle.read(move |core| core.run(&id).map(|run| run.find(&wanted))).await?;
@@ -543,6 +596,34 @@ impl RunService for Runs {
     }
 }
 
+/// Says how long a watcher waits after it has seen this: the larger the run, the dearer is a look at it.
+fn pause_after(view: &v1::RunView) -> std::time::Duration {
+    let children: u64 = view.tasks.iter().flat_map(|task| &task.children).map(|count| u64::from(count.count)).sum();
+    if children > u64::from(MANY) {
+        return LOOK_AT_LARGE;
+    }
+    let tasks = u32::try_from(view.tasks.len()).unwrap_or(u32::MAX);
+    LOOK_AT_TASK.saturating_mul(tasks).clamp(LOOK, LOOK_AT_LARGE)
+}
+
 fn is_terminal(state: i32) -> bool {
     records::run_state_from(state).is_some_and(crate::core::RunState::is_terminal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_of_a_large_run_looks_less_often() {
+        let pause = |tasks: usize, children: u32| {
+            let count = v1::TaskCount { count: children, ..Default::default() };
+            let task = v1::TaskView { children: vec![count], ..Default::default() };
+            let mut view = v1::RunView { tasks: vec![v1::TaskView::default(); tasks], ..Default::default() };
+            view.tasks.push(task);
+            pause_after(&view).as_millis()
+        };
+        assert_eq!([pause(3, 10), pause(3, 10_000)], [20, 500]);
+        assert_eq!([pause(999, 0), pause(4_999, 0), pause(100_000, 0)], [100, 500, 500], "tasks count too");
+    }
 }

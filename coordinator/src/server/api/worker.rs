@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     pin::Pin,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -49,17 +49,19 @@ impl Workers {
     }
 
     /// Learns the operators of a worker. They are kept when it goes, so that there must not be any number of them.
-    fn learn(&self, operators: Vec<OperatorSpec>) -> Result<(), Status> {
-        let mut catalogue = self.shared.catalogue.write().unwrap_or_else(PoisonError::into_inner);
-        let new = operators.iter().filter(|operator| catalogue.get(&operator.name).is_none()).count();
-        if new > 0 && catalogue.iter().count() + new > wire::MOST_OPERATORS {
-            let message = format!("all workers together offer more than {} operators", wire::MOST_OPERATORS);
-            return Err(Status::resource_exhausted(message));
+    fn learn(&self, link: u64, operators: Vec<OperatorSpec>) -> Result<(), Status> {
+        let taken = self.shared.offer(|offers| {
+            let fits = offers.known_with(&operators) <= wire::MOST_OPERATORS;
+            if fits {
+                offers.open(link, operators);
+            }
+            fits
+        });
+        if taken {
+            return Ok(());
         }
-        for operator in operators {
-            catalogue.insert(operator);
-        }
-        Ok(())
+        let message = format!("all workers together offer more than {} operators", wire::MOST_OPERATORS);
+        Err(Status::resource_exhausted(message))
     }
 }
 
@@ -92,12 +94,16 @@ impl WorkerService for Workers {
         };
         let introduction = wire::hello(hello, link).map_err(Error::from)?;
         let key = introduction.worker.key.clone();
-        self.learn(introduction.operators)?;
+        // Before the worker counts as connected: who waits for one submits at once.
+        self.learn(link, introduction.operators)?;
         let (sender, receiver) = mpsc::channel::<v1::CoordinatorMessage>(OUTBOX);
         // Weak, so that the actor alone decides how long the link lives.
         let answers = sender.downgrade();
         let hello = Event::Hello { worker: Box::new(introduction.worker), held: introduction.held };
-        self.shared.handle.open(link, sender, hello).await?;
+        if let Err(e) = self.shared.handle.open(link, sender, hello).await {
+            self.shared.offer(|offers| offers.close(link));
+            return Err(e.into());
+        }
         info!(worker = %key, link, "worker connected");
 
         let shared = self.shared.clone();
@@ -113,6 +119,7 @@ impl WorkerService for Workers {
                     say(&answers, v1::command::Command::Goodbye(v1::Goodbye { reason: e.to_string() }));
                 }
             }
+            shared.offer(|offers| offers.close(link));
             let _ = shared.handle.report(Event::LinkClosed { worker: key, link }).await;
         });
 
@@ -128,6 +135,34 @@ impl WorkerService for Workers {
     }
 }
 
+/// Attempts that one half of [`OwnLogs`] holds: more than write their logs at the same time on one worker.
+const OWN_LOGS: usize = 1_024;
+
+/// Attempts of a worker whose logs were taken lately. A link may live for months and carry millions of them: those that
+/// have not been heard of for a while are forgotten, and asked for again if they speak.
+#[derive(Debug, Default)]
+struct OwnLogs {
+    lately: BTreeSet<Token>,
+    before: BTreeSet<Token>,
+}
+
+impl OwnLogs {
+    fn contains(&mut self, token: &Token) -> bool {
+        if self.lately.contains(token) {
+            return true;
+        }
+        let known = self.before.take(token);
+        known.map(|token| self.insert(token)).is_some()
+    }
+
+    fn insert(&mut self, token: Token) {
+        if self.lately.len() >= OWN_LOGS {
+            self.before = std::mem::take(&mut self.lately);
+        }
+        self.lately.insert(token);
+    }
+}
+
 /// Carries events from the worker to the core until the link ends.
 async fn pump(
     shared: &Shared,
@@ -136,7 +171,7 @@ async fn pump(
     first: Vec<v1::WorkerEvent>,
     incoming: &mut Streaming<v1::WorkerMessage>,
 ) -> Result<(), Error> {
-    let mut known_logs: BTreeSet<Token> = BTreeSet::new();
+    let mut known_logs = OwnLogs::default();
     let mut events = first;
     loop {
         for event in events {
@@ -173,12 +208,12 @@ async fn keep_log(
     shared: &Shared,
     key: &WorkerKey,
     answers: &mpsc::WeakSender<v1::CoordinatorMessage>,
-    known: &mut BTreeSet<Token>,
+    known: &mut OwnLogs,
     chunk: v1::LogChunk,
 ) -> Result<(), Error> {
     let token = wire::token("log.token", chunk.token)?;
     if !known.contains(&token) {
-        // Once per attempt and link: only the attempts of this very worker have logs from it.
+        // Not for each chunk: only the attempts of this very worker have logs from it.
         if !is_own(shared, key, &token).await? {
             warn!(%token, "log of an attempt that is not this worker's ignored");
             return Ok(());
@@ -187,9 +222,8 @@ async fn keep_log(
     }
     let offset = {
         let (logs, token) = (shared.logs.clone(), token.clone());
-        tokio::task::spawn_blocking(move || logs.append(&token, chunk.offset, &chunk.data, chunk.lost_before))
-            .await
-            .map_err(|e| Error::Internal(format!("a log append ended early: {e}")))?
+        let append = move || logs.append(&token, chunk.offset, &chunk.data, chunk.lost_before);
+        shared.offload.run("a log append", append).await?
     };
     let offset = match offset {
         Ok(offset) => offset,
@@ -268,4 +302,29 @@ async fn unstored(shared: &Shared, outputs: &[NamedArtifact]) -> Option<Failure>
         return Some(failure.hint("the worker must reach the same blob store as the coordinator"));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use segue_proto::ids::RunId;
+
+    use super::*;
+
+    fn token(attempt: u32) -> Token {
+        Token { run: RunId::new(1), index: 0, task: "embed".parse().unwrap(), attempt, epoch: 1 }
+    }
+
+    #[test]
+    fn a_link_remembers_the_attempts_that_write_logs_now_and_forgets_the_others() {
+        let mut known = OwnLogs::default();
+        for attempt in 1..=10_000 {
+            known.insert(token(attempt));
+            assert!(known.contains(&token(1)), "it is asked for all the time");
+            assert!(known.contains(&token(attempt)));
+        }
+        assert!(known.lately.len() + known.before.len() <= 2 * OWN_LOGS);
+        assert!(!known.contains(&token(2)), "nobody has asked for it for long");
+    }
 }

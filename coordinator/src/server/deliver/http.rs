@@ -1,6 +1,11 @@
 //! HTTP to receivers: no redirects, a time for everything, certificates checked.
 
-use std::{error::Error as _, sync::OnceLock, time::Duration};
+use std::{
+    error::Error as _,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use reqwest::{
     Client, StatusCode,
@@ -8,7 +13,12 @@ use reqwest::{
     redirect,
 };
 
-use super::decide::Failure;
+use url::{Host, Url};
+
+use super::{
+    allow::{Guarded, HookAllow, NOT_ALLOWED},
+    decide::Failure,
+};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// Connections that wait for the next message; receivers are told seldom.
@@ -16,15 +26,29 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// Sends documents. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Http(std::sync::Arc<OnceLock<Client>>);
+pub struct Http {
+    client: Arc<OnceLock<Client>>,
+    /// None: anywhere, as whoever operates the coordinator has named the place.
+    allow: Option<Arc<HookAllow>>,
+}
 
 impl Http {
+    /// Makes one that reaches only some places.
+    #[must_use]
+    pub fn guarded(allow: HookAllow) -> Self {
+        Self { client: Arc::default(), allow: Some(Arc::new(allow)) }
+    }
+
     /// Made at the first use: it reads the certificates of the system, and most coordinators never tell anybody anything.
     fn client(&self) -> Result<&Client, Failure> {
-        if let Some(client) = self.0.get() {
+        if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let made = Client::builder()
+        let mut builder = Client::builder();
+        if let Some(allow) = &self.allow {
+            builder = builder.dns_resolver(Arc::new(Guarded(Arc::clone(allow))));
+        }
+        let made = builder
             .user_agent(concat!("segue/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT)
@@ -32,7 +56,19 @@ impl Http {
             .pool_max_idle_per_host(4)
             .build()
             .map_err(|e| Failure::passing(format!("cannot set up HTTP: {}", innermost(&e))))?;
-        Ok(self.0.get_or_init(|| made))
+        Ok(self.client.get_or_init(|| made))
+    }
+
+    /// Refuses an address that stands in the URL itself, which nobody resolves.
+    fn check(&self, url: &str) -> Result<(), Failure> {
+        let (Some(allow), Ok(url)) = (&self.allow, Url::parse(url)) else { return Ok(()) };
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => IpAddr::V4(address),
+            Some(Host::Ipv6(address)) => IpAddr::V6(address),
+            Some(Host::Domain(_)) | None => return Ok(()),
+        };
+        let allowed = allow.allows(url.host_str().unwrap_or_default(), address);
+        if allowed { Ok(()) } else { Err(Failure::passing(format!("cannot be reached: {NOT_ALLOWED}"))) }
     }
 
     /// Posts a JSON document. Anything but an answer of 200 to 299 is a failure; the answer itself is not read, as it may
@@ -47,6 +83,7 @@ impl Http {
         body: Vec<u8>,
         timeout: Duration,
     ) -> Result<(), Failure> {
+        self.check(url)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = self.client()?.post(url).headers(headers).body(body).timeout(timeout);
         let answer = request.send().await.map_err(|e| unanswered(e, timeout))?;

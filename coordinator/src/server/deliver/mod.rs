@@ -1,6 +1,7 @@
 //! Deliveries: what hooks send out. Each waits in the store, in the line of its receiver, until it has arrived or is
 //! given up; nothing of it is in memory but what is under way.
 
+mod allow;
 pub mod command;
 mod decide;
 mod http;
@@ -22,6 +23,7 @@ use tracing::{debug, error, warn};
 
 use self::decide::{LIMITS, Lane, decide};
 pub use self::{
+    allow::HookAllow,
     decide::{Failure, Next, after},
     http::Http,
 };
@@ -41,9 +43,24 @@ use crate::{
 /// How long to wait after the store could not be read or written.
 const AFTER_FAULT: Duration = Duration::from_secs(1);
 
-/// Delivers until the coordinator stops.
-pub async fn run(shared: Shared, mut queued: watch::Receiver<u64>) {
-    let http = Http::default();
+/// What deliveries need beside the coordinator. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub http: Http,
+    /// Reads a variable of the environment.
+    pub variable: fn(&str) -> Option<String>,
+}
+
+impl World {
+    /// Makes that of a coordinator.
+    #[must_use]
+    pub fn new(allow: HookAllow) -> Self {
+        Self { http: Http::guarded(allow), variable: |name| std::env::var(name).ok() }
+    }
+}
+
+/// Delivers until the coordinator stops. What is under way then ends with it, and is tried again after the next start.
+pub async fn run(shared: Shared, mut queued: watch::Receiver<u64>, world: World) {
     let mut tries: JoinSet<bool> = JoinSet::new();
     let mut under_way: HashMap<tokio::task::Id, DeliveryKey> = HashMap::new();
     let mut failing: HashSet<u64> = HashSet::new();
@@ -57,7 +74,7 @@ pub async fn run(shared: Shared, mut queued: watch::Receiver<u64>) {
                 let now = shared.clock.now();
                 let decision = decide(now, &lanes, LIMITS);
                 for key in decision.start {
-                    let started = tries.spawn(deliver(shared.clone(), http.clone(), key));
+                    let started = tries.spawn(deliver(shared.clone(), world.clone(), key));
                     under_way.insert(started.id(), key);
                 }
                 decision.wake_at.map(|at| Duration::from_millis(at.saturating_sub(now)))
@@ -127,8 +144,8 @@ fn delivery_key(bytes: &[u8]) -> Result<DeliveryKey, store::Error> {
 }
 
 /// Tries a delivery once and writes down what came of it; says whether it arrived.
-async fn deliver(shared: Shared, http: Http, key: DeliveryKey) -> bool {
-    match attempt(&shared, &http, key).await {
+async fn deliver(shared: Shared, world: World, key: DeliveryKey) -> bool {
+    match attempt(&shared, &world, key).await {
         Ok(arrived) => arrived,
         // The store has stopped, or is being stopped: what is in it is tried again after the start.
         Err(e) => {
@@ -139,10 +156,10 @@ async fn deliver(shared: Shared, http: Http, key: DeliveryKey) -> bool {
     }
 }
 
-async fn attempt(shared: &Shared, http: &Http, key: DeliveryKey) -> Result<bool, Error> {
+async fn attempt(shared: &Shared, world: &World, key: DeliveryKey) -> Result<bool, Error> {
     let stored = shared.blocking(move |shared| Ok(store::read(&*shared.store, &Key::Delivery(key))?)).await?;
     let Some(record) = stored else { return Ok(true) };
-    let failure = match try_once(shared, http, &record).await {
+    let failure = match try_once(shared, world, &record).await {
         Ok(()) => {
             debug!(offset = key.offset, hook = key.hook, "hook delivered");
             let mut batch = Batch::new();
@@ -213,11 +230,11 @@ fn given_up(record: &DeliveryRecord) -> v1::FeedEvent {
     }
 }
 
-async fn try_once(shared: &Shared, http: &Http, record: &DeliveryRecord) -> Result<(), Failure> {
+async fn try_once(shared: &Shared, world: &World, record: &DeliveryRecord) -> Result<(), Failure> {
     let nothing = || Failure::for_good("the delivery is stored without its event or its action");
     let event = record.event.as_ref().ok_or_else(nothing)?;
     match record.action.as_ref().ok_or_else(nothing)? {
-        Action::Webhook(call) => webhook::send(http, call, event, record.hook).await,
+        Action::Webhook(call) => webhook::send(world, call, event, record.hook).await,
         Action::Command(call) => {
             let request = v1::SubmitRequest {
                 text: call.text.clone(),
@@ -266,3 +283,6 @@ pub async fn settled(shared: &Shared) -> Result<(), Error> {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod live_tests;

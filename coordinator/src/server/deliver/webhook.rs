@@ -9,7 +9,7 @@ use segue_proto::{
 };
 use serde_json::json;
 
-use super::{command, decide::Failure, http::Http, sign::SigningKey, word};
+use super::{World, command, decide::Failure, sign::SigningKey, word};
 use crate::{server::feed::json as shown, spec};
 
 /// Names a message: the same in every try, so that a receiver can drop repeats. The time is in it for a store that was
@@ -36,9 +36,9 @@ pub fn body(event: &v1::FeedEvent) -> serde_json::Value {
 ///
 /// # Errors
 /// What went wrong, without any secret.
-pub async fn send(http: &Http, call: &WebhookCall, event: &v1::FeedEvent, hook: u32) -> Result<(), Failure> {
+pub async fn send(world: &World, call: &WebhookCall, event: &v1::FeedEvent, hook: u32) -> Result<(), Failure> {
     let body = body(event).to_string().into_bytes();
-    let url = resolve(call.url.as_ref())?;
+    let url = resolve(world, call.url.as_ref())?;
     // The receiver compares this with its own clock, so that it is the time of the wall.
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let id = id(event, hook);
@@ -46,7 +46,7 @@ pub async fn send(http: &Http, call: &WebhookCall, event: &v1::FeedEvent, hook: 
     for header in &call.headers {
         let malformed = || Failure::passing(format!("the header `{}` is malformed", header.name));
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| malformed())?;
-        let mut value = HeaderValue::from_str(&resolve(header.value.as_ref())?).map_err(|_| malformed())?;
+        let mut value = HeaderValue::from_str(&resolve(world, header.value.as_ref())?).map_err(|_| malformed())?;
         value.set_sensitive(true);
         headers.insert(name, value);
     }
@@ -57,31 +57,31 @@ pub async fn send(http: &Http, call: &WebhookCall, event: &v1::FeedEvent, hook: 
         }
     };
     if !call.secret.is_empty() {
-        let key = SigningKey::parse(&secret(&call.secret)?)
+        let key = SigningKey::parse(&secret(world, &call.secret)?)
             .map_err(|why| Failure::passing(format!("the key in {} {why}", variable(&call.secret))))?;
         set("webhook-signature", key.sign(&id, timestamp, &body));
     }
     set("webhook-id", id);
     set("webhook-timestamp", timestamp.to_string());
-    http.post(&url, headers, body, Duration::from_millis(call.timeout_ms.max(1))).await
+    world.http.post(&url, headers, body, Duration::from_millis(call.timeout_ms.max(1))).await
 }
 
-fn resolve(value: Option<&Value>) -> Result<String, Failure> {
+fn resolve(world: &World, value: Option<&Value>) -> Result<String, Failure> {
     match value.and_then(|value| value.value.as_ref()) {
         Some(value::Value::Text(text)) => Ok(text.clone()),
-        Some(value::Value::Secret(reference)) => secret(reference),
+        Some(value::Value::Secret(reference)) => secret(world, reference),
         None => Err(Failure::for_good("the hook is stored without a value")),
     }
 }
 
 /// Reads a secret from the environment of the coordinator.
-fn secret(reference: &str) -> Result<String, Failure> {
+fn secret(world: &World, reference: &str) -> Result<String, Failure> {
     if !spec::is_hook_secret(reference) {
         return Err(Failure::for_good(format!("hooks read only variables that begin with {}", spec::SECRET_PREFIX)));
     }
     let name = variable(reference);
-    match std::env::var(name) {
-        Ok(value) if !value.trim().is_empty() => Ok(value.trim().to_owned()),
+    match (world.variable)(name) {
+        Some(value) if !value.trim().is_empty() => Ok(value.trim().to_owned()),
         // It may be set when the coordinator starts again.
         _ => Err(Failure::passing(format!("{name} is not set in the environment of the coordinator"))),
     }
@@ -94,6 +94,7 @@ fn variable(reference: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::deliver::HookAllow;
 
     #[test]
     fn the_document_says_what_happened_and_of_which_run() {
@@ -125,10 +126,12 @@ mod tests {
 
     #[test]
     fn a_secret_outside_the_agreed_names_is_never_read() {
+        let world = World { variable: |name| panic!("{name} was read"), ..World::new(HookAllow::default()) };
         for reference in ["env:PATH", "env:SEGUE_HOOK", "SEGUE_HOOK_KEY", "env:SEGUE_HOOK_", "env:XSEGUE_HOOK_KEY"] {
-            assert!(secret(reference).is_err_and(|failure| failure.for_good), "{reference}");
+            assert!(secret(&world, reference).is_err_and(|failure| failure.for_good), "{reference}");
         }
-        let unset = secret("env:SEGUE_HOOK_THAT_NOBODY_SETS");
+        let unset = World { variable: |_| None, ..world };
+        let unset = secret(&unset, "env:SEGUE_HOOK_THAT_NOBODY_SETS");
         assert!(unset.is_err_and(|failure| !failure.for_good && failure.message.contains("NOBODY_SETS")));
     }
 }

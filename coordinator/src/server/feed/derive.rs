@@ -1,6 +1,9 @@
 //! What happened in one commit, from what changed in the core and what was told before.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet},
+};
 
 use segue_proto::{
     ids::RunId,
@@ -9,11 +12,11 @@ use segue_proto::{
 use serde_json::{Map, Value, json};
 
 use super::shape::{
-    LONGEST_MESSAGE, artifacts, begun, clip, external, failed, inputs, of_attempt, of_run_alone, of_task, task_name,
-    with_details,
+    LONGEST_MESSAGE, artifacts, because, begun, clip, external, failed, inputs, lost, of_attempt, of_run_alone,
+    of_task, task_name, with_details,
 };
 use crate::{
-    core::{AttemptState, Core, Dirty, FIRST_CHILD, Run, RunState, Task, TaskState, UnixMillis},
+    core::{AttemptState, Core, Dirty, FIRST_CHILD, Run, RunState, Task, TaskState, UnixMillis, explain},
     server::records,
 };
 
@@ -90,17 +93,7 @@ impl RunTold {
                 bits.set(slot(run, index), true);
             }
         }
-        // Attempts of earlier generations were told when they ended.
-        let before = run
-            .indices()
-            .filter_map(|index| Some((index, run.task(index)?)))
-            .filter(|(_, task)| !task.state.is_terminal())
-            .filter_map(|(index, task)| {
-                let old = task.attempts.iter().rev().find(|attempt| attempt.generation < run.generation)?;
-                Some((index, old.number))
-            });
-        let over = if run.generation > 0 { before.collect() } else { HashMap::new() };
-        Self { generation: run.generation, started: false, ended: bits, live: HashMap::new(), over }
+        Self { generation: run.generation, started: false, ended: bits, live: HashMap::new(), over: HashMap::new() }
     }
 }
 
@@ -117,7 +110,7 @@ pub fn events(told: &mut Told, dirty: &Dirty, core: &Core, now: UnixMillis) -> V
     ids.dedup();
     for id in ids {
         let Some(run) = core.run(id) else { continue };
-        of_run(told, dirty, run, now, &mut out, &mut assigned);
+        of_run(told, dirty, core, run, now, &mut out, &mut assigned);
     }
     out.append(&mut assigned);
     out
@@ -126,6 +119,7 @@ pub fn events(told: &mut Told, dirty: &Dirty, core: &Core, now: UnixMillis) -> V
 fn of_run(
     told: &mut Told,
     dirty: &Dirty,
+    core: &Core,
     run: &Run,
     now: UnixMillis,
     out: &mut Vec<v1::FeedEvent>,
@@ -141,7 +135,7 @@ fn of_run(
         };
         RunTold::entered(run, kept)
     });
-    let mut body: Vec<(u8, u32, v1::FeedEvent)> = Vec::new();
+    let mut body: Vec<(Turn, v1::FeedEvent)> = Vec::new();
     let mut failures_told = HashSet::new();
     // What is not told yet of the attempts of each task that changed: usually of the last one, and of the one before where
     // it came back and was given out again in the same commit.
@@ -150,7 +144,9 @@ fn of_run(
         let from = known.live.get(index).map(|live| live.attempt);
         let told = known.over.get(index).copied().unwrap_or(0);
         let attempts = run.task(*index).map(|task| &task.attempts[..]).unwrap_or_default();
-        let fresh = attempts.iter().rev().take_while(move |attempt| match from {
+        // Attempts of earlier generations were told when they ended.
+        let of_now = attempts.iter().rev().take_while(|attempt| attempt.generation == run.generation);
+        let fresh = of_now.take_while(move |attempt| match from {
             Some(live) => attempt.number >= live,
             None => attempt.number > told,
         });
@@ -160,17 +156,23 @@ fn of_run(
     });
     let news: Vec<(u32, u32)> = news.collect();
     for (index, number) in &news {
-        let Some(task) = run.task(*index).filter(|_| !known.ended.get(slot(run, *index))) else { continue };
+        // One that had ended and is open again was reset: a fan-out of a rerun has expanded.
+        let over = |task: &&Task| task.state.is_terminal() && known.ended.get(slot(run, *index));
+        let Some(task) = run.task(*index).filter(|task| !over(task)) else { continue };
         let Some(attempt) = task.attempts.iter().rev().find(|attempt| attempt.number == *number) else { continue };
         let live = known.live.get(index).copied().filter(|live| live.attempt == *number);
         let over = attempt.ended_at != 0;
         if live.is_none() {
             let event = of_attempt(run, *index, attempt, Kind::TaskAssigned);
-            if over || attempt.started_at != 0 { body.push((0, *index, event)) } else { assigned.push(event) }
+            if over || attempt.started_at != 0 {
+                body.push((Turn::of(run, 0, *index), event))
+            } else {
+                assigned.push(event)
+            }
         }
         let started = live.is_some_and(|live| live.started);
         if !started && attempt.started_at != 0 {
-            body.push((0, *index, begun(run, *index, attempt)));
+            body.push((Turn::of(run, 0, *index), begun(run, *index, attempt)));
         }
         if !over {
             known.live.insert(*index, Live { attempt: *number, started: started || attempt.started_at != 0 });
@@ -188,11 +190,15 @@ fn of_run(
                 failures_told.insert(*index);
             }
             let event = failed(of_attempt(run, *index, attempt, kind), attempt.failure.as_deref());
-            body.push((0, *index, v1::FeedEvent { task_ended: ended, ..event }));
+            let event = if attempt.state == AttemptState::Lost { lost(event) } else { event };
+            body.push((Turn::of(run, 0, *index), v1::FeedEvent { task_ended: ended, ..event }));
             if let TaskState::Backoff { until } = task.state {
                 let event = of_attempt(run, *index, attempt, Kind::TaskRetrying);
                 let event = failed(event, attempt.failure.as_deref());
-                body.push((0, *index, v1::FeedEvent { retry_at_ms: until, details_json: String::new(), ..event }));
+                body.push((
+                    Turn::of(run, 0, *index),
+                    v1::FeedEvent { retry_at_ms: until, details_json: String::new(), ..event },
+                ));
             }
         }
     }
@@ -204,20 +210,41 @@ fn of_run(
         }
         known.ended.set(slot(run, *index), ended);
         if ended && !(task.state == TaskState::Failed && failures_told.contains(index)) {
-            body.extend(end(run, *index, task).map(|(rank, event)| (rank, *index, event)));
+            body.extend(end(core, run, *index, task).map(|(rank, event)| (Turn::of(run, rank, *index), event)));
         }
     }
-    body.sort_by_key(|(rank, index, _)| (*rank, *index));
+    body.sort_by_key(|(turn, _)| *turn);
     let works = |kind: i32| kind == i32::from(Kind::TaskStarted) || kind == i32::from(Kind::TaskSucceeded);
-    if !known.started && body.iter().any(|(.., event)| works(event.kind)) {
+    if !known.started && body.iter().any(|(_, event)| works(event.kind)) {
         known.started = true;
         out.push(of_run_alone(run, Kind::RunStarted));
     }
-    out.extend(body.into_iter().map(|(.., event)| event));
+    out.extend(body.into_iter().map(|(_, event)| event));
     if run.state.is_terminal() {
-        out.push(outcome(run));
+        out.push(outcome(core, run));
     } else {
         told.runs.insert(run.id, known);
+    }
+}
+
+/// Where an event stands among those of its run and commit: what comes earlier in the graph first, and of a task its
+/// children before itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    /// What runs at the end of a run follows from everything else.
+    finally: bool,
+    before_end: Reverse<u32>,
+    /// The end of a fan-out follows from those of its children.
+    parent: bool,
+    rank: u8,
+    index: u32,
+}
+
+impl Turn {
+    fn of(run: &Run, rank: u8, index: u32) -> Self {
+        let finally = run.bound(index).is_some_and(|bound| bound.flow.finally);
+        let parent = run.groups.contains_key(&index);
+        Self { finally, before_end: Reverse(run.remaining(index)), parent, rank, index }
     }
 }
 
@@ -244,7 +271,7 @@ const fn bad_end(state: AttemptState) -> Option<Kind> {
 }
 
 /// The end of a task, and its rank: consequences come after what executed.
-fn end(run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
+fn end(core: &Core, run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
     let last = task.attempts.last().filter(|attempt| attempt.generation == run.generation);
     let (rank, kind) = match task.state {
         TaskState::Succeeded => (u8::from(task.cached), Kind::TaskSucceeded),
@@ -285,12 +312,15 @@ fn end(run: &Run, index: u32, task: &Task) -> Option<(u8, v1::FeedEvent)> {
             (rank, usage.map_or(event.clone(), |details| with_details(event, &details)))
         }
         Kind::TaskFailed => (rank, failed(event, task.failure.as_deref())),
+        Kind::TaskCancelled => (rank, v1::FeedEvent { message: explain::cancelled(run, index).text, ..event }),
+        // Nothing of its own says why it was never executed.
+        Kind::TaskSkipped | Kind::TaskUpstreamFailed => (rank, because(event, explain::explain(core, run, index))),
         _ => (rank, event),
     })
 }
 
 /// The end of a run, with what there is to say to whoever is woken by it.
-fn outcome(run: &Run) -> v1::FeedEvent {
+fn outcome(core: &Core, run: &Run) -> v1::FeedEvent {
     let kind = match run.state {
         RunState::Succeeded => Kind::RunSucceeded,
         RunState::Failed => Kind::RunFailed,
@@ -315,7 +345,7 @@ fn outcome(run: &Run) -> v1::FeedEvent {
         })
         .collect();
     let message = match (all_failed().count(), failed.first()) {
-        (0, _) | (_, None) => String::new(),
+        (0, _) | (_, None) => unfinished(run),
         (count, Some(first)) => {
             let text = |key: &str| first[key].as_str().unwrap_or_default().to_owned();
             let others = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
@@ -328,7 +358,22 @@ fn outcome(run: &Run) -> v1::FeedEvent {
         details.insert("failed".to_owned(), Value::from(failed));
     }
     let event = v1::FeedEvent { message: clip(&message, LONGEST_MESSAGE), ..of_run_alone(run, kind) };
-    with_details(event, &Value::from(details))
+    let event = with_details(event, &Value::from(details));
+    if run.state == RunState::Skipped { because(event, explain::explain_run(core, run)) } else { event }
+}
+
+/// Says why a run did not succeed in which no task failed.
+fn unfinished(run: &Run) -> String {
+    match run.state {
+        RunState::Cancelled => explain::explain_alone(run).map(|reason| reason.text).unwrap_or_default(),
+        RunState::Failed => {
+            let stopped = run.tasks.iter().position(|task| task.state == TaskState::UpstreamFailed);
+            let name = stopped.map(|index| task_name(run, u32::try_from(index).unwrap_or(u32::MAX)));
+            name.map(|name| format!("task `{name}` was not run, because what it needs did not succeed"))
+                .unwrap_or_default()
+        }
+        _ => String::new(),
+    }
 }
 
 /// When this generation of a run began to work.

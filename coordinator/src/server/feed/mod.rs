@@ -25,7 +25,7 @@ pub(super) use self::queue::word;
 use self::{derive::Told, sla::Late, workers::Workers};
 pub use self::{
     read::{Filter, Page, oldest, page},
-    trim::{Trim, expired},
+    trim::{Part, expired},
 };
 use crate::{
     core::{Core, Dirty, Event, UnixMillis},

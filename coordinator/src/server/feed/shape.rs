@@ -8,7 +8,7 @@ use segue_proto::{
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use crate::core::{Attempt, Run};
+use crate::core::{Attempt, Run, explain::Reason};
 
 /// Longest message of an event, in characters.
 pub(super) const LONGEST_MESSAGE: usize = 2_000;
@@ -71,6 +71,29 @@ pub(super) fn failed(event: v1::FeedEvent, failure: Option<&Failure>) -> v1::Fee
     if details.is_empty() { event } else { with_details(event, &Value::from(details)) }
 }
 
+/// Says of an attempt that its worker was lost, and of one that had not begun that this is its failure.
+pub(super) fn lost(event: v1::FeedEvent) -> v1::FeedEvent {
+    let message = match event.message.as_str() {
+        "" => format!("worker `{}` was lost before the attempt began: this burns no try", event.worker),
+        known => known.to_owned(),
+    };
+    let event = v1::FeedEvent { failure_class: v1::FailureClass::Lost.into(), message, ..event };
+    with_reason(event, "worker_lost")
+}
+
+/// Adds why something was not executed, in the words of `explain`.
+pub(super) fn because(event: v1::FeedEvent, reason: Option<Reason>) -> v1::FeedEvent {
+    let Some(reason) = reason else { return event };
+    with_reason(v1::FeedEvent { message: clip(&reason.text, 500), ..event }, reason.code)
+}
+
+/// Adds a code to what an event has already.
+fn with_reason(event: v1::FeedEvent, code: &str) -> v1::FeedEvent {
+    let mut details: Map<String, Value> = serde_json::from_str(&event.details_json).unwrap_or_default();
+    details.insert("reason".to_owned(), json!(code));
+    with_details(event, &Value::from(details))
+}
+
 /// Adds what only events of this kind have.
 pub(super) fn with_details(event: v1::FeedEvent, details: &Value) -> v1::FeedEvent {
     v1::FeedEvent { details_json: details.to_string(), ..event }
@@ -114,13 +137,12 @@ pub(super) fn inputs(run: &Run, index: u32, taken: &[NamedArtifact]) -> Vec<v1::
 
 /// Shows what path parameters point to.
 pub(super) fn external(run: &Run, index: u32) -> Vec<v1::ExternalInput> {
-    let Some(bound) = run.bound(index) else { return Vec::new() };
-    let places = bound.path_params.iter().filter_map(|param| Some((param, bound.params.get(param)?.as_str()?)));
-    places
+    crate::server::external::of_task(run, index)
+        .into_iter()
         .map(|(param, place)| v1::ExternalInput {
-            param: param.clone(),
-            place: without_credentials(place),
-            digest: run.external_inputs.get(place).map(ToString::to_string).unwrap_or_default(),
+            param,
+            digest: run.external_inputs.get(&place).cloned().unwrap_or_default(),
+            place: without_credentials(&place),
         })
         .collect()
 }

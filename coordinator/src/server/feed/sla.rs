@@ -82,7 +82,7 @@ impl Late {
                 batch.put(&Key::Sla(id), &SlaRecord { due_ms });
                 self.insert(id, due_ms);
             }
-            Kind::RunSucceeded | Kind::RunFailed | Kind::RunCancelled => {
+            Kind::RunSucceeded | Kind::RunFailed | Kind::RunCancelled | Kind::RunSkipped => {
                 if let Ok(id) = id() {
                     self.remove(&id, batch);
                 }

@@ -9,18 +9,22 @@ use segue_proto::{
     failure::{Failure, FailureClass},
     ids::{Digest, RunId, Token},
     operator::Catalogue,
+    store::v1::{CursorRecord, DeliveryRecord},
     v1::{self, EventKind as Kind, FeedEvent},
 };
 
-use super::{Ends, Feed, Filter, expired, json, oldest, page, shape};
+use super::{Ends, Feed, Filter, Part, expired, json, oldest, page, shape};
 use crate::{
     core::{
-        CachedResult, Config, Core, Event, Held, Outcome, Past, Run, Worker, WorkerKey,
+        CachedResult, Config, Core, Event, FIRST_CHILD, Held, Outcome, Past, Run, Worker, WorkerKey,
         rerun::{self, Selector},
     },
     server::Error,
     spec,
-    store::{Batch, Key, MemoryStore, Store, Write, keys::prefix},
+    store::{
+        Batch, Key, MemoryStore, Store, Write,
+        keys::{DeliveryKey, prefix},
+    },
 };
 
 const CHAIN: &str = r#"
@@ -263,6 +267,80 @@ fn a_worker_is_told_when_it_comes_drains_goes_and_is_lost() {
 }
 
 #[test]
+fn a_task_that_failed_because_its_worker_was_lost_says_so() {
+    let mut scene = Scene::new();
+    let once = CHAIN.replace("attempts = 2", "attempts = 1");
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, &once);
+    scene.started(1, 0);
+    scene.tell(Event::LinkClosed { worker: key("1"), link: 1 });
+    scene.now += LEASE;
+    let told = scene.tell(Event::Tick);
+    assert_eq!(kinds(&told), ["worker.lost", "task.lost a", "task.upstream_failed b", "run.failed"]);
+    let lost = &told[1];
+    assert!(lost.task_ended && lost.message.contains("worker `w` was silent"), "{lost:?}");
+    assert_eq!(
+        (lost.failure_class(), lost.details_json.as_str()),
+        (v1::FailureClass::Lost, r#"{"reason":"worker_lost"}"#)
+    );
+    assert_eq!(told[2].details_json, r#"{"reason":"upstream_failed"}"#);
+    assert!(told[2].message.contains("because a did not succeed"), "{}", told[2].message);
+    assert!(told[3].message.contains("task `a` failed (lost)"), "{}", told[3].message);
+}
+
+#[test]
+fn an_attempt_that_is_lost_before_it_began_says_so_too() {
+    let mut scene = Scene::new();
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, CHAIN);
+    scene.tell(Event::LinkClosed { worker: key("1"), link: 1 });
+    scene.now += LEASE;
+    let told = scene.tell(Event::Tick);
+    assert_eq!(kinds(&told), ["worker.lost", "task.lost a"]);
+    let lost = &told[1];
+    assert!(!lost.task_ended && lost.message.contains("`w` was lost before the attempt began"), "{lost:?}");
+    assert_eq!(
+        (lost.failure_class(), lost.details_json.as_str()),
+        (v1::FailureClass::Lost, r#"{"reason":"worker_lost"}"#)
+    );
+}
+
+#[test]
+fn a_run_that_is_left_out_says_why_and_so_do_its_tasks() {
+    let mut scene = Scene::new();
+    let one = LATE.replace("[pipeline]", "[pipeline]\nconcurrency = { max = 1, on_full = \"skip\" }");
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, &one);
+    let late = scene.feed.next_wakeup();
+    let told = scene.submit(2, &one);
+    assert_eq!(kinds(&told), ["run.submitted", "task.skipped a", "run.skipped"]);
+    for event in &told[1..] {
+        assert!(event.details_json.contains(r#""reason":"concurrency_skip""#), "{event:?}");
+        assert!(!event.message.is_empty(), "{event:?}");
+    }
+    assert!(told[1].task_ended && told[2].details_json.contains(r#""skipped":1"#), "{:?}", told[2]);
+    assert_eq!(scene.store.scan(&prefix::slas(), None, 9).unwrap().len(), 1, "it cannot be late any more");
+    assert_eq!(scene.feed.next_wakeup(), late);
+}
+
+#[test]
+fn a_task_that_is_skipped_says_why() {
+    let mut scene = Scene::new();
+    let text = CHAIN.replace("outputs =", "when = \"1 > 2\"\noutputs =");
+    scene.hello("1", 1, Vec::new());
+    let told = scene.submit(1, &text);
+    assert_eq!(kinds(&told), ["run.submitted", "task.skipped a", "task.skipped b", "run.succeeded"]);
+    assert_eq!(
+        (told[1].message.as_str(), told[1].details_json.as_str()),
+        ("its condition was false: 1 > 2", r#"{"reason":"condition_false"}"#)
+    );
+    assert_eq!(
+        (told[2].message.as_str(), told[2].details_json.as_str()),
+        ("skipped, because a was", r#"{"reason":"upstream_skipped"}"#)
+    );
+}
+
+#[test]
 fn a_newer_start_of_a_worker_replaces_the_older_one_which_is_not_lost() {
     let mut scene = Scene::new();
     scene.hello("1", 1, Vec::new());
@@ -283,7 +361,7 @@ fn work_that_is_handed_back_or_cancelled_is_told_as_that() {
     let back = scene.tell(Event::HandBack { worker: key("1"), token, started: false });
     assert_eq!(kinds(&back), ["task.handed_back a", "task.assigned a"]);
     assert_eq!((back[0].attempt, back[1].attempt), (1, 2));
-    let told = scene.tell(Event::CancelRun { run: run_id(1) });
+    let told = scene.tell(Event::CancelRun { run: run_id(1), gently: false, why: String::new() });
     assert_eq!(kinds(&told), ["task.cancelled b"], "the other one still has to stop");
     let told = scene.finished(1, 0, Outcome::Cancelled);
     assert_eq!(kinds(&told), ["run.started", "task.started a", "task.cancelled a", "run.cancelled"]);
@@ -301,6 +379,58 @@ fn what_the_cache_knows_succeeds_in_the_commit_of_its_submission() {
     assert!(told[2].cached && told[2].attempt == 0 && told[2].outputs.len() == 1);
     assert_eq!(told[3].inputs.len(), 1, "what it would have taken");
     assert_eq!(scene.commits, 1);
+}
+
+const FAN_OUT: &str = r#"
+[pipeline]
+name = "fans"
+[tasks.grid]
+command = ["a", "${item}"]
+foreach = ["a", "b"]
+outputs = ["out"]
+[tasks.early]
+command = ["b"]
+after   = ["join"]
+when    = "false"
+[tasks.join]
+command = ["b"]
+inputs  = { in = "grid.out" }
+"#;
+
+#[test]
+fn what_follows_from_an_end_is_told_after_it_whatever_the_order_of_the_file() {
+    let mut scene = Scene::new();
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, FAN_OUT);
+    let first = FIRST_CHILD as usize;
+    scene.finished(1, first, success(vec![output("x")]));
+    let told = kinds(&scene.finished(1, first + 1, success(vec![output("y")])));
+    let last = ["task.started grid[b]", "task.succeeded grid[b]", "task.succeeded grid", "task.assigned join"];
+    assert_eq!(told, last);
+    let told = kinds(&scene.finished(1, 2, success(Vec::new())));
+    assert_eq!(told, ["task.started join", "task.succeeded join", "task.skipped early", "run.succeeded"]);
+
+    scene.cache = Cached(true);
+    let text = FAN_OUT.replace("command = ", "cache = true\ncommand = ");
+    let told = kinds(&scene.submit(2, &text));
+    let ends = ["grid[a]", "grid[b]", "grid", "join"].map(|task| format!("task.succeeded {task}"));
+    assert_eq!(told[2..6], ends);
+    assert_eq!(told[6..], ["task.skipped early", "run.succeeded"]);
+}
+
+#[test]
+fn the_end_of_a_run_in_which_nothing_failed_says_what_stopped_it() {
+    let mut scene = Scene::new();
+    scene.submit(1, CHAIN);
+    let told = scene.tell(Event::CancelTask { run: run_id(1), task: 0 });
+    assert_eq!(kinds(&told), ["task.cancelled a", "task.upstream_failed b", "run.cancelled"]);
+    assert_eq!(
+        (told[0].message.as_str(), told[2].message.as_str()),
+        ("it was cancelled on request", "of its tasks, these were cancelled: a")
+    );
+    scene.submit(2, CHAIN);
+    let told = scene.tell(Event::CancelRun { run: run_id(2), gently: false, why: "no room".to_owned() });
+    assert_eq!(told.last().unwrap().message, "the run was cancelled: no room");
 }
 
 /// Something that happens to a scene, and what is told of it.
@@ -364,6 +494,41 @@ sla  = "10s"
 [tasks.a]
 command = ["a"]
 "#;
+
+#[test]
+fn a_rerun_of_a_fan_out_tells_nothing_again_of_what_its_children_did_before() {
+    const FAN: &str = r#"
+[pipeline]
+name = "fan"
+[tasks.first]
+command = ["a"]
+[tasks.each]
+command = ["b"]
+foreach = ["x"]
+after = ["first"]
+"#;
+    let mut scene = Scene::new();
+    scene.hello("1", 1, Vec::new());
+    scene.submit(1, FAN);
+    scene.finished(1, 0, success(Vec::new()));
+    let child = |scene: &Scene| scene.core.run(&run_id(1)).unwrap().live_token(FIRST_CHILD).unwrap();
+    let (token, usage, outcome) = (child(&scene), Usage::default(), success(Vec::new()));
+    let last = Event::Finished { worker: key("1"), token, usage, outcome, log_bytes: 0 };
+    scene.core.decide(last, scene.now, &scene.cache).unwrap();
+    let ended = scene.core.run(&run_id(1)).unwrap().clone();
+    assert!(kinds(&scene.commit()).contains(&"run.succeeded".to_owned()));
+    scene.now += 1;
+    let spec = Arc::clone(&ended.spec);
+    let selector = Selector { from: vec!["first".to_owned()], ..Selector::default() };
+    let plan = Box::new(rerun::plan(&ended, &selector, None).unwrap());
+    scene.tell(Event::Rerun { run: Box::new(ended), spec, plan });
+    // The children are reset only when the fan-out expands again, commits after the rerun was told.
+    let again = scene.finished(1, 0, success(Vec::new()));
+    assert_eq!(child(&scene).attempt, 2);
+    let of_child: Vec<(Kind, u32)> =
+        again.iter().filter(|event| event.task == "each[x]").map(|event| (event.kind(), event.attempt)).collect();
+    assert_eq!(of_child, [(Kind::TaskAssigned, 2)], "told in its own commit, and nothing of the attempt before it");
+}
 
 #[test]
 fn a_late_run_is_told_once_and_one_that_ended_in_time_never() {
@@ -500,17 +665,63 @@ fn a_reader_may_ask_for_kinds_runs_and_pipelines() {
     assert_eq!(read(late).len(), 10);
 }
 
+fn drop_parts(store: &MemoryStore, parts: &[Part]) {
+    let mut batch = Batch::new();
+    parts.iter().for_each(|part| batch.delete(&part.key));
+    store.apply(&batch).unwrap();
+}
+
+#[test]
+fn what_somebody_still_has_to_read_is_not_dropped() {
+    let scene = long_feed();
+    let kept_from = |readers: &[&str]| {
+        let parts = expired(&scene.store, u64::MAX, readers, 10_000).unwrap();
+        1 + parts.iter().map(|part| part.events).sum::<u64>()
+    };
+    let put = |key: Key, cursor: Option<u64>| {
+        let mut batch = Batch::new();
+        match cursor {
+            Some(next_offset) => batch.put(&key, &CursorRecord { next_offset }),
+            None => batch.put(&key, &DeliveryRecord::default()),
+        }
+        scene.store.apply(&batch).unwrap();
+    };
+    let everything = kept_from(&["openlineage"]);
+    assert!(everything > 100, "a reader that never read anything needs nothing: {everything}");
+    put(Key::Cursor("openlineage".to_owned()), Some(40));
+    let held = kept_from(&["openlineage"]);
+    assert!((35..=40).contains(&held), "the record that holds event 40 stays: {held}");
+    assert_eq!(kept_from(&[]), everything, "nobody sends lineage any more");
+    put(Key::Delivery(DeliveryKey { lane: 9, due_ms: 1, offset: 17, hook: 0 }), None);
+    let held = kept_from(&["openlineage"]);
+    assert!((12..=17).contains(&held), "the event of a delivery stays: {held}");
+    assert_eq!(kept_from(&[]), held);
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_hole_in_the_feed() {
+    let mut scene = long_feed();
+    let (before, moment) = (scene.read(1).len() as u64, scene.now);
+    scene.now = 5_000;
+    scene.submit(90, LATE);
+    scene.submit(91, LATE);
+    let parts = expired(&scene.store, moment - 50, &[], 10_000).unwrap();
+    assert!(parts.iter().map(|part| part.events).sum::<u64>() < before, "younger events stand before them");
+    drop_parts(&scene.store, &parts);
+    let first = oldest(&scene.store).unwrap().unwrap();
+    assert_eq!(scene.read(0).len() as u64, *scene.ends.flushed.borrow() - first, "no offset is missing");
+}
+
 #[test]
 fn what_is_not_kept_any_more_is_an_error_that_names_the_oldest_event() {
     let scene = long_feed();
     let end = *scene.ends.flushed.borrow();
-    let trim = expired(&scene.store, 10_050, 1_000).unwrap();
-    assert!(trim.keys.len() > 3 && trim.events > 10, "{trim:?}");
-    let mut batch = Batch::new();
-    trim.keys.iter().for_each(|key| batch.delete(key));
-    scene.store.apply(&batch).unwrap();
+    let trim = expired(&scene.store, 10_050, &[], 1_000).unwrap();
+    let events: u64 = trim.iter().map(|part| part.events).sum();
+    assert!(trim.len() > 3 && events > 10, "{trim:?}");
+    drop_parts(&scene.store, &trim);
     let first = oldest(&scene.store).unwrap().unwrap();
-    assert_eq!(first, trim.events + 1);
+    assert_eq!(first, events + 1);
     assert_eq!(scene.read(0).first().unwrap().offset, first);
     assert_eq!(scene.read(first).len() as u64, end - first);
     for gone in [1, first - 1] {
@@ -526,10 +737,7 @@ fn what_is_not_kept_any_more_is_an_error_that_names_the_oldest_event() {
 fn the_offsets_go_on_even_when_everything_old_is_dropped() {
     let mut scene = long_feed();
     let end = *scene.ends.flushed.borrow();
-    let trim = expired(&scene.store, u64::MAX, 10_000).unwrap();
-    let mut batch = Batch::new();
-    trim.keys.iter().for_each(|key| batch.delete(key));
-    scene.store.apply(&batch).unwrap();
+    drop_parts(&scene.store, &expired(&scene.store, u64::MAX, &[], 10_000).unwrap());
     assert_eq!(scene.store.scan(&prefix::events(), None, 9).unwrap().len(), 1, "the newest record is never dropped");
     scene.restart();
     assert_eq!(*scene.ends.flushed.borrow(), end);

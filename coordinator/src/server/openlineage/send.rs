@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Name of the cursor.
-const CURSOR: &str = "openlineage";
+pub(in crate::server) const CURSOR: &str = "openlineage";
 /// Where a catalogue listens unless its address says so.
 const PATH: &str = "/api/v1/lineage";
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -26,7 +26,7 @@ impl Schedules {
     /// Begins what a decision asks for.
     pub(super) fn begin(&self, work: Work, book: &mut Book) {
         match work {
-            Work::Cancel(run) => self.cancel(run),
+            Work::Cancel { run, why } => self.cancel(run, why),
             Work::Interval { name, interval, late } => {
                 let Some(entry) = book.schedules.get_mut(&name) else { return };
                 entry.tries.submitting.insert(interval);
@@ -169,11 +169,11 @@ impl Schedules {
     }
 
     /// Cancels a run; one that has ended stays as it is.
-    fn cancel(&self, run: String) {
+    fn cancel(&self, run: String, why: String) {
         let this = self.clone();
         self.0.tasks.spawn(async move {
             let Ok(id) = run.parse() else { return };
-            if let Err(e) = this.0.shared.handle.decide(Event::CancelRun { run: id }).await {
+            if let Err(e) = this.0.shared.handle.decide(Event::CancelRun { run: id, gently: true, why }).await {
                 debug!(run, error = %e, "run not cancelled");
             }
         });

@@ -78,7 +78,7 @@ impl Schedules {
                 if old.plan.table != plan.table || old.plan.decl.start != plan.decl.start {
                     // What is due by now fires as it was written until now; the rest as it is written now.
                     let actions = if self.0.fires { state.decide(&old.plan, now) } else { Vec::new() };
-                    self.note_actions(&name, &actions, now, &mut batch)?;
+                    self.note_actions(&name, &actions, &state, now, &mut batch)?;
                     state.decided = state.decided.max(now);
                 }
                 (state, old.record.version != record.version)
@@ -171,7 +171,7 @@ impl Schedules {
         entry.record = record;
         let mut batch = Batch::new();
         batch.put(&Key::Schedule(name.clone()), &entry.record_with(&state));
-        self.note_actions(&name, &actions, now, &mut batch)?;
+        self.note_actions(&name, &actions, &state, now, &mut batch)?;
         self.0.shared.committer.commit(batch).await?;
         entry.state = state;
         self.0.wake.notify_one();
@@ -212,7 +212,8 @@ impl Schedules {
             (entry.record.clone(), interval, entry.plan.table.zone(), params)
         };
         params.extend(request.params);
-        let key = if request.idempotency_key.is_empty() { new_ulid() } else { request.idempotency_key };
+        let key =
+            if request.idempotency_key.is_empty() { self.0.shared.ids.next_text() } else { request.idempotency_key };
         let submit = v1::SubmitRequest {
             text: record.text,
             path: record.path,
@@ -268,9 +269,4 @@ fn unknown(name: &PipelineName, book: &book::Book) -> Error {
     let near = spec::nearest(name.as_str(), book.schedules.keys().map(PipelineName::as_str));
     let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
     Error::NotFound(format!("there is no schedule `{name}`{hint}"))
-}
-
-/// Gives 26 characters that sort by time.
-pub(super) fn new_ulid() -> String {
-    ulid::Ulid::new().to_string().to_lowercase()
 }

@@ -12,7 +12,6 @@ use tracing::info;
 
 use super::{
     Schedules,
-    apply::new_ulid,
     book::{self, Going, Tries},
     index, lookup, range, submit, views, wall,
 };
@@ -99,7 +98,7 @@ impl Schedules {
                 });
             }
         }
-        let id: BackfillId = convert::id("id", format!("bf_{}", new_ulid()))?;
+        let id: BackfillId = convert::id("id", format!("bf_{}", self.0.shared.ids.next_text()))?;
         record.id = id.to_string();
         let going = Going { record, decl: range.decl, set, tries: Tries::default(), awake: true };
         let mut batch = Batch::new();

@@ -32,7 +32,11 @@ use self::book::{Book, Going};
 use super::{api::Shared, error::Error, records};
 use crate::{
     core::{RunState, UnixMillis},
-    schedule::{Interval, backfill::Progress, scheduler::Action},
+    schedule::{
+        Interval,
+        backfill::Progress,
+        scheduler::{Action, State},
+    },
     store::{self, Batch, Key},
 };
 
@@ -61,7 +65,7 @@ struct Inner {
 enum Work {
     Interval { name: PipelineName, interval: Interval, late: bool },
     Item { id: BackfillId, at: usize },
-    Cancel(String),
+    Cancel { run: String, why: String },
 }
 
 impl Schedules {
@@ -71,10 +75,6 @@ impl Schedules {
     /// Those of the store.
     pub async fn open(shared: Shared, tasks: TaskTracker, fires: bool) -> Result<Self, Error> {
         let book = shared.blocking(|shared| book::load(&*shared.store)).await?;
-        for name in book.schedules.keys().filter(|_| fires) {
-            let name = name.clone();
-            shared.blocking(move |shared| notes::prune(shared, &name)).await?;
-        }
         if !book.schedules.is_empty() || !book.backfills.is_empty() {
             let (schedules, backfills) = (book.schedules.len(), book.backfills.len());
             info!(schedules, backfills, fires, "schedules and backfills read");
@@ -87,6 +87,7 @@ impl Schedules {
     /// Runs until the coordinator stops.
     pub async fn run(self) {
         let stop = self.0.shared.stop.clone();
+        self.0.tasks.spawn(self.clone().tidy());
         let mut changes = self.0.shared.handle.changes();
         loop {
             let sleep = match self.turn().await {
@@ -103,6 +104,23 @@ impl Schedules {
                 () = tokio::time::sleep(sleep) => {}
                 () = self.0.wake.notified() => {}
                 () = self.an_end(&mut changes) => {}
+            }
+        }
+    }
+
+    /// Deletes what the history of each schedule has too much. Nobody waits for it.
+    async fn tidy(self) {
+        if !self.0.fires {
+            return;
+        }
+        let names: Vec<PipelineName> = self.0.book.lock().await.schedules.keys().cloned().collect();
+        for name in names {
+            if self.0.shared.stop.is_cancelled() {
+                return;
+            }
+            let of = name.clone();
+            if let Err(e) = self.0.shared.blocking(move |shared| notes::prune(shared, &of)).await {
+                warn!(schedule = %name, error = %e, "old notes of a schedule not deleted: the next start tries again");
             }
         }
     }
@@ -146,7 +164,7 @@ impl Schedules {
             if state != entry.state {
                 batch.put(&Key::Schedule(name.clone()), &entry.record_with(&state));
             }
-            self.note_actions(name, &actions, now, &mut batch)?;
+            self.note_actions(name, &actions, &state, now, &mut batch)?;
             let may_submit = entry.tries.not_before <= now;
             work.extend(actions.into_iter().filter_map(|action| match action {
                 Action::Start { interval, late } if may_submit && !entry.tries.submitting.contains(&interval) => {
@@ -155,7 +173,10 @@ impl Schedules {
                 Action::Start { .. } | Action::Skip { .. } | Action::Missed { .. } => None,
             }));
             let cancelling = state.active.iter().filter(|active| active.cancelling);
-            work.extend(cancelling.map(|active| Work::Cancel(active.run.clone())));
+            work.extend(cancelling.map(|active| Work::Cancel {
+                run: active.run.clone(),
+                why: format!("a later fire of schedule `{name}` took its place (`overlap = \"cancel_running\"`)"),
+            }));
             states.push((name.clone(), state));
         }
         let mut over = Vec::new();
@@ -163,7 +184,10 @@ impl Schedules {
             if advance(id, going, &ended, now, &mut batch) {
                 over.push(id.clone());
             }
-            work.extend(going.set.to_cancel().into_iter().map(|at| Work::Cancel(going.set.items[at].run.clone())));
+            work.extend(going.set.to_cancel().into_iter().map(|at| Work::Cancel {
+                run: going.set.items[at].run.clone(),
+                why: format!("backfill {id} was cancelled"),
+            }));
             if going.tries.not_before <= now {
                 let due = going.set.to_submit(&going.tries.submitting);
                 work.extend(due.into_iter().map(|at| Work::Item { id: id.clone(), at }));
@@ -203,12 +227,16 @@ impl Schedules {
         &self,
         name: &PipelineName,
         actions: &[Action],
+        state: &State,
         now: UnixMillis,
         batch: &mut Batch,
     ) -> Result<(), Error> {
         for action in actions {
             let (interval, record) = match action {
-                Action::Skip { interval, why } => (*interval, notes::skipped(*why, now)),
+                Action::Skip { interval, why } => {
+                    let going = state.active.first().map(|active| active.run.as_str());
+                    (*interval, notes::skipped(*why, going, now))
+                }
                 Action::Missed { first, last, count } => {
                     (Interval { start: first.start, end: last.end }, notes::missed(*count, now))
                 }

@@ -5,11 +5,16 @@ use segue_proto::{ids::PipelineName, store::v1::IntervalRecord, v1};
 use super::book;
 use crate::{
     core::UnixMillis,
-    schedule::{Interval, scheduler::Skipped},
+    schedule::{
+        Interval,
+        scheduler::{MOST_WAITING, Skipped},
+    },
     server::{api::Shared, error::Error},
     store::{Batch, Key, Store, keys::prefix},
 };
 
+/// Earlier notes of one interval that are kept, the newest.
+const MOST_BEFORE: usize = 16;
 /// Intervals of a pipeline whose notes are kept, the newest.
 pub(super) const KEPT: usize = 10_000;
 
@@ -24,6 +29,7 @@ pub(super) fn submitted(run: String, generation: u32, late: bool, origin: &str, 
         count: 1,
         decided_ms: now,
         origin: origin.to_owned(),
+        before: Vec::new(),
     }
 }
 
@@ -32,19 +38,23 @@ pub(super) fn refused(message: String, late: bool, now: UnixMillis) -> IntervalR
     IntervalRecord { late, message, ..left_out(v1::FireOutcome::Refused, 1, now) }
 }
 
-/// A fire was left out.
-pub(super) fn skipped(why: Skipped, now: UnixMillis) -> IntervalRecord {
-    let outcome = match why {
-        Skipped::Overlap => v1::FireOutcome::Overlapped,
-        Skipped::Replaced => v1::FireOutcome::Replaced,
-        Skipped::QueueFull => v1::FireOutcome::QueueFull,
+/// A fire was left out. `going` is the run of an earlier one, where it is known.
+pub(super) fn skipped(why: Skipped, going: Option<&str>, now: UnixMillis) -> IntervalRecord {
+    let (outcome, message) = match (why, going) {
+        (Skipped::Overlap, Some(run)) => (v1::FireOutcome::Overlapped, format!("{run} was going on")),
+        (Skipped::Overlap, None) => (v1::FireOutcome::Overlapped, "an earlier interval was waiting".to_owned()),
+        (Skipped::Replaced, _) => (v1::FireOutcome::Replaced, "a later fire took its place".to_owned()),
+        (Skipped::QueueFull, _) => {
+            (v1::FireOutcome::QueueFull, format!("{MOST_WAITING} intervals were waiting already"))
+        }
     };
-    left_out(outcome, 1, now)
+    IntervalRecord { message, ..left_out(outcome, 1, now) }
 }
 
 /// Fires were missed.
 pub(super) fn missed(count: u64, now: UnixMillis) -> IntervalRecord {
-    left_out(v1::FireOutcome::Missed, count, now)
+    let message = "not started in time, and not caught up".to_owned();
+    IntervalRecord { message, ..left_out(v1::FireOutcome::Missed, count, now) }
 }
 
 fn left_out(outcome: v1::FireOutcome, count: u64, now: UnixMillis) -> IntervalRecord {
@@ -57,7 +67,8 @@ fn left_out(outcome: v1::FireOutcome, count: u64, now: UnixMillis) -> IntervalRe
     }
 }
 
-/// Writes a note. A run that is known of the interval is not forgotten over a fire that gets none.
+/// Writes a note. A run that is known of the interval is not forgotten over a fire that gets none, and neither is what was
+/// noted before: an interval may be fired, triggered by hand and executed by backfills.
 ///
 /// # Errors
 /// Those of the store.
@@ -68,7 +79,15 @@ pub(super) fn put(
     interval: Interval,
     mut record: IntervalRecord,
 ) -> Result<(), Error> {
-    let known = book::noted(store, pipeline, interval)?;
+    let mut known = book::noted(store, pipeline, interval)?;
+    record.before = std::mem::take(&mut known.before);
+    // The answer to a submission may be noted twice.
+    let told_again = known.outcome == record.outcome && (record.run_id.is_empty() || known.run_id == record.run_id);
+    if known.decided_ms > 0 && !told_again {
+        record.before.push(known.clone());
+        let most = record.before.len().saturating_sub(MOST_BEFORE);
+        record.before.drain(..most);
+    }
     if record.run_id.is_empty() || record.generation < known.generation {
         record.run_id = known.run_id;
     }

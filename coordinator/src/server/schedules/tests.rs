@@ -66,6 +66,7 @@ impl Fixture {
             fires_schedules,
             gc: GcConfig::default(),
             openlineage: None,
+            hook_allow: crate::server::HookAllow::default(),
         };
         let coordinator = Coordinator::start(config, listener, None, stop.clone()).await.unwrap();
         let url = format!("http://{}", coordinator.address);
@@ -129,7 +130,10 @@ impl Fixture {
     }
 
     async fn cancel(&mut self, run: &str) {
-        self.runs.cancel_run(v1::CancelRunRequest { run_id: run.into(), task: String::new() }).await.unwrap();
+        self.runs
+            .cancel_run(v1::CancelRunRequest { run_id: run.into(), ..v1::CancelRunRequest::default() })
+            .await
+            .unwrap();
     }
 }
 
@@ -209,6 +213,8 @@ async fn fires_during_a_run_are_skipped_or_wait_for_its_end() {
     };
     let view = fixture.until("ticks", |view| (overlapped(view) >= 2).then(|| view.clone())).await;
     assert_eq!((submitted(&view).len(), view.active.len(), fixture.going().await.len()), (1, 1, 1));
+    let skipped = view.last.iter().find(|fire| fire.outcome == i32::from(FireOutcome::Overlapped)).unwrap();
+    assert_eq!(skipped.message, format!("{} was going on", view.active[0].run_id));
 
     // Another policy holds for the fires to come, and the run that goes on still counts.
     let applied = fixture.apply(&ticks("none", "queue")).await;
@@ -294,6 +300,9 @@ async fn a_trigger_submits_the_last_complete_interval_and_counts_as_a_run_that_g
     let other = fixture.schedules.trigger(other).await.unwrap().into_inner().run_id;
     let runs = fixture.all_runs().await;
     assert_eq!(runs.iter().find(|run| run.run_id == other).unwrap().params["day"], "2020-02-02");
+    let view = fixture.get("daily").await;
+    let of_interval: Vec<&str> = view.last.iter().map(|fire| fire.run_id.as_str()).collect();
+    assert_eq!(of_interval, [other.as_str(), answer.run_id.as_str()], "neither hides the other, newest first");
     fixture.stop().await;
 }
 
@@ -466,4 +475,33 @@ async fn a_coordinator_that_ends_with_its_command_fires_nothing_by_itself() {
     assert!(resumed.existing && resumed.backfill.unwrap().id == made.id);
     fixture.until_backfill(&made.id, |view| (fixture_runs(view).len() >= 4).then_some(())).await;
     fixture.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_history_of_a_schedule_has_too_much_goes_after_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = Fixture::start(dir.path(), true).await;
+    place.apply(DAILY).await;
+    let mut batch = Batch::new();
+    for start in 0..notes::KEPT as u64 + 100 {
+        let key = Key::Interval { pipeline: "daily".parse().unwrap(), start, end: start + 1 };
+        batch.put(&key, &segue_proto::store::v1::IntervalRecord::default());
+    }
+    place.coordinator.shared.committer.commit(batch).await.unwrap();
+    place.stop().await;
+
+    let place = Fixture::start(dir.path(), true).await;
+    let all = store::keys::prefix::intervals(&"daily".parse().unwrap());
+    for _ in 0..2_000 {
+        if place.coordinator.shared.store.scan(&all, None, usize::MAX).unwrap().len() <= notes::KEPT {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let kept = place.coordinator.shared.store.scan(&all, None, 1).unwrap();
+    assert_eq!(
+        Key::decode(&kept[0].0).unwrap(),
+        Key::Interval { pipeline: "daily".parse().unwrap(), start: 100, end: 101 }
+    );
+    place.stop().await;
 }

@@ -100,23 +100,35 @@ pub(super) fn last(
     for (key, value) in store.scan_back(&prefix::intervals(pipeline), None, count)? {
         let (key, record) = store::codec::decode_row::<IntervalRecord>(&key, &value)?;
         let Key::Interval { start, end, .. } = key else { continue };
-        let state = match record.run_id.parse::<RunId>() {
-            Ok(run) => store::read::<RunRecord>(store, &Key::Run(run))?.map_or(0, |run| run.state),
-            Err(_) => 0,
-        };
-        fires.push(v1::PastFire {
-            interval: Some(interval(zone, Interval { start, end })),
-            outcome: record.outcome,
-            run_id: record.run_id,
-            run_state: state,
-            late: record.late,
-            message: record.message,
-            count: record.count,
-            decided_ms: record.decided_ms,
-            origin: record.origin,
-        });
+        let mut record = record;
+        let before = std::mem::take(&mut record.before);
+        for record in std::iter::once(record).chain(before.into_iter().rev()) {
+            fires.push(past_fire(store, interval(zone, Interval { start, end }), record)?);
+        }
+        if fires.len() >= count {
+            break;
+        }
     }
+    fires.truncate(count);
     Ok(fires)
+}
+
+fn past_fire(store: &dyn Store, interval: v1::Interval, record: IntervalRecord) -> Result<v1::PastFire, Error> {
+    let state = match record.run_id.parse::<RunId>() {
+        Ok(run) => store::read::<RunRecord>(store, &Key::Run(run))?.map_or(0, |run| run.state),
+        Err(_) => 0,
+    };
+    Ok(v1::PastFire {
+        interval: Some(interval),
+        outcome: record.outcome,
+        run_id: record.run_id,
+        run_state: state,
+        late: record.late,
+        message: record.message,
+        count: record.count,
+        decided_ms: record.decided_ms,
+        origin: record.origin,
+    })
 }
 
 /// Shows a backfill with the count of its intervals, and with the intervals themselves where that is wanted.

@@ -72,6 +72,79 @@ fn items_come_from_lists_parameters_ranges_files_and_outputs() {
     assert_eq!(of(&spec, "list").inline, ["items"], "its content decides what runs");
 }
 
+const RANGES: &str = "[pipeline]\nname = \"x\"\n[params]\nfirst = 0\nmost = { type = \"int\" }\nby = 2\ntext = \"t\"\n\
+                      [tasks.uses]\ncommand = [\"echo\", \"${params.first} ${params.most} ${params.by} ${params.text}\"]\n";
+
+fn ranges(range: &str) -> String {
+    format!("{RANGES}[tasks.a]\ncommand = [\"x\", \"${{item}}\"]\nforeach = {{ range = {range} }}\n")
+}
+
+fn bound_range(range: &str, given: &[(&str, &str)]) -> Result<Vec<Value>, String> {
+    let params: BTreeMap<String, String> = given.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let spec = bind(&good(&ranges(range)), &catalogue(), &params, "/data", false)
+        .map_err(|faults| faults.iter().map(|fault| fault.message.clone()).collect::<String>())?;
+    let again = bind(&good(&ranges(range)), &catalogue(), &spec.params, "/data", false).unwrap();
+    assert_eq!(again, spec, "binding again gives the same run");
+    Ok(items(&of(&spec, "a").flow.fan_out.clone().unwrap().over))
+}
+
+#[test]
+fn numbers_of_a_range_may_be_parameters() {
+    let whole = r#"{ from = "${params.first}", to = "${params.most}", step = "${params.by}" }"#;
+    assert_eq!(bound_range(whole, &[("most", "5")]).unwrap(), [json!(0), json!(2), json!(4)]);
+    let down = [("first", "3"), ("most", "0"), ("by", "-1")];
+    assert_eq!(bound_range(whole, &down).unwrap(), [json!(3), json!(2), json!(1)]);
+    assert_eq!(bound_range(r#""${params.most}""#, &[("most", "2")]).unwrap(), [json!(0), json!(1)]);
+    assert_eq!(bound_range(r#"{ from = 4, to = "${params.most}" }"#, &[("most", "5")]).unwrap(), [json!(4)]);
+    assert!(bound_range(r#""${params.most}""#, &[("most", "0")]).unwrap().is_empty(), "as a list may hold nothing");
+    assert!(bound_range(r#""${params.most}""#, &[("most", "-9223372036854775808")]).unwrap().is_empty());
+}
+
+#[test]
+fn a_range_that_parameters_make_impossible_is_refused_at_submission() {
+    let by = r#"{ to = "${params.most}", step = "${params.by}" }"#;
+    assert_eq!(
+        bound_range(by, &[("most", "5"), ("by", "0")]).unwrap_err(),
+        "the fan-out `a`: the step of its range is 0"
+    );
+    let wide = bound_range(
+        r#"{ from = "${params.first}", to = "${params.most}" }"#,
+        &[("first", "-9223372036854775808"), ("most", "9223372036854775807")],
+    );
+    assert!(wide.unwrap_err().contains("the fan-out `a`: has 18446744073709551615 items"));
+    assert!(bound_range(r#""${params.most}""#, &[("most", "many")]).unwrap_err().contains("`most`"));
+}
+
+#[test]
+fn a_range_of_what_is_no_number_is_refused_at_its_place() {
+    for (range, says, hints) in [
+        (r#""${params.text}""#, "a range takes whole numbers, but `text` is", "type = \"int\""),
+        (r#"{ to = "10" }"#, "a range is text, and takes whole numbers", "10, or \"${params.NAME}\""),
+        (r#"{ to = "${params.most}0" }"#, "a range is text, and takes whole numbers", "of a parameter of type int"),
+        (r#"{ from = "${item}", to = 3 }"#, "", ""),
+        (r#"{ to = "${params.mots}" }"#, "mots", "most"),
+        (r#"{ to = "${params.most}", step = 0 }"#, "`step` cannot be 0", "never end"),
+    ] {
+        let text = ranges(range);
+        let checked = check(&text);
+        let rendered = checked.render("x.toml", &text, false);
+        assert!(checked.pipeline.is_none(), "{range} was taken");
+        assert!(rendered.contains(says) && rendered.contains(hints) && rendered.contains("x.toml:12:"), "{rendered}");
+    }
+}
+
+#[test]
+fn fan_outs_of_a_run_have_a_bound_together() {
+    let three = |to: u32| {
+        let task = |name: &str, to: u32| format!("[tasks.{name}]\ncommand = [\"x\"]\nforeach = {{ range = {to} }}\n");
+        try_bound(&format!("{}{}{}", task("a", 1_000_000), task("b", to), task("c", 1)), &[])
+    };
+    assert!(three(999_999).is_ok());
+    let (code, message) = three(1_000_000).unwrap_err().remove(0);
+    assert_eq!(code, Code::BadFanOut);
+    assert_eq!(message, "the fan-outs of the run have 2000001 children together: `b` 1000000, `a` 1000000, `c` 1");
+}
+
 #[test]
 fn a_file_that_uses_every_key_is_good_and_binds() {
     assert!(check(EVERYTHING).diagnostics.is_empty(), "{}", check(EVERYTHING).render("e", EVERYTHING, false));
@@ -245,7 +318,7 @@ fn conditions_and_ends_are_taken_over() {
 
 #[test]
 fn pools_limits_and_times_come_from_the_defaults_and_are_changed_one_by_one() {
-    let text = "[defaults]\npools = { db = 2, api = 1 }\nqueue_timeout = \"1h\"\nheartbeat_timeout = \"30s\"\ngrace = \"10s\"\n\
+    let text = "[defaults]\npools = { db = 2, api = 1 }\nqueue_timeout = \"1h\"\nheartbeat_timeout = \"30s\"\ngrace = \"10s\"\nmemory_limit = \"2GiB\"\n\
                 [tasks.a]\ncommand = [\"x\"]\npools = { api = 0, gpu-quota = 3 }\ngrace = \"1s\"\n\
                 limit = { key = \"api-${params.customer}\", max = 2 }\n\
                 [tasks.b]\nop = \"core.noop\"\npool = \"one\"\n\
@@ -255,6 +328,7 @@ fn pools_limits_and_times_come_from_the_defaults_and_are_changed_one_by_one() {
     assert_eq!(a.pools, BTreeMap::from([("db".to_owned(), 2), ("gpu-quota".to_owned(), 3)]));
     let times = (a.queue_timeout_ms, a.heartbeat_timeout_ms, a.grace_ms);
     assert_eq!(times, (Some(3_600_000), Some(30_000), Some(1_000)));
+    assert_eq!(a.memory_limit_bytes, Some(2 << 30));
     let limit = a.limit.as_ref().unwrap();
     assert_eq!((limit.key.as_str(), limit.max), ("api-acme", 2));
     let b = &of(&spec, "b").flow;

@@ -114,8 +114,9 @@ fn a_hundred_thousand_fan_outs_of_a_million_children_are_checked_in_one_pass() {
         text.push_str("op = \"core.noop\"\nforeach = { range = 1000000 }\nkey = \"n${item}\"\n");
     });
     let pipeline = good(&text);
-    let bound = super::super::bind(&pipeline, &super::catalogue(), &Default::default(), "/", false).unwrap();
-    assert_eq!(bound.tasks.len(), 100_000);
+    let faults = super::super::bind(&pipeline, &super::catalogue(), &Default::default(), "/", false).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].message.contains("have 100000000000 children together"), "{}", faults[0].message);
 }
 
 #[test]

@@ -153,8 +153,8 @@ fn the_shipped_pipelines_fit_the_schema_and_bad_ones_do_not() {
 
 /// Gives a file in which a table of the keys stands, around `line`.
 fn around(table: &Table, line: &str) -> String {
-    let params = "[params]\ncustomer = \"c\"\nregions = [\"eu\"]\nmodels = [\"m\"]\nmode = \"full\"\n";
-    let check = "[tasks.check]\ncommand = [\"x\", \"${params.customer} ${params.regions} ${params.models} ${params.mode}\"]\n\
+    let params = "[params]\nmost = 20\ncustomer = \"c\"\nregions = [\"eu\"]\nmodels = [\"m\"]\nmode = \"full\"\n";
+    let check = "[tasks.check]\ncommand = [\"x\", \"${params.most} ${params.customer} ${params.regions} ${params.models} ${params.mode}\"]\n\
                  outputs = { report = \"json\", items = \"json\" }\n[tasks.clean]\nop = \"retail.clean\"\nwith = { path = \"x\" }\n";
     let head = "[pipeline]\nname = \"x\"\n";
     let task = |text: &str| format!("{head}{params}{check}[tasks.a]\ncommand = [\"x\"]\nafter = [\"check\"]\n{text}\n");

@@ -1,5 +1,6 @@
 //! `make bench`: how fast the shipped pipeline is, and what a task costs beside its work.
 
+mod bare;
 mod cluster;
 mod fake_worker;
 mod measure;

@@ -43,6 +43,9 @@ impl Mode {
     }
 }
 
+/// The program of [`Mode::Command`].
+pub const COMMAND: &str = "true";
+
 /// Name of the one task of [`mapped`].
 pub const FAN: &str = "fan";
 
@@ -102,6 +105,7 @@ mod tests {
     #[test]
     fn tasks_that_are_written_out_wait_for_nothing() {
         let text = explicit(Mode::Command, 12_000);
+        assert_eq!(Mode::Command.work(), format!("command = [\"{COMMAND}\"]"));
         assert_eq!(text.matches("command = [\"true\"]").count(), 12_000);
         assert!(text.contains("[tasks.t12000]") && !text.contains("after"), "five digits where four are too few");
     }

@@ -54,7 +54,7 @@ impl Worker {
                 // What has started stays; its report tells the coordinator.
                 for token in self.queue.remove_all(&taken) {
                     self.held.remove(&token);
-                    self.outbox.push_back(hand_back(token, false));
+                    self.tell(hand_back(token, false));
                 }
             }
             Command::Drain(drain) => {
@@ -94,6 +94,7 @@ impl Worker {
                 self.outbox.push_back(Outgoing::End(token.clone()));
             }
         }
+        self.due_within(Duration::ZERO);
         tracing::info!(
             epoch = welcome.epoch,
             lease_ms = welcome.lease_ms,
@@ -109,7 +110,7 @@ impl Worker {
             return;
         }
         if self.drain.is_some() {
-            self.outbox.push_back(hand_back(token, false));
+            self.tell(hand_back(token, false));
             return;
         }
         let needs = assign.resources.clone().map(Resources::from).unwrap_or_default();
@@ -152,11 +153,11 @@ impl Worker {
         self.down_since = Instant::now();
         // Without a link the next hello says it. Waiting for one only to say it would hold up the end.
         if !matches!(self.link, Link::Down) {
-            self.outbox.push_back(event(Event::Draining(v1::Draining {})));
+            self.tell(event(Event::Draining(v1::Draining {})));
         }
         for token in self.queue.take_waiting() {
             self.held.remove(&token);
-            self.outbox.push_back(hand_back(token, false));
+            self.tell(hand_back(token, false));
         }
     }
 }

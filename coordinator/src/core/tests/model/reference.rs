@@ -268,10 +268,12 @@ impl Reference {
         let any = |wanted: &str| words.contains(&wanted);
         if self.state == RunState::Cancelling && any("cancelled") {
             RunState::Cancelled
-        } else if any("failed") || any("upstream_failed") {
+        } else if any("failed") {
             RunState::Failed
         } else if any("cancelled") {
             RunState::Cancelled
+        } else if any("upstream_failed") {
+            RunState::Failed
         } else {
             RunState::Succeeded
         }

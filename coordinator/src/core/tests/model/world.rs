@@ -342,7 +342,7 @@ impl World {
             Step::Look(pick, what) => self.look(pick, what),
             Step::CancelRun(pick) => {
                 let Some((id, reference)) = self.runs.get_mut(pick) else { return };
-                if self.bench.tell(Event::CancelRun { run: *id }).is_ok() {
+                if self.bench.tell(Event::CancelRun { run: *id, gently: false, why: String::new() }).is_ok() {
                     reference.cancel_run();
                     self.note("cancel run");
                 }
