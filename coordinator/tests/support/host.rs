@@ -10,7 +10,7 @@ use std::{
 use segue_coordinator::{
     gc::GcConfig,
     server::{Config, Coordinator, Error, Ground, HookAllow},
-    store::Store,
+    store::{StateDir, Store},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -43,9 +43,9 @@ pub fn config(state_dir: &Path) -> Config {
     }
 }
 
-/// Where the blobs of a state directory are.
+/// The root of the blobs of a state directory; they are under `blobs/` in it.
 pub fn blobs(state_dir: &Path) -> PathBuf {
-    state_dir.join("blobs")
+    StateDir::new(state_dir).blobs()
 }
 
 impl Host {

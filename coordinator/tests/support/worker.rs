@@ -104,6 +104,8 @@ impl Plan {
 #[derive(Debug, Default)]
 struct Hands {
     held: Vec<Piece>,
+    /// The link that is open now: what began under an earlier one ends under this one.
+    up: Option<mpsc::Sender<v1::WorkerMessage>>,
 }
 
 #[derive(Debug)]
@@ -226,9 +228,12 @@ impl Link {
                 for token in &welcome.unknown {
                     self.drop_piece(token);
                 }
-                // Ends that were not acknowledged are said again.
-                let ends: Vec<v1::Finished> =
-                    self.hands.lock().unwrap().held.iter().filter_map(|piece| piece.finished.clone()).collect();
+                // Ends that were not acknowledged are said again. Later ones come on this link.
+                let ends: Vec<v1::Finished> = {
+                    let mut hands = self.hands.lock().unwrap();
+                    hands.up = Some(up.clone());
+                    hands.held.iter().filter_map(|piece| piece.finished.clone()).collect()
+                };
                 for end in ends {
                     let _ = up.send(event(Event::Finished(end))).await;
                 }
@@ -377,10 +382,11 @@ impl Link {
             outcome: Some(outcome.clone()),
             log_bytes: text.len() as u64,
         };
-        let mine = {
+        let (mine, link) = {
             let mut hands = self.hands.lock().unwrap();
             let found = hands.held.iter_mut().find(|piece| piece.assign.token.as_ref() == Some(&token));
-            found.map(|piece| piece.finished = Some(finished.clone())).is_some()
+            let mine = found.map(|piece| piece.finished = Some(finished.clone())).is_some();
+            (mine, hands.up.clone().unwrap_or_else(|| up.clone()))
         };
         let now = self.shop.tick();
         self.shop.note(&token, |execution| {
@@ -391,7 +397,7 @@ impl Link {
             }
         });
         if mine {
-            let _ = up.send(event(Event::Finished(finished))).await;
+            let _ = link.send(event(Event::Finished(finished))).await;
         }
     }
 

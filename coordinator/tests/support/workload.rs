@@ -389,11 +389,12 @@ pub async fn why(client: &Client, run: &v1::RunView) -> String {
 /// Waits until nothing is left to be done: runs, backfills, schedules, deliveries.
 pub async fn settled(client: &Client, store: Option<&dyn Store>) {
     until("the end of everything", || async {
-        for run in client.all_runs().await {
+        let runs = client.all_runs().await;
+        for run in &runs {
             let over =
                 matches!(run.state(), RunState::Succeeded | RunState::Failed | RunState::Cancelled | RunState::Skipped);
             if !over {
-                return Err(why(client, &run).await);
+                return Err(why(client, run).await);
             }
         }
         let list = |client: Client| async move {
@@ -411,7 +412,12 @@ pub async fn settled(client: &Client, store: Option<&dyn Store>) {
             }
         }
         let waiting = store.map_or(0, deliveries);
-        if waiting == 0 { Ok(()) } else { Err(format!("{waiting} deliveries")) }
+        if waiting > 0 {
+            return Err(format!("{waiting} deliveries"));
+        }
+        // A hook, an interval or a fire may have become a run since the runs were looked at.
+        let now = client.all_runs().await.len();
+        if now == runs.len() { Ok(()) } else { Err(format!("{now} runs")) }
     })
     .await;
 }
