@@ -39,8 +39,10 @@ use crate::{
     trace::Trace,
 };
 
-/// How long runs may take to end once nothing stands in their way.
-const LIVELINESS_MS: u64 = 90_000;
+/// How long nothing may happen to runs once nothing stands in their way.
+const STANDSTILL_MS: u64 = 60_000;
+/// How long they may take to end: many may wait for each other, one after the other.
+const LONGEST_MS: u64 = 900_000;
 
 /// What came of a simulation.
 #[derive(Debug)]
@@ -206,8 +208,14 @@ impl World {
         let mut fleet = FleetServiceClient::new(line.clone());
         let mut schedules = ScheduleServiceClient::new(line.clone());
         let mut asked = 0;
+        let mut last = (0, since);
         loop {
             environment.tend();
+            let end = auditor::oracle::feed_end(&self.disk);
+            if end != last.0 {
+                last = (end, now_ms());
+            }
+            let too_long = now_ms() > last.1 + STANDSTILL_MS || now_ms() > since + LONGEST_MS;
             for name in environment.workers() {
                 // People may have left a worker cordoned.
                 if asked % 20 == 0 {
@@ -223,7 +231,7 @@ impl World {
             let listed = runs.list_runs(v1::ListRunsRequest { limit: 1_000, ..Default::default() }).await;
             let open: Vec<v1::RunView> = match listed {
                 Ok(listed) => listed.into_inner().runs.into_iter().filter(|run| !is_terminal(run.state())).collect(),
-                Err(status) if now_ms() > since + LIVELINESS_MS => {
+                Err(status) if too_long => {
                     return self
                         .ledger
                         .violation("liveness", format_args!("the coordinator does not answer: {status}"));
@@ -239,7 +247,7 @@ impl World {
             for run in &open {
                 self.unstick(&mut runs, run, since).await;
             }
-            if now_ms() > since + LIVELINESS_MS {
+            if too_long {
                 let names: Vec<String> =
                     open.iter().map(|run| format!("{} ({:?} {})", run.run_id, run.state(), run.reason)).collect();
                 for run in &open {
