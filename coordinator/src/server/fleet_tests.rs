@@ -353,35 +353,3 @@ async fn a_scrape_shows_the_queue_by_class_and_what_workers_do() {
     assert!(observed("segue_commit_seconds_count ").unwrap() > 0, "{body}");
     cluster.stop().await;
 }
-
-#[tokio::test]
-async fn an_assignment_that_no_link_takes_fails_its_task_and_harms_nobody_else() {
-    let dir = tempfile::tempdir().unwrap();
-    let cluster = Cluster::start(dir.path()).await;
-    let mut hand = Hand::connect(&cluster, "w", 0).await;
-    let text = "[pipeline]\nname = \"p\"\n[params]\nbig = \"\"\n[tasks.huge]\ncommand = [\"true\"]\n\
-                with = { a = \"${params.big}\", b = \"${params.big}\" }\n[tasks.plain]\ncommand = [\"true\"]\n";
-    let params = BTreeMap::from([("big".to_owned(), "x".repeat(segue_proto::MAX_MESSAGE_BYTES / 3 * 2))]);
-    let request = v1::SubmitRequest {
-        text: text.to_owned(),
-        path: "p.toml".to_owned(),
-        params: params.into_iter().collect(),
-        ..v1::SubmitRequest::default()
-    };
-    let mut runs =
-        RunServiceClient::new(cluster.channel.clone()).max_decoding_message_size(segue_proto::MAX_MESSAGE_BYTES);
-    let answer = runs.submit(request).await.unwrap().into_inner();
-    assert_eq!(answer.diagnostics, []);
-    // The link lives: the other task comes over it.
-    let token = hand.assigned().await;
-    assert_eq!(token.task, "plain");
-    hand.finish(token).await;
-    let request = v1::GetRunRequest { run_id: answer.run_id };
-    let run = runs.get_run(request).await.unwrap().into_inner();
-    assert_eq!(run.state(), v1::RunState::Failed);
-    let huge = run.tasks.iter().find(|task| task.name == "huge").unwrap();
-    let failure = huge.failure.as_ref().unwrap();
-    assert_eq!(failure.class(), v1::FailureClass::User);
-    assert!(failure.message.contains("22 MiB, of 16 MiB"), "{failure:?}");
-    cluster.stop().await;
-}
