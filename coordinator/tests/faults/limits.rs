@@ -59,6 +59,7 @@ async fn five_hundred_workers_are_served_and_each_gets_its_share() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "weighs the whole process: run it alone, with --ignored"]
 async fn readers_that_stop_reading_hold_up_nobody_and_find_everything_later() {
     let world = World::new().await;
     let worker = world.worker("w");
