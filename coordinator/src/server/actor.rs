@@ -35,7 +35,7 @@ use crate::{
     core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict, WorkerKey},
     defect::{self, Defect},
     registry,
-    store::{Batch, Committer, Key, Store, keys::prefix},
+    store::{Batch, Committer, Key, Store},
 };
 
 /// Calls that may wait at the actor's door; the next one is told that the coordinator is overloaded.
@@ -45,8 +45,6 @@ const GROUP: usize = 1_024;
 
 /// Characters of an idempotency key that a message repeats.
 const LONGEST_KEY_SHOWN: usize = 100;
-/// Runs that are looked at together for the latest one: their records are large, and mostly the first one is it.
-const LATEST_ROWS: usize = 4;
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 type Reader = Box<dyn FnOnce(&Core) + Send>;
@@ -662,7 +660,7 @@ impl Actor {
     fn act(&mut self, effects: Vec<Effect>) {
         let mut outgoing: BTreeMap<u64, Outbox> = BTreeMap::new();
         let mut workers = BTreeMap::new();
-        let mut changed = Vec::new();
+        let (mut changed, mut leaving) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
                 Effect::RunChanged(id) | Effect::RunEnded(id) => changed.push(id),
@@ -670,13 +668,17 @@ impl Actor {
                 Effect::Send { worker, link, command } => {
                     let assigned = match &command {
                         crate::core::Command::Assign { token, .. } => Some(token.clone()),
+                        crate::core::Command::Goodbye { .. } => {
+                            leaving.push(link);
+                            None
+                        }
                         _ => None,
                     };
                     let run = assigned.as_ref().and_then(|token| self.core.run(&token.run));
                     if let Some(command) = wire::command(command, run, &self.facts)
                         && let Err(too_large) = outgoing.entry(link).or_default().push(command)
                     {
-                        self.undeliverable(&worker, assigned, &too_large);
+                        self.undeliverable(&worker, assigned, too_large);
                     }
                     workers.insert(link, worker);
                 }
@@ -696,6 +698,10 @@ impl Actor {
                 }
             }
         }
+        // A goodbye is the last word: the other side may not be one that goes by itself.
+        for link in leaving {
+            self.links.remove(&link);
+        }
         changed.sort_unstable();
         changed.dedup();
         for id in changed {
@@ -706,22 +712,16 @@ impl Actor {
 
 impl Actor {
     /// Ends an attempt whose assignment no link takes: it would break every link that it is put on, again and again.
-    fn undeliverable(&mut self, worker: &WorkerKey, assigned: Option<Token>, too_large: &TooLarge) {
-        let mib = too_large.bytes.div_ceil(1 << 20);
+    fn undeliverable(&mut self, worker: &WorkerKey, assigned: Option<Token>, too_large: TooLarge) {
         let Some(token) = assigned else {
-            error!(%worker, mib, "a command is too large to be sent");
+            error!(%worker, bytes = too_large.bytes, "a command is too large to be sent");
             return;
         };
-        let most = segue_proto::MAX_MESSAGE_BYTES >> 20;
-        let message =
-            format!("its inputs and parameters make an assignment of {mib} MiB, of {most} MiB that a worker takes");
-        let failure = Failure::new(FailureClass::User, message)
-            .hint("join fewer children at a time, in a task for each part, or hand the list over as a file");
         let event = Event::Finished {
             worker: worker.clone(),
             token,
             usage: Usage::default(),
-            outcome: Outcome::Failure(failure),
+            outcome: Outcome::Failure(too_large.into()),
             log_bytes: 0,
         };
         self.backlog.push(Message::Event { event, reply: None });
@@ -753,49 +753,4 @@ fn keep_text(store: &dyn Store, batch: &mut Batch, pipeline: &PipelineRecord, ru
         batch.put(&Key::Pipeline(version), pipeline);
     }
     super::pipelines::index(store, batch, pipeline, run);
-}
-
-/// Finds the newest run that somebody asked for: those that execute hooks are nobody's latest run.
-fn latest(store: &dyn Store) -> Result<Option<RunId>, Error> {
-    let mut before: Option<Vec<u8>> = None;
-    loop {
-        let rows = store.scan_back(&prefix::runs(), before.as_deref(), LATEST_ROWS)?;
-        let Some((last, _)) = rows.last() else { return Ok(None) };
-        before = Some(last.clone());
-        for (key, value) in &rows {
-            let (key, record) = crate::store::codec::decode_row::<RunRecord>(key, value)?;
-            if let Key::Run(id) = key
-                && !record.idempotency_key.starts_with(super::deliver::command::KEY_PREFIX)
-            {
-                return Ok(Some(id));
-            }
-        }
-    }
-}
-
-/// Finds the newest run id that starts with `start`, for prefixes typed by people.
-///
-/// # Errors
-/// Unknown or ambiguous.
-pub fn resolve(store: &dyn Store, reference: &str) -> Result<RunId, Error> {
-    if let Ok(id) = reference.parse::<RunId>() {
-        return Ok(id);
-    }
-    let no_run = || Error::NoSuchRun(reference.chars().take(64).collect());
-    if reference == "latest" {
-        return latest(store)?.ok_or_else(no_run);
-    }
-    let start = if reference.starts_with("run_") { reference.to_owned() } else { format!("run_{reference}") };
-    if start.len() < "run_".len() + 1 || !start.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(no_run());
-    }
-    let rows = store.scan(&prefix::runs_like(&start), None, 2)?;
-    match rows.as_slice() {
-        [] => Err(no_run()),
-        [(key, _)] => match Key::decode(key) {
-            Ok(Key::Run(id)) => Ok(id),
-            _ => Err(no_run()),
-        },
-        _ => Err(Error::AmbiguousRun(reference.to_owned())),
-    }
 }

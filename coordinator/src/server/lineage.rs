@@ -8,7 +8,7 @@ use segue_proto::{
     v1,
 };
 
-use super::{actor::resolve, error::Error, records, views};
+use super::{error::Error, find::resolve, records, views};
 use crate::{
     core::Run,
     spec::Work,

@@ -8,6 +8,7 @@ mod door;
 mod error;
 mod external;
 pub mod feed;
+mod find;
 mod fleet;
 #[cfg(test)]
 mod fleet_tests;

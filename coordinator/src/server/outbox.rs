@@ -1,7 +1,11 @@
 //! Commands on their way to one worker, in messages that the link takes.
 
 use prost::Message as _;
-use segue_proto::{MAX_MESSAGE_BYTES, v1};
+use segue_proto::{
+    MAX_MESSAGE_BYTES,
+    failure::{Failure, FailureClass},
+    v1,
+};
 
 /// Bytes of a message above which a command goes into the next one.
 const ENOUGH: usize = MAX_MESSAGE_BYTES / 4;
@@ -13,6 +17,16 @@ const FRAME: usize = 64;
 #[derive(Debug, PartialEq)]
 pub struct TooLarge {
     pub bytes: usize,
+}
+
+impl From<TooLarge> for Failure {
+    fn from(TooLarge { bytes }: TooLarge) -> Self {
+        let (mib, most) = (bytes.div_ceil(1 << 20), MAX_MESSAGE_BYTES >> 20);
+        let message =
+            format!("its inputs and parameters make an assignment of {mib} MiB, of {most} MiB that a worker takes");
+        Self::new(FailureClass::User, message)
+            .hint("join fewer children at a time, in a task for each part, or hand the list over as a file")
+    }
 }
 
 /// The messages for one worker, in the order in which they were decided.

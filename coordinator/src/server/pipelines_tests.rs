@@ -20,7 +20,7 @@ fn submit(store: &MemoryStore, text: &str, at: u64, n: u32) -> String {
         name: pipeline.name.to_string(),
         version: version.to_string(),
         text: text.to_owned(),
-        path: "/work/p.toml".to_owned(),
+        path: "/x/p.toml".to_owned(),
         created_ms: at,
         operators: operators(&pipeline, &Catalogue::default()),
     };
@@ -75,7 +75,7 @@ fn a_reference_names_the_latest_the_one_before_or_the_start_of_a_version() {
     let found = get(&store, "nightly").unwrap();
     assert_eq!(
         (found.text.as_str(), found.path.as_str(), found.latest),
-        (text("nightly", 2).as_str(), "/work/p.toml", true)
+        (text("nightly", 2).as_str(), "/x/p.toml", true)
     );
     assert!(!get(&store, "nightly@previous").unwrap().latest);
 }

@@ -14,7 +14,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{Config, Coordinator, actor::resolve, deliver::command::KEY_PREFIX};
+use super::{Config, Coordinator, deliver::command::KEY_PREFIX, find::resolve};
 use crate::store::{
     Batch, Key, MemoryStore, Store as _,
     testing::{run, run_record},

@@ -100,7 +100,6 @@ async fn replay(dir: &Path, recording: &Recording, commits: usize, how: Workers)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the sweep has not passed yet in whole: run it with --ignored"]
 async fn a_restart_at_every_commit_brings_everything_to_a_sound_end() {
     let dir = tempfile::tempdir().unwrap();
     let recording = record(dir.path()).await;

@@ -31,7 +31,6 @@ fn reports(token: &v1::Token) -> Vec<Event> {
 }
 
 #[tokio::test]
-#[ignore = "the end of a superseded link is not seen in time: run it with --ignored"]
 async fn nobody_but_its_worker_says_anything_about_an_attempt() {
     let world = World::new().await;
     let mut owner = Stranger::connect(&world.client, "owner").await;

@@ -87,7 +87,6 @@ fn open(name: &str, state: &Path) -> Arc<SledStore> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the recorded fixtures: SEGUE_RECORD_FIXTURES=1 makes them"]
 async fn a_store_that_this_release_wrote_is_read_and_its_runs_go_on() {
     let dir = tempfile::tempdir().unwrap();
     if recording() {
@@ -354,7 +353,6 @@ fn from_hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "needs the recorded fixtures: SEGUE_RECORD_FIXTURES=1 makes them"]
 fn messages_of_this_release_mean_what_they_meant() {
     let file = fixtures().join("worker-link.txt");
     if recording() {

@@ -10,9 +10,9 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::server::{
-    actor::resolve,
     error::Error,
     feed::{Filter, page},
+    find::resolve,
 };
 
 /// A reader hears how far it has come after at most this many events that it does not want.

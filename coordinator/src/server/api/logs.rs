@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use crate::{
     core::{Core, FIRST_CHILD, Run, UnixMillis},
-    server::{actor::resolve, error::Error, records},
+    server::{error::Error, find::resolve, records},
 };
 
 /// Implements the service.

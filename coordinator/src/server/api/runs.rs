@@ -19,7 +19,7 @@ use super::Shared;
 use crate::{
     core::{Core, Event, Run, rerun},
     server::{
-        actor::resolve, deliver::command::KEY_PREFIX as HOOK_KEYS, error::Error, external, globs, pipelines, plan,
+        deliver::command::KEY_PREFIX as HOOK_KEYS, error::Error, external, find::resolve, globs, pipelines, plan,
         records, views,
     },
     spec::{self, Pipeline, RunSpec},
