@@ -196,6 +196,9 @@ impl Core {
 
     pub(super) fn started(&mut self, worker: &WorkerKey, token: &Token, now: UnixMillis) -> Result<Verdict, Refused> {
         let Some(index) = self.current(worker, token)? else { return Ok(Verdict::Stale) };
+        // A heartbeat that was on its way before the assignment arrived renews the worker's own lease and does not name this
+        // attempt: without this, it would end here before it ends there.
+        self.renew(token.run, index, now);
         self.mark_started(token.run, index, now);
         Ok(Verdict::Done)
     }

@@ -140,7 +140,7 @@ impl Core {
     }
 
     /// Moves the end of a lease. Its timer stays where it is, and is moved when it rings.
-    fn renew(&mut self, run: RunId, index: u32, now: UnixMillis) {
+    pub(super) fn renew(&mut self, run: RunId, index: u32, now: UnixMillis) {
         let until = now.saturating_add(self.config.lease_ms);
         if let Some(TaskState::Live(live)) =
             self.runs.get_mut(&run).and_then(|run| run.task_mut(index)).map(|task| &mut task.state)

@@ -35,6 +35,22 @@ fn a_worker_whose_link_is_open_but_silent_gets_no_work_until_it_is_heard_again()
 }
 
 #[test]
+fn a_lease_counts_from_the_word_that_the_attempt_has_begun() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("w", 1);
+    let run = bench.submit(1, vec![task("a", &[])]);
+    bench.now += LEASE / 2;
+    // Sent before the assignment arrived: the worker may go on for a lease, with what it does not name here.
+    bench.beat(&worker, vec![]);
+    bench.start(&run, 0);
+    let token = bench.token(&run, 0);
+    bench.pass(LEASE - 1);
+    assert_eq!(bench.token(&run, 0), token, "nobody else has it while the worker may still run it");
+    bench.pass(1);
+    assert!(matches!(bench.state(&run, 0), TaskState::Backoff { .. }));
+}
+
+#[test]
 fn heartbeats_keep_a_lease_for_as_long_as_they_come() {
     let mut bench = Bench::new();
     let worker = bench.worker("w", 1);
