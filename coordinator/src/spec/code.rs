@@ -84,6 +84,7 @@ codes! {
     BadIntervalReference = "P063", "malformed interval reference", "The parameters of a schedule may hold `${interval.start}`, `${interval.end}`, `${interval.start_date}` and `${interval.end_date}`; a literal `${` is written `$${`.";
     BadHook = "P070", "malformed hook", "A hook says when (`on`: success, failure, cancelled, sla_miss) and what: a `webhook` with an http or https address, or a `command`. Its secrets are variables of the coordinator that begin with SEGUE_HOOK_.";
     HookInClear = "P071", "hook without TLS", "A warning: a webhook goes over plain http to another machine. Its signature shows who sent it, but everybody on the way can read it.";
+    SecretUnset = "P072", "secret of a hook is not set", "A warning: a webhook needs a variable that the coordinator does not have. What it should send waits and is tried again until the variable is there.";
 }
 
 impl fmt::Display for Code {

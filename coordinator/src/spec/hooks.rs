@@ -1,6 +1,9 @@
 //! `[[hooks]]` and `sla`: whom a pipeline tells when a run of it ends or is late.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
@@ -56,6 +59,24 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    /// Lists the variables of the coordinator that webhooks read.
+    #[must_use]
+    pub fn variables(&self) -> BTreeSet<&str> {
+        let webhooks = self.list.iter().filter_map(|hook| match &hook.action {
+            HookAction::Webhook(webhook) => Some(webhook),
+            HookAction::Command(_) => None,
+        });
+        let references = webhooks.flat_map(|webhook| {
+            let values = std::iter::once(&webhook.url).chain(webhook.headers.values());
+            let secrets = values.filter_map(|value| match value {
+                EnvValue::Secret(reference) => Some(reference.as_str()),
+                EnvValue::Text(_) => None,
+            });
+            secrets.chain(webhook.secret.as_deref())
+        });
+        references.map(|reference| reference.strip_prefix("env:").unwrap_or(reference)).collect()
+    }
+
     /// Says whether nobody is told anything.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

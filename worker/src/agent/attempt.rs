@@ -23,7 +23,7 @@ use super::{
     inline::Inline,
     inputs::{self, Inputs},
     redact::Redactor,
-    scratch::Scratch,
+    scratch::{Ground, Scratch},
     secrets::{self, Environment},
 };
 use crate::runner::{
@@ -38,8 +38,8 @@ pub struct Shared {
     pub cache: Arc<Cache>,
     pub blobs: Blobs,
     pub pool: Pool,
-    /// Directory of the working directories of attempts.
-    pub scratch: PathBuf,
+    /// The working directories of attempts.
+    pub ground: Arc<Ground>,
     /// What commands inherit from this process.
     pub inherited: BTreeMap<String, String>,
     /// The GPUs that this process itself may see, where something restricts them.
@@ -112,7 +112,7 @@ enum Job {
 }
 
 impl Attempt {
-    /// Executes the attempt. When it returns, no process of it is left and its working directory is gone.
+    /// Executes the attempt. When it returns, no process of it is left, and nothing in its working directory.
     pub async fn execute(mut self) -> Ended {
         let begun = Instant::now();
         let limit = Duration::from_millis(self.assign.timeout_ms);
@@ -169,7 +169,7 @@ impl Attempt {
 
     async fn prepare(&self, work: Option<Work>) -> Result<Prepared, Failure> {
         let environment = secrets::resolve(&self.assign.env)?;
-        let mut scratch = Scratch::of(&self.shared.scratch, &self.token);
+        let mut scratch = self.shared.ground.scratch();
         let mut pins = Vec::new();
         let inputs = inputs::artifacts(&self.shared, &self.assign.inputs, &mut pins).await?;
         let (job, ports) = match work {
@@ -239,7 +239,7 @@ impl Attempt {
         let (request, runner) = match &mut prepared.job {
             Job::Operator { call, params, inputs } => {
                 let run_facts = inputs::json("run_facts_json", &self.assign.run_facts_json)?;
-                let request = Request::Operator(OperatorJob {
+                let request = Request::Operator(Box::new(OperatorJob {
                     name: call.name.clone(),
                     version: call.version.clone(),
                     params: std::mem::take(params),
@@ -248,7 +248,7 @@ impl Attempt {
                     output_dir: prepared.scratch.outputs(),
                     run_facts,
                     gpus: self.assign.resources.as_ref().map_or(0, |reserved| reserved.gpu_milli.div_ceil(1_000)),
-                });
+                }));
                 let wanted = Wanted {
                     operator: &call.name,
                     devices: &devices::leased(self.assign.resources.as_ref()).unwrap_or_default(),
@@ -293,6 +293,9 @@ impl Attempt {
             Exit::TooLarge { usage, reusable } => (Err(Halt::TooLarge), usage, reusable),
         };
         *cost = usage;
+        if !reusable {
+            prepared.scratch.spoil();
+        }
         if reusable && (runner.duty() == Duty::Commands || prepared.environment.variables.is_empty()) {
             self.shared.pool.give_back(runner);
         }

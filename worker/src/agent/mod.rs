@@ -37,13 +37,13 @@ use std::{
 };
 
 use segue_proto::ids::Incarnation;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use config::{Error, SUPERSEDED, Tls, WorkerConfig};
 pub use detect::detect;
 pub use machine::Machine;
 
-use self::{attempt::Shared, blobs::Blobs, cache::Cache, worker::Worker};
+use self::{attempt::Shared, blobs::Blobs, cache::Cache, scratch::Ground, worker::Worker};
 use crate::{ops, runner::Pool};
 
 /// Idle runners that are kept even on a small machine.
@@ -66,11 +66,20 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Er
         blobs: Blobs::new(endpoint.connect_lazy()),
         pool: Pool::new(program.clone(), arguments.to_vec(), cores, IDLE_RUNNERS.max(cores as usize))
             .map_err(Error::Thread)?,
-        scratch: home.attempts(),
+        ground: Ground::new(home.attempts()),
         inherited: inherit::inherited(inherit::own(), &config.pass_env),
         visible_devices: std::env::var(devices::CUDA).ok(),
     });
-    Worker::new(config, incarnation(), shared).run(endpoint, stop).await
+    // A task of its own, beside those of its attempts: each hand-over between threads costs as much as a short task.
+    let worker = tokio::spawn(Worker::new(config, incarnation(), shared).run(endpoint, stop));
+    match AbortOnDropHandle::new(worker).await {
+        Ok(ended) => ended,
+        Err(broken) => match broken.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only when the runtime ends, and this with it.
+            Err(_) => Ok(()),
+        },
+    }
 }
 
 /// The directory of this worker, locked for as long as it runs.

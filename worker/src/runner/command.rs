@@ -3,8 +3,8 @@
 //! The runner is a small process that lives on from command to command, so that a command costs the start of one process,
 //! its own, and that without copying anything: nothing is done between fork and exec, which lets std use `posix_spawn`.
 //! What follows from it: no `PR_SET_PDEATHSIG` for the command (that needs code between fork and exec, and it would not
-//! reach its children). Instead the runner reads its stdin all the time, whose end says that the worker is gone, kills the
-//! group and whatever else descends from it, and ends. It is the subreaper of its descendants: one that leaves the group
+//! reach its children). Instead the runner listens to its stdin all the time, whose end says that the worker is gone, kills
+//! the group and whatever else descends from it, and ends. It is the subreaper of its descendants: one that leaves the group
 //! comes to it when its parent ends, and as only one command runs at a time, whoever is left then belongs to that command.
 
 use std::{
@@ -12,7 +12,6 @@ use std::{
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,7 +20,7 @@ use nix::{
     sys::{
         prctl,
         signal::{Signal, kill, killpg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{AccessFlags, Pid, access},
 };
@@ -29,10 +28,11 @@ use segue_proto::failure::{Failure, FailureClass};
 use wait4::Wait4 as _;
 
 use super::{
-    frame::{CommandJob, JobResult, JobUsage, Produced, Reply},
+    ending::{Ending, Lease},
+    frame::{CommandJob, JobResult, JobUsage, Produced, Reply, Request},
     memory, oom,
-    serve::Replies,
-    stop::Stopper,
+    requests::{Heard, Watched},
+    serve::{Ear, Replies},
     usage,
 };
 
@@ -53,15 +53,19 @@ struct End {
     haunted: bool,
 }
 
-/// Runs a command to its end and gives the reply that says how. No process of the command is left then.
-pub fn run(job: &CommandJob, stopper: &Arc<Stopper>, replies: &Replies) -> Reply {
+/// Makes this process the keeper of everything that commands leave behind. To be called by its main thread.
+pub fn prepare() {
     // The runner must outlive its worker for as long as it takes to kill the command.
     let _ = prctl::set_pdeathsig(None);
     let _ = prctl::set_child_subreaper(true);
+}
+
+/// Runs a command to its end and gives the reply that says how. No process of the command is left then.
+pub fn run(job: &CommandJob, ear: &mut Ear, lease: &mut Lease, replies: &Replies) -> Reply {
     let kills_before = oom::kills_before();
     let cpu_before = usage::cpu_us_of_children();
     let ended = spawn(job).and_then(|child| {
-        supervise(child, stopper, replies)
+        supervise(child, ear, lease, replies)
             .map_err(|e| Failure::new(FailureClass::Infra, format!("cannot wait for the command: {e}")))
     });
     let cpu_ms = usage::cpu_us_of_children().saturating_sub(cpu_before) / 1000;
@@ -132,37 +136,74 @@ fn unspawned(program: &str, error: &io::Error) -> Failure {
     }
 }
 
-/// Waits for the command, which is ended by whoever says stop, and leaves nothing of it.
-fn supervise(mut child: Child, stopper: &Arc<Stopper>, replies: &Replies) -> io::Result<End> {
+/// Waits for the command, ends it when it must, and leaves nothing of it.
+fn supervise(mut child: Child, ear: &mut Ear, lease: &mut Lease, replies: &Replies) -> io::Result<End> {
     let leader = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     replies.send(&Reply::Started { group: leader.as_raw() });
-    stopper.began(leader);
-    // Leaves the zombie: while it is there its number belongs to our group and nobody else's.
-    while waitid(Id::Pid(leader), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
-    let stopped = stopper.ended();
-    if !stopped {
+    let mut ending = Ending::default();
+    match Watched::child(leader) {
+        // While it is a zombie its number belongs to our group and nobody else's.
+        Ok(process) => while !attend(leader, Some(&process), None, &mut ending, ear, lease) {},
+        Err(error) => {
+            let _ = killpg(leader, Signal::SIGKILL);
+            let _ = child.wait();
+            kill_the_rest();
+            return Err(error);
+        }
+    }
+    if !ending.is_wanted() {
         let _ = killpg(leader, Signal::SIGKILL);
     }
     let ended = child.wait4()?;
-    if stopped {
-        grant_grace(leader, stopper);
+    if ending.is_wanted() {
+        grant_grace(leader, &mut ending, ear, lease);
     }
     let haunted = !kill_the_rest();
     Ok(End { status: ended.status, peak_memory_bytes: ended.rusage.maxrss, haunted })
 }
 
+/// Waits for what comes first and does what follows for the group; says whether the process has ended.
+fn attend(
+    group: Pid,
+    process: Option<&Watched>,
+    until: Option<Instant>,
+    ending: &mut Ending,
+    ear: &mut Ear,
+    lease: &mut Lease,
+) -> bool {
+    let wake = [until, ending.wake(), lease.until().filter(|_| !ending.is_certain())].into_iter().flatten().min();
+    match ear.wait(process, wake) {
+        Heard::Ended => return true,
+        Heard::Request(Request::Stop { grace_ms }) => {
+            ending.want(Instant::now(), Duration::from_millis(grace_ms));
+        }
+        Heard::Request(Request::Lease { left_ms }) => lease.renew(Instant::now(), Duration::from_millis(left_ms)),
+        Heard::Gone => ending.want(Instant::now(), Duration::ZERO),
+        // A worker sends the next job when this one has ended.
+        Heard::Request(Request::Operator(_) | Request::Command(_)) | Heard::Time => {}
+    }
+    let now = Instant::now();
+    if lease.has_passed(now) {
+        ending.want(now, Duration::ZERO);
+    }
+    if let Some(signal) = ending.due(now) {
+        let _ = killpg(group, signal);
+    }
+    false
+}
+
 /// Lets the rest of the group finish its work after the leader went, and kills it when the grace is over.
-fn grant_grace(group: Pid, stopper: &Stopper) {
+fn grant_grace(group: Pid, ending: &mut Ending, ear: &mut Ear, lease: &mut Lease) {
     loop {
         reap();
         if killpg(group, None).is_err() {
             return;
         }
-        if stopper.deadline().is_none_or(|deadline| deadline <= Instant::now()) {
+        if ending.is_certain() {
             let _ = killpg(group, Signal::SIGKILL);
             return;
         }
-        std::thread::sleep(LOOK_EVERY);
+        attend(group, None, Some(Instant::now() + LOOK_EVERY), ending, ear, lease);
     }
 }
 

@@ -18,7 +18,7 @@ const LONGEST: usize = segue_proto::MAX_MESSAGE_BYTES;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    Operator(OperatorJob),
+    Operator(Box<OperatorJob>),
     Command(CommandJob),
     /// The job, this one or the next, may go on for so long. Without another such word the runner ends it then.
     Lease {

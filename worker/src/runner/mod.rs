@@ -10,15 +10,15 @@ pub mod frame;
 
 mod child;
 mod command;
+mod ending;
 mod heartbeat;
-mod lease;
 mod memory;
 mod oom;
 mod operator;
 mod pool;
+mod requests;
 mod serve;
 mod spawner;
-mod stop;
 mod usage;
 
 pub(crate) use child::{Duty, Exit, Limits, LogSink, StopKind, Supervision};

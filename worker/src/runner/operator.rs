@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,6 @@ use segue_proto::failure::{Failure, FailureClass};
 use super::{
     frame::{JobResult, JobUsage, OperatorJob, Produced, Reply},
     serve::Replies,
-    stop::Stopper,
     usage::Meter,
 };
 use crate::ops::{Context, Operator};
@@ -51,7 +50,7 @@ pub fn run(
     job: OperatorJob,
     operators: &Operators<'_>,
     meter: &mut Meter,
-    stopper: &Stopper,
+    stop: Arc<AtomicBool>,
     replies: &Arc<Replies>,
 ) -> (JobResult, JobUsage) {
     meter.start();
@@ -64,7 +63,7 @@ pub fn run(
     let mut context = Context::new(job.inputs, job.output_dir, job.params)
         .with_joined(job.joined)
         .with_progress(progress_sink(Arc::clone(replies)))
-        .with_cancel(stopper.flag());
+        .with_cancel(stop);
     context.run_facts = job.run_facts;
     context.gpus = job.gpus;
     // An operator holds no state of a run, so nothing half done outlives the panic but the context, which is dropped.
@@ -144,7 +143,7 @@ mod tests {
         };
         let replies = Arc::new(Replies::to(std::io::sink()));
         let operators: [Box<dyn Operator>; 1] = [Box::new(Probe)];
-        run(job, &Operators::new(&operators), &mut Meter::open(), &Stopper::default(), &replies).0
+        run(job, &Operators::new(&operators), &mut Meter::open(), Arc::default(), &replies).0
     }
 
     #[test]

@@ -4,26 +4,40 @@ use std::{
     fmt,
     fs::File,
     io::{self, IsTerminal as _, Write},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError, mpsc},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::{Builder, Scope, scope},
+    time::{Duration, Instant},
 };
 
-use nix::sys::{prctl, signal::Signal};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, killpg},
+    },
+    unistd::getpgrp,
+};
 
 use super::{
     command,
-    frame::{self, Reply, Request},
-    lease::{Job, Lease},
+    ending::Lease,
+    frame::{self, OperatorJob, Reply, Request},
     operator::{self, Operators},
-    stop::Stopper,
+    requests::{Heard, Requests},
     usage::Meter,
 };
 use crate::ops::{self, Operator};
 
-/// How long a supervised command and its children may take to die after the worker did.
-const LAST_BREATH: Duration = Duration::from_secs(10);
+/// The stack of the thread that runs operators: as much as the first thread of a process has.
+const OPERATOR_STACK: usize = 8 << 20;
+
+/// Where requests come from.
+pub type Ear = Requests<OwnedFd>;
 
 /// Where replies go. A lock keeps frames whole: progress may come from any thread.
 pub struct Replies(Mutex<Box<dyn Write + Send>>);
@@ -45,6 +59,12 @@ impl Replies {
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = frame::write(&mut *stream, reply);
     }
+
+    /// Sends the reply that ends a job. The worker takes the log as whole once it hears of it.
+    pub fn ended(&self, reply: &Reply) {
+        let _ = io::stdout().flush();
+        self.send(reply);
+    }
 }
 
 /// Runs a runner with every built-in operator: the body of the hidden subcommand that workers start.
@@ -60,8 +80,9 @@ pub fn runner_main() -> ExitCode {
 /// Runs a runner with these operators, until its stdin ends.
 #[must_use]
 pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
-    let replies = match take_stdout() {
-        Ok(stdout) => Arc::new(Replies::to(stdout)),
+    let streams = io::stdin().as_fd().try_clone_to_owned().and_then(|stdin| Ok((stdin, take_stdout()?)));
+    let (stdin, replies) = match streams {
+        Ok((stdin, stdout)) => (stdin, Replies::to(stdout)),
         Err(e) => {
             eprintln!("the runner cannot set up its streams: {e}");
             return ExitCode::FAILURE;
@@ -70,68 +91,93 @@ pub fn serve(operators: &[Box<dyn Operator>]) -> ExitCode {
     // Dies with the thread that started it, even where it is too busy to see the end of its stdin.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     start_log();
-    let (operators, mut meter) = (Operators::new(operators), Meter::open());
-    let (jobs, inbox) = mpsc::channel::<(Request, Arc<Stopper>)>();
-    let started = Lease::watched().and_then(|lease| {
-        let told = Arc::clone(&lease);
-        std::thread::Builder::new().name("requests".into()).spawn(move || read_requests(jobs, &told))?;
-        Ok(lease)
-    });
-    let lease = match started {
-        Ok(lease) => lease,
-        Err(e) => {
-            eprintln!("the runner cannot start a thread: {e}");
-            return ExitCode::FAILURE;
-        }
-    };
-    for (request, stopper) in inbox {
-        let ended = match request {
-            Request::Operator(job) => {
-                let (result, usage) = operator::run(job, &operators, &mut meter, &stopper, &replies);
-                Reply::Ended { result, usage, haunted: false }
+    let (operators, replies, mut ear) = (Operators::new(operators), Arc::new(replies), Requests::of(stdin));
+    scope(|threads| {
+        let mut bench: Option<Bench> = None;
+        let (mut lease, mut keeps) = (Lease::default(), false);
+        while ear.is_open() {
+            let busy = bench.as_ref().filter(|bench| bench.is_busy());
+            let until = lease.until().filter(|_| busy.is_some());
+            match ear.wait(None, until) {
+                Heard::Request(Request::Operator(job)) => {
+                    let started = match bench.take() {
+                        Some(bench) => Ok(bench),
+                        None => Bench::start(threads, &operators, &replies),
+                    };
+                    match started {
+                        Ok(started) => bench.insert(started).work(*job),
+                        Err(e) => {
+                            eprintln!("the runner cannot start a thread: {e}");
+                            return ExitCode::FAILURE;
+                        }
+                    }
+                }
+                Heard::Request(Request::Command(job)) => {
+                    if !std::mem::replace(&mut keeps, true) {
+                        command::prepare();
+                    }
+                    let ended = command::run(&job, &mut ear, &mut lease, &replies);
+                    replies.ended(&ended);
+                }
+                Heard::Request(Request::Lease { left_ms }) => {
+                    lease.renew(Instant::now(), Duration::from_millis(left_ms));
+                }
+                // The worker kills one that does not listen.
+                Heard::Request(Request::Stop { .. }) => busy.into_iter().for_each(Bench::stop),
+                Heard::Time if lease.has_passed(Instant::now()) && bench.as_ref().is_some_and(Bench::is_busy) => {
+                    // The runner leads its group.
+                    let _ = killpg(getpgrp(), Signal::SIGKILL);
+                }
+                Heard::Time | Heard::Ended | Heard::Gone => {}
             }
-            Request::Command(job) => command::run(&job, &stopper, &replies),
-            Request::Stop { .. } | Request::Lease { .. } => continue,
-        };
-        lease.ends();
-        // The worker takes the log as whole once it hears of the end.
-        let _ = io::stdout().flush();
-        replies.send(&ended);
-    }
-    ExitCode::SUCCESS
+        }
+        // An operator ends with its process.
+        std::process::exit(0)
+    })
 }
 
-/// Reads requests until the worker is gone. Then an operator ends with the process, and a command is killed first.
-fn read_requests(jobs: mpsc::Sender<(Request, Arc<Stopper>)>, lease: &Lease) {
-    let mut stdin = io::stdin().lock();
-    let mut current: Option<(bool, Arc<Stopper>)> = None;
-    loop {
-        match frame::read(&mut stdin) {
-            Ok(Some(Request::Stop { grace_ms })) => {
-                if let Some((_, stopper)) = &current {
-                    stopper.stop(Duration::from_millis(grace_ms));
-                }
+/// The thread that runs operators, one at a time.
+struct Bench {
+    jobs: mpsc::Sender<(OperatorJob, Arc<AtomicBool>)>,
+    busy: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Bench {
+    fn start<'scope>(
+        threads: &'scope Scope<'scope, '_>,
+        operators: &'scope Operators<'_>,
+        replies: &Arc<Replies>,
+    ) -> io::Result<Self> {
+        let (jobs, inbox) = mpsc::channel::<(OperatorJob, Arc<AtomicBool>)>();
+        let (busy, replies) = (Arc::new(AtomicBool::new(false)), Arc::clone(replies));
+        let (done, mut meter) = (Arc::clone(&busy), Meter::open());
+        let body = move || {
+            for (job, stop) in inbox {
+                let (result, usage) = operator::run(job, operators, &mut meter, stop, &replies);
+                // Before it is told: the next job may come at once.
+                done.store(false, Ordering::Release);
+                replies.ended(&Reply::Ended { result, usage, haunted: false });
             }
-            Ok(Some(Request::Lease { left_ms })) => lease.renew(Duration::from_millis(left_ms)),
-            Ok(Some(job)) => {
-                let stopper = Arc::new(Stopper::default());
-                let is_command = matches!(job, Request::Command(_));
-                lease.begins(if is_command { Job::Command(Arc::clone(&stopper)) } else { Job::Operator });
-                current = Some((is_command, Arc::clone(&stopper)));
-                if jobs.send((job, stopper)).is_err() {
-                    return;
-                }
-            }
-            Ok(None) | Err(_) => break,
-        }
+        };
+        Builder::new().name("operator".into()).stack_size(OPERATOR_STACK).spawn_scoped(threads, body)?;
+        Ok(Self { jobs, busy, stop: Arc::default() })
     }
-    if let Some((true, stopper)) = current {
-        stopper.stop(Duration::ZERO);
-        // The main thread kills the group, finds that no request can come, and ends the process before this one does.
-        drop(jobs);
-        std::thread::sleep(LAST_BREATH);
+
+    fn work(&mut self, job: OperatorJob) {
+        self.stop = Arc::default();
+        self.busy.store(true, Ordering::Release);
+        // The thread ends only with the process.
+        let _ = self.jobs.send((job, Arc::clone(&self.stop)));
     }
-    std::process::exit(0);
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
+    }
 }
 
 /// Takes the stream of frames away from fd 1 and points fd 1 at the log, so that a print of a library cannot break it.

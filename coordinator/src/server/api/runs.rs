@@ -19,8 +19,11 @@ use super::Shared;
 use crate::{
     core::{Core, Event, Run, rerun},
     server::{
-        deliver::command::KEY_PREFIX as HOOK_KEYS, error::Error, external, find::resolve, globs, pipelines, plan,
-        records, views,
+        deliver::{self, command::KEY_PREFIX as HOOK_KEYS},
+        error::Error,
+        external,
+        find::resolve,
+        globs, pipelines, plan, records, views,
     },
     spec::{self, Pipeline, RunSpec},
     store::{self, Key, keys::prefix},
@@ -290,8 +293,9 @@ fn compile(request: &v1::SubmitRequest, catalogue: &Catalogue) -> Result<Compile
     let wire = |diagnostics: &[spec::Diagnostic]| -> Vec<v1::Diagnostic> {
         diagnostics.iter().map(|d| d.to_wire(&request.path, &request.text)).collect()
     };
-    let warnings = wire(&checked.diagnostics);
+    let mut warnings = wire(&checked.diagnostics);
     let Some(pipeline) = checked.pipeline else { return Err(warnings) };
+    warnings.extend(wire(&deliver::unset(&pipeline.hooks, deliver::is_set)));
     let working_dir =
         std::path::Path::new(&request.path).parent().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
     let mut spec = spec::bind(&pipeline, catalogue, &request.params, &working_dir, request.no_cache)

@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     core::UnixMillis,
+    spec::{Code, Diagnostic, Hooks, Severity},
     store::{
         self, Batch, Key, Store,
         keys::{self, DeliveryKey, prefix},
@@ -57,6 +58,22 @@ impl World {
     pub fn new(allow: HookAllow) -> Self {
         Self { http: Http::guarded(allow), variable: |name| std::env::var(name).ok() }
     }
+}
+
+/// Warns of secrets that webhooks need and that are not there.
+pub fn unset(hooks: &Hooks, is_set: impl Fn(&str) -> bool) -> Vec<Diagnostic> {
+    let missing = hooks.variables().into_iter().filter(|name| !is_set(name));
+    let warning = |name: &str| Diagnostic {
+        severity: Severity::Warning,
+        ..Diagnostic::error(Code::SecretUnset, format!("a hook needs {name}, which the coordinator does not have"))
+            .hint(format!("set {name} in the environment of the coordinator and start it again"))
+    };
+    missing.map(warning).collect()
+}
+
+/// Says whether a variable of this process holds something.
+pub fn is_set(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| !value.trim().is_empty())
 }
 
 /// Delivers until the coordinator stops. What is under way then ends with it, and is tried again after the next start.

@@ -94,7 +94,32 @@ fn variable(reference: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::deliver::HookAllow;
+    use crate::{
+        server::deliver::{HookAllow, unset},
+        spec::{EnvValue, Hook, HookAction, Hooks, On, RetryPolicy, Webhook},
+    };
+
+    #[test]
+    fn secrets_that_are_not_there_are_warned_of_each_once() {
+        let retry = RetryPolicy::default();
+        let webhook = Webhook {
+            url: EnvValue::Secret("env:SEGUE_HOOK_URL".to_owned()),
+            secret: Some("env:SEGUE_HOOK_KEY".to_owned()),
+            headers: [
+                ("authorization".to_owned(), EnvValue::Secret("env:SEGUE_HOOK_KEY".to_owned())),
+                ("x-team".to_owned(), EnvValue::Text("env:SEGUE_HOOK_TEXT".to_owned())),
+            ]
+            .into(),
+            timeout_ms: 1,
+            retry,
+        };
+        let list = vec![Hook { on: vec![On::Failure], action: HookAction::Webhook(webhook) }];
+        let hooks = Hooks { sla_ms: None, list };
+        let missing = unset(&hooks, |name| name == "SEGUE_HOOK_URL");
+        assert_eq!(missing.len(), 1, "{missing:?}");
+        assert!(!missing[0].is_error() && missing[0].message.contains("SEGUE_HOOK_KEY"), "{missing:?}");
+        assert!(unset(&hooks, |_| true).is_empty());
+    }
 
     #[test]
     fn the_document_says_what_happened_and_of_which_run() {

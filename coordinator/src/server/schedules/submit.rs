@@ -16,6 +16,7 @@ use crate::{
     schedule::{Interval, zone},
     server::{
         api::{Shared, runs::Runs},
+        deliver,
         error::Error,
         pipelines,
     },
@@ -52,8 +53,9 @@ pub(super) fn catalogue(shared: &Shared, known: &[v1::OperatorSpec]) -> Catalogu
 /// Checks a text; faults are for the client.
 pub(super) fn check(catalogue: &Catalogue, text: &str, path: &str) -> Result<Checked, Vec<v1::Diagnostic>> {
     let checked = spec::check(text, path, catalogue);
-    let warnings = checked.diagnostics.iter().map(|one| one.to_wire(path, text)).collect();
+    let mut warnings: Vec<_> = checked.diagnostics.iter().map(|one| one.to_wire(path, text)).collect();
     let Some(pipeline) = checked.pipeline else { return Err(warnings) };
+    warnings.extend(deliver::unset(&pipeline.hooks, deliver::is_set).iter().map(|one| one.to_wire(path, text)));
     let operators = pipelines::operators(&pipeline, catalogue);
     Ok(Checked { pipeline, operators, warnings })
 }
