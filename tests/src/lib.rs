@@ -6,6 +6,8 @@
 pub mod cli;
 pub mod cluster;
 pub mod data;
+pub mod draw;
+pub mod hosts;
 pub mod process;
 pub mod program;
 pub mod receiver;
