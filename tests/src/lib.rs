@@ -3,6 +3,7 @@
 //!
 //! Everything here serves tests, so that a broken expectation panics with what is known about it, at the place that asked.
 
+pub mod canary;
 pub mod cli;
 pub mod cluster;
 pub mod data;

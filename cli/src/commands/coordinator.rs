@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator, HookAllow, openlineage::send::Target},
+    server::{Config, HookAllow, openlineage::send::Target},
 };
 use tokio::net::TcpListener;
 
@@ -18,7 +18,7 @@ use crate::{
     args::Global,
     embedded,
     error::{Error, ExitStatus},
-    stop,
+    ground, stop,
 };
 
 /// Heading of the rules in the help.
@@ -114,7 +114,7 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         openlineage,
         hook_allow,
     };
-    Coordinator::start(config, listener, http, stop).await?.wait().await?;
+    ground::start(config, global.over, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
 }
 

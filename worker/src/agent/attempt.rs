@@ -156,14 +156,20 @@ impl Attempt {
         let produced = self.run(&mut prepared, deadline, cost).await?;
         let mut inline = Inline::wanted(&self.assign.inline, &prepared.ports)?;
         let stored = self.store(&prepared, produced.schemas, &mut inline);
-        let outputs = interruptible(stored, &mut stop, deadline).await?;
+        let outputs = interruptible(stored, &mut stop, deadline).await;
+        // A file may be named after a secret.
+        let redactor = prepared.environment.redactor();
+        let outputs = outputs.map_err(|halt| match halt {
+            Halt::Failed(failure) => Halt::Failed(redactor.mask_failure(failure)),
+            other => other,
+        })?;
         let metrics_json =
             if produced.metrics.is_empty() { String::new() } else { Value::Object(produced.metrics).to_string() };
         Ok(v1::Success {
             outputs,
             models: produced.models.into_iter().map(Into::into).collect(),
             metrics_json,
-            inline_json: inline.bytes(),
+            inline_json: inline.bytes(&redactor)?,
         })
     }
 

@@ -388,15 +388,14 @@ fn lease_frame(lease: &mut watch::Receiver<Option<std::time::Instant>>) -> Vec<u
     frame::encode(&Request::Lease { left_ms }).unwrap_or_default()
 }
 
-/// Takes secrets out of what a failure says.
+/// Takes secrets out of what a failure says, and of what an operator tells beside its outputs.
 fn masked(result: JobResult, redactor: &Redactor) -> JobResult {
     match result {
-        JobResult::Failed(mut failure) => {
-            failure.message = redactor.mask(failure.message);
-            failure.hint = redactor.mask(failure.hint);
-            JobResult::Failed(failure)
+        JobResult::Failed(failure) => JobResult::Failed(redactor.mask_failure(failure)),
+        JobResult::Succeeded(mut produced) => {
+            produced.mask(&|text| redactor.mask(text));
+            JobResult::Succeeded(produced)
         }
-        succeeded => succeeded,
     }
 }
 
