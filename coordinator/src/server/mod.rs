@@ -155,7 +155,7 @@ impl Ground {
         let committer = Committer::start(Arc::clone(&store))?;
         let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
         let blobs = BlobStore::open(&place).await?;
-        let logs = Logs::open(state_dir.logs())?;
+        let logs = Logs::open(state_dir.logs())?.keeping(config.gc.log_limit);
         Ok(Self { store, committer, blobs, logs, offload: Offload::Threads, ids: Ids::default() })
     }
 }
@@ -324,8 +324,8 @@ impl Coordinator {
         let ended = self.actor.await.map_err(|e| Error::Internal(format!("the actor ended early: {e}")))?;
         // The actor may have had nothing to write since the store failed under somebody else.
         let ended = match (ended, self.shared.committer.failure()) {
-            (Ok(()), Some(reason)) => Err(crate::store::Error::Stopped { reason }.into()),
-            (ended, _) => ended,
+            (_, Some(reason)) => Err(crate::store::Error::Stopped { reason }.into()),
+            (ended, None) => ended,
         };
         self.shared.committer.close();
         // Somebody else's file stays: only the coordinator that wrote it takes it away.

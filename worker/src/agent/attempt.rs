@@ -23,6 +23,7 @@ use super::{
     inline::Inline,
     inputs::{self, Inputs},
     redact::Redactor,
+    room,
     scratch::Scratch,
     secrets::{self, Environment},
 };
@@ -284,13 +285,13 @@ impl Attempt {
             Request::Command(_) => self.heartbeat(&prepared.scratch)?,
             _ => None,
         };
-        let (stop, lease) = (self.stop.clone(), self.lease.clone());
-        let supervision = Supervision { limits, stop, lease, heartbeat, redactor, sink: &mut sink };
+        let (stop, lease, room) = (self.stop.clone(), self.lease.clone(), self.feed.room());
+        let supervision = Supervision { limits, stop, lease, heartbeat, room, redactor, sink: &mut sink };
         let exit = runner.run(&request, supervision).await;
         let (result, usage, reusable) = match exit {
             Exit::Ended { result: JobResult::Succeeded(produced), usage, reusable } => (Ok(produced), usage, reusable),
             Exit::Ended { result: JobResult::Failed(failure), usage, reusable } => {
-                (Err(failure.into()), usage, reusable)
+                (Err(room::blame(failure, prepared.scratch.directory()).into()), usage, reusable)
             }
             Exit::Crashed(failure) => (Err(failure.into()), JobUsage::default(), false),
             Exit::Stopped { usage, reusable } => (Err(Halt::Stopped), usage, reusable),

@@ -10,6 +10,8 @@ use segue_proto::{
     ids::Token,
 };
 
+use super::room;
+
 /// A directory that is made when it is needed and removed when this is dropped.
 #[derive(Debug)]
 pub struct Scratch {
@@ -44,7 +46,7 @@ impl Scratch {
         };
         fresh().map_err(|e| {
             Failure::new(FailureClass::Infra, format!("cannot make the directory of the attempt: {e}"))
-                .hint("see to the space and the permissions of the worker's directory")
+                .hint(if room::is_lack(&e) { room::MAKE_ROOM } else { "see to the permissions of the worker's directory" })
         })
     }
 

@@ -91,6 +91,8 @@ pub struct Supervision<'a> {
     pub lease: watch::Receiver<Option<std::time::Instant>>,
     /// Where the job must give signs of life.
     pub heartbeat: Option<Heartbeat>,
+    /// Whether the log may go on. A job that has more to say waits meanwhile.
+    pub room: watch::Receiver<bool>,
     pub redactor: Redactor,
     pub sink: &'a mut dyn LogSink,
 }
@@ -228,6 +230,7 @@ impl Runner {
             }
             let deadline = with.limits.deadline.filter(|_| cause.is_none());
             let look_at = with.heartbeat.as_ref().map(Heartbeat::look_at).filter(|_| cause.is_none());
+            let hears = log_open && *with.room.borrow_and_update();
             tokio::select! {
                 read = self.stdout.read_buf(&mut self.frames) => {
                     replies_open = matches!(read, Ok(n) if n > 0);
@@ -256,6 +259,7 @@ impl Runner {
                     with.sink.log(&clean);
                 }
                 Ok(()) = with.stop.changed() => {}
+                Ok(()) = with.room.changed() => {}
                 Ok(()) = with.lease.changed() => {
                     let _ = self.stdin.write_all(&lease_frame(&mut with.lease)).await;
                 }
