@@ -84,7 +84,8 @@ fn a_cluster_whose_processes_are_restarted_in_turn_fails_nothing_and_executes_no
 /// Loses a worker in each of these ways. Times are only held against the lease, with much room for a loaded machine.
 fn lost(args: &[&str], kinds: &[&str]) {
     const LEASE: f64 = 1.5;
-    let all = [&["--lost", "--rounds", "1", "--lease", "1.5", "--kinds", &kinds.join(",")], args].concat();
+    let (lease, ways) = (LEASE.to_string(), kinds.join(","));
+    let all = [&["--lost", "--rounds", "1", "--lease", &lease, "--kinds", &ways], args].concat();
     let Some((found, said)) = chaos(&all) else { return };
     assert_eq!(found["violations"], json!([]), "{found:#}");
     let losses = found["losses"].as_array().unwrap();

@@ -70,10 +70,6 @@ pub struct Seen {
     ended_ms: u64,
     /// Whether some task is under way or done.
     begun: bool,
-    /// Tasks that are under way.
-    pub running: u32,
-    /// Tasks that have not ended, those that are under way among them.
-    pub open: u32,
 }
 
 impl Seen {
@@ -218,12 +214,22 @@ impl Cluster {
             created_ms: newest.created_ms,
             ended_ms: newest.ended_ms,
             begun: newest.counts.iter().any(|c| !matches!(c.state(), TaskState::Waiting | TaskState::Ready)),
-            running: count(&newest, |state| matches!(state, TaskState::Running)),
-            open: count(&newest, |state| {
-                use TaskState as S;
-                matches!(state, S::Waiting | S::Ready | S::Assigned | S::Running | S::Backoff)
-            }),
         }))
+    }
+
+    /// Counts the children of the only task of a run: those that are under way, and all that have not ended.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn children(&self, run: &str) -> Result<(u32, u32), String> {
+        let mut runs = self.runs();
+        let view = self.ask("get run", runs.get_run(v1::GetRunRequest { run_id: run.to_owned() }))?;
+        let counts: Vec<_> = view.tasks.into_iter().flat_map(|task| task.children).collect();
+        let of = |states: &[TaskState]| {
+            counts.iter().filter(|count| states.contains(&count.state())).map(|count| count.count).sum()
+        };
+        use TaskState::{Assigned, Backoff, Ready, Running, Waiting};
+        Ok((of(&[Running]), of(&[Waiting, Ready, Assigned, Running, Backoff])))
     }
 
     /// Waits until some task of a run is under way.
@@ -375,9 +381,4 @@ fn coordinator(grpc: SocketAddr, dir: &Path) -> Process {
     let cli = Cli::state_dir(&dir.join("state"), dir);
     let mut command = cli.command(["coordinator", "--listen", &grpc.to_string(), "--http", "off"]);
     Process::start("coordinator", &mut command, &dir.join("coordinator.log"))
-}
-
-/// Counts the tasks of a run whose state is such.
-fn count(run: &v1::RunView, such: impl Fn(TaskState) -> bool) -> u32 {
-    run.counts.iter().filter(|count| such(count.state())).map(|count| count.count).sum()
 }
