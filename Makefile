@@ -10,6 +10,10 @@ SEGUE := $(CARGO_TARGET_DIR)/debug/segue
 # What bootstrap installed without root is found through this file.
 with_env = if [ -f "$(ENV)" ]; then . "$(ENV)"; fi;
 DEMO_ROWS ?= 50000
+# What the end-to-end tests of `faults` are played over; `segue-faulty` says what the words mean.
+FAULT_SEEDS ?= 1 2 3
+FAULT_SUITES ?= cluster fleet schedules events retention versions store registry grpc
+STORE_FAULTS ?= gap=12,delay=6,busy=4,error=1,applied-then-error=2,flush=1,full=1,read=1
 
 .PHONY: help demo test faults bench chaos sim lint build bootstrap model
 
@@ -38,6 +42,10 @@ test: lint model ## Formatting, lints and all tests
 # Whole packages, as in `test`: see `build`.
 faults: build ## Every crash point, many seeds of store faults, and the other long sweeps (half an hour)
 	@$(with_env) SEGUE_FAULTS=all cargo test --workspace --locked --test faults
+	@$(with_env) log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; for seed in $(FAULT_SEEDS); do \
+		SEGUE_STORE_FAULTS_LOG="$$log" SEGUE_STORE_FAULTS="seed=$$seed,$(STORE_FAULTS)" \
+		cargo test --workspace --locked $(addprefix --test ,$(FAULT_SUITES)); \
+	done; echo "faults of stores that were injected:"; cut -d ' ' -f 1 "$$log" | sort | uniq -c
 
 lint: bootstrap ## Formatting and lints, warnings as errors
 	@cargo fmt --all --check

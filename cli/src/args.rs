@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands;
+use crate::{commands, ground::Over};
 
 /// State directory unless told otherwise.
 const STATE_DIR: &str = ".segue";
@@ -48,6 +48,9 @@ pub struct Global {
     /// Say more on standard error; twice for details
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
+    /// No option: what this program was made with.
+    #[arg(skip)]
+    pub over: Over,
 }
 
 impl Global {
@@ -193,6 +196,7 @@ mod tests {
             state_dir: PathBuf::new(),
             output: Output::Table,
             verbose: 0,
+            over: Over::default(),
         };
         let empty = global("").without_empty_variables(|_| Some(OsString::new()));
         assert_eq!((empty.server, empty.state_dir), (None, PathBuf::from(STATE_DIR)));

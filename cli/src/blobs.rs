@@ -5,9 +5,20 @@ use std::path::Path;
 use segue_proto::v1;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::{client::Client, error::Error};
+use crate::{client::Client, error::Error, printer::Printer};
 
-/// Fetches a blob into memory.
+/// Prints a blob as it comes, of any length: what it is known to be only at its end.
+pub async fn print(client: &Client, digest: &str, out: &mut Printer) -> Result<(), Error> {
+    let mut stream = client.blobs().get(v1::GetBlobRequest { digest: digest.to_owned() }).await?.into_inner();
+    let mut hasher = blake3::Hasher::new();
+    while let Some(piece) = stream.message().await? {
+        hasher.update(&piece.data);
+        out.bytes(&piece.data)?;
+    }
+    check(digest, hasher.finalize())
+}
+
+/// Fetches a small blob into memory.
 pub async fn bytes(client: &Client, digest: &str) -> Result<Vec<u8>, Error> {
     let mut stream = client.blobs().get(v1::GetBlobRequest { digest: digest.to_owned() }).await?.into_inner();
     let mut bytes = Vec::new();

@@ -56,6 +56,7 @@ impl Client {
             Error::usage(format!("`{url}` is not the address of a coordinator: {e}"))
                 .hint("give one such as http://127.0.0.1:7400")
         };
+        plain(url)?;
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(bad(&"it has no http:// or https://"));
         }
@@ -125,7 +126,7 @@ impl Client {
 
     /// Starts a coordinator for this command over the state directory.
     pub async fn embed(global: &Global) -> Result<Self, Error> {
-        let embedded = Embedded::coordinator(&global.state_dir).await?;
+        let embedded = Embedded::coordinator(&global.state_dir, global.over).await?;
         let mut client = Self::to(&embedded.url).await?;
         client.embedded = Some(embedded);
         Ok(client)
@@ -170,6 +171,17 @@ impl Client {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses an address with a name or a password in it, without repeating it: nobody would take notice of them, and they
+/// would be in logs and messages.
+pub fn plain(url: &str) -> Result<(), Error> {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split(['/', '?', '#']).next();
+    if authority.is_some_and(|authority| authority.contains('@')) || url.contains('?') {
+        return Err(Error::usage("the address of the coordinator holds a name, a password or a query, which it has no use for")
+            .hint("give it as http://HOST:PORT"));
+    }
+    Ok(())
 }
 
 fn left_address(state_dir: &Path) -> Option<String> {

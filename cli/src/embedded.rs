@@ -10,13 +10,17 @@ use std::{
 
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator, HookAllow},
+    server::{Config, HookAllow},
 };
 use segue_worker::agent::{self, Machine, WorkerConfig};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{args::RUNNER, error::Error};
+use crate::{
+    args::RUNNER,
+    error::Error,
+    ground::{self, Over},
+};
 
 /// Lease of workers unless told otherwise: a lost worker is noticed within it.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -47,7 +51,7 @@ const HOOKS_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Embedded {
     /// Starts a coordinator on a free loopback port.
-    pub async fn coordinator(state_dir: &Path) -> Result<Self, Error> {
+    pub async fn coordinator(state_dir: &Path, over: Over) -> Result<Self, Error> {
         let state_dir = absolute(state_dir)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -64,7 +68,7 @@ impl Embedded {
             openlineage: None,
             hook_allow: HookAllow::default(),
         };
-        let coordinator = Coordinator::start(config, listener, None, stop.clone()).await?;
+        let coordinator = ground::start(config, over, listener, None, stop.clone()).await?;
         let url = format!("http://{}", coordinator.address);
         let hooks = Some(HooksSettled(Box::pin(coordinator.hooks_settled())));
         let coordinator = tokio::spawn(coordinator.wait());

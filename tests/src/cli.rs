@@ -10,10 +10,16 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{program, wait};
+use crate::{
+    canary::{self, Role},
+    program, wait,
+};
 
 /// How long one command may take.
 const LONGEST: std::time::Duration = std::time::Duration::from_secs(400);
+
+/// How long a coordinator that a fault of its store has stopped may take to come back.
+const BACK: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Starts commands with the same global options, directory and environment.
 #[derive(Debug, Clone)]
@@ -54,17 +60,42 @@ impl Cli {
 
     /// Gives the command without starting it.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = command();
+        let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let role = args.first().map_or(Role::Caller, |first| Role::of(&first.to_string_lossy()));
+        let mut command = command(role);
         command.args(args).args(&self.global).envs(self.env.iter().cloned()).current_dir(&self.dir);
         command
     }
 
-    /// Executes a command and gives what it said, whatever it was.
+    /// Executes a command and gives what it said, whatever it was. Where the store of the coordinator fails, it is
+    /// executed again until it finds one, as its user would.
     ///
     /// # Panics
-    /// If it cannot be started or does not end.
+    /// If it cannot be started or does not end, or if it tells a secret.
     #[track_caller]
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Said {
+        let mut args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        if program::store_faults().is_none() {
+            return self.run_once(&args);
+        }
+        let submits = ["submit", "run"].iter().any(|name| args.first().is_some_and(|first| first == name));
+        if submits && !args.iter().any(|arg| arg == "--idempotency-key") {
+            // Nobody knows whether a submission that was not answered was kept.
+            args.extend(["--idempotency-key".into(), canary::secret().into()]);
+        }
+        let mut said = self.run_once(&args);
+        wait::within(BACK, || {
+            if !said.finds_nobody() {
+                return Some(());
+            }
+            said = self.run_once(&args);
+            None
+        });
+        said
+    }
+
+    #[track_caller]
+    fn run_once(&self, args: &[OsString]) -> Said {
         let mut command = self.command(args);
         let shown = format!("{command:?}");
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -75,11 +106,14 @@ impl Cli {
             let _ = child.kill();
             panic!("{shown} does not end:\n{}", err.join().unwrap_or_default());
         };
-        Said {
+        let said = Said {
             code: status.code().unwrap_or(-1),
             stdout: out.join().unwrap_or_default(),
             stderr: err.join().unwrap_or_default(),
-        }
+        };
+        canary::check(&format!("what {shown} says"), said.stdout.as_bytes());
+        canary::check(&format!("what {shown} says to people"), said.stderr.as_bytes());
+        said
     }
 
     /// Executes a command that must succeed, and gives its standard output.
@@ -116,10 +150,12 @@ impl Cli {
     }
 }
 
-/// Gives a command of the program that knows nothing of this machine's own coordinators.
-fn command() -> Command {
+/// Gives a command of the program that knows nothing of this machine's own coordinators, and a secret of its own.
+fn command(role: Role) -> Command {
     let mut command = Command::new(program::segue());
     command.env_remove("SEGUE_SERVER").env_remove("SEGUE_STATE_DIR").env("NO_COLOR", "1");
+    command.envs(canary::of(role).map(|canary| (canary.name, &canary.value)));
+    command.envs(program::store_faults().map(|faults| ("SEGUE_STORE_FAULTS", faults)));
     command
 }
 
@@ -132,6 +168,19 @@ fn reader(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 }
 
 impl Said {
+    /// Says whether the coordinator could not answer for the moment.
+    fn finds_nobody(&self) -> bool {
+        const WORDS: [&str; 6] = [
+            "the coordinator went away",
+            "no coordinator answers",
+            "is stopping",
+            "takes no more writes",
+            "the store: ",
+            "transport error",
+        ];
+        self.code == 3 && WORDS.iter().any(|words| self.stderr.contains(words))
+    }
+
     /// Reads standard output as JSON.
     ///
     /// # Panics

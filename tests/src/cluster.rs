@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
@@ -13,7 +13,13 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use segue_proto::v1::{self, RunState, TaskState};
 use tempfile::TempDir;
 
-use crate::{Cli, process::Process, relay::Relay, rpc::Rpc, wait::until};
+use crate::{Cli, canary, hosts::Network, process::Process, program, relay::Relay, rpc::Rpc, wait::until};
+
+/// Host of the coordinator in a [`Network`]. Those of workers have the workers' names.
+pub const COORDINATOR: &str = "coordinator";
+
+/// Port of the coordinator on a host of its own, where nobody else has any.
+const PORT: u16 = 7400;
 
 /// What a worker of a test offers.
 #[derive(Debug, Clone)]
@@ -69,10 +75,19 @@ impl WorkerPlan {
     }
 }
 
+/// What a cluster may have otherwise.
+#[derive(Debug, Default)]
+pub struct Setting {
+    /// How long workers may be silent; what the program says where there is none.
+    pub lease: Option<Duration>,
+    /// Hosts for the processes, one for each; all are on loopback where there is none.
+    pub network: Option<Network>,
+}
+
 /// A cluster that ends with its test.
 #[derive(Debug)]
 pub struct TestCluster {
-    lease: Duration,
+    setting: Setting,
     coordinator_args: Vec<String>,
     coordinator_env: Vec<(String, String)>,
     grpc: SocketAddr,
@@ -81,6 +96,7 @@ pub struct TestCluster {
     coordinator: Option<Process>,
     workers: BTreeMap<String, Process>,
     relays: BTreeMap<String, Relay>,
+    unsearched: Vec<PathBuf>,
     // Last: processes end before their directory goes.
     dir: TempDir,
 }
@@ -103,10 +119,23 @@ impl TestCluster {
     #[must_use]
     #[track_caller]
     pub fn start_with(lease: Duration, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_in(Setting { lease: Some(lease), network: None }, args, env)
+    }
+
+    /// Starts a coordinator in a setting of the test's own, with further arguments and variables of its environment.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn start_in(mut setting: Setting, args: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let (grpc, http) = (free_address(), free_address());
+        let host = setting.network.as_mut().map(|network| network.add(COORDINATOR));
+        let grpc = host.map_or_else(free_address, |address| SocketAddr::from((address, PORT)));
+        let http = free_address();
+        canary::watch_processes();
         let mut cluster = Self {
-            lease,
+            setting,
             coordinator_args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             coordinator_env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             grpc,
@@ -115,6 +144,7 @@ impl TestCluster {
             coordinator: None,
             workers: BTreeMap::new(),
             relays: BTreeMap::new(),
+            unsearched: Vec::new(),
             dir,
         };
         cluster.start_coordinator();
@@ -132,11 +162,16 @@ impl TestCluster {
         for (name, value) in &self.coordinator_env {
             cli = cli.env(name, value);
         }
-        let (grpc, http, lease) = (self.grpc.to_string(), self.http.to_string(), self.lease.as_secs_f64().to_string());
-        let mut args = vec!["coordinator", "-v", "--listen", &grpc, "--http", &http, "--lease", &lease];
+        let (grpc, http) = (self.grpc.to_string(), self.http.to_string());
+        let lease = self.setting.lease.map(|lease| lease.as_secs_f64().to_string());
+        let mut args = vec!["coordinator", "-v", "--listen", &grpc, "--http", &http];
+        args.extend(lease.iter().flat_map(|lease| ["--lease", lease]));
+        // Nobody but its hosts reaches the network.
+        args.extend(self.setting.network.iter().map(|_| "--insecure"));
         args.extend(self.coordinator_args.iter().map(String::as_str));
+        let mut command = self.on_host(COORDINATOR, cli.command(args));
         let log = self.dir().join("coordinator.log");
-        let mut process = Process::start("coordinator", &mut cli.command(args), &log);
+        let mut process = Process::start("coordinator", &mut command, &log);
         until("the coordinator answers", || {
             assert!(process.exit().is_none(), "the coordinator ended\n{}", process.tail());
             self.rpc.status().ok()
@@ -187,10 +222,15 @@ impl TestCluster {
     /// If it does not connect.
     #[track_caller]
     pub fn add_worker(&mut self, plan: &WorkerPlan) {
-        let ip = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(self.relays.len() % 250).unwrap_or(0));
         let grpc = self.grpc;
-        let relay = self.relays.entry(plan.name.clone()).or_insert_with(|| Relay::start(ip, grpc));
-        let mut cli = Cli::server(&format!("http://{}", relay.address()), self.dir.path());
+        let server = if let Some(network) = &mut self.setting.network {
+            network.add(&plan.name);
+            grpc
+        } else {
+            let ip = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(self.relays.len() % 250).unwrap_or(0));
+            self.relays.entry(plan.name.clone()).or_insert_with(|| Relay::start(ip, grpc)).address()
+        };
+        let mut cli = Cli::server(&format!("http://{server}"), self.dir.path());
         for (name, value) in &plan.env {
             cli = cli.env(name, value);
         }
@@ -202,9 +242,23 @@ impl TestCluster {
             args.extend(["--label", label]);
         }
         let log = self.dir.path().join(format!("worker-{}.log", plan.name));
-        let process = Process::start(&plan.name, &mut cli.command(args), &log);
+        let process = Process::start(&plan.name, &mut self.on_host(&plan.name, cli.command(args)), &log);
         self.workers.insert(plan.name.clone(), process);
         self.wait_worker(&plan.name, "connected");
+    }
+
+    fn on_host(&self, host: &str, command: Command) -> Command {
+        if let Some(network) = &self.setting.network { network.on(host, &command) } else { command }
+    }
+
+    /// Gives the network of the hosts.
+    ///
+    /// # Panics
+    /// If the processes are on loopback.
+    #[must_use]
+    #[track_caller]
+    pub const fn network(&self) -> &Network {
+        self.setting.network.as_ref().expect("this cluster has hosts")
     }
 
     /// Waits until a worker is `connected`, `draining` or `disconnected`.
@@ -278,6 +332,29 @@ impl TestCluster {
         self.dir.path()
     }
 
+    /// Lets a file of the test's directory hold a secret.
+    pub fn may_hold_secrets(&mut self, path: PathBuf) {
+        self.unsearched.push(path);
+    }
+
+    /// Searches what every process of the cluster said and left for the secrets in its environment, and ends them.
+    ///
+    /// # Panics
+    /// If one is found.
+    fn search(&mut self) {
+        if let Some(metrics) = self.coordinator.is_some().then(|| canary::metrics(self.http)).flatten() {
+            canary::check("the metrics", &metrics);
+            // Looks at its own output.
+            self.cli().run(["events", "-o", "json"]);
+        }
+        self.workers.clear();
+        self.coordinator = None;
+        let (found, _) =
+            canary::Searcher::canaries().search(self.dir(), &|path| self.unsearched.iter().any(|known| known == path));
+        assert!(found.is_empty(), "secrets are in what the cluster left: {found:?}");
+        canary::check_processes();
+    }
+
     /// Gives the state directory of the coordinator.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
@@ -314,7 +391,12 @@ impl TestCluster {
     #[must_use]
     #[track_caller]
     pub fn run(&self, run: &str) -> v1::RunView {
-        self.rpc.run(run).unwrap_or_else(|e| panic!("{run}: {e}"))
+        let asked = || match self.rpc.run(run) {
+            // One that a fault of its store has stopped is on its way back.
+            Err(e) if program::store_faults().is_some() && is_away(&e) => None,
+            answer => Some(answer),
+        };
+        until("the coordinator answers", asked).unwrap_or_else(|e| panic!("{run}: {e}"))
     }
 
     /// Waits until something can be said of a run.
@@ -378,6 +460,8 @@ impl Drop for TestCluster {
             for process in self.coordinator.iter().chain(self.workers.values()) {
                 eprintln!("{}", process.tail());
             }
+        } else {
+            self.search();
         }
     }
 }
@@ -416,6 +500,14 @@ pub fn is_alive(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Says whether nobody could answer for the moment.
+fn is_away(status: &tonic::Status) -> bool {
+    matches!(
+        status.code(),
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::Internal
+    )
 }
 
 fn signal_of(status: ExitStatus) -> Option<i32> {

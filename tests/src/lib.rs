@@ -3,9 +3,12 @@
 //!
 //! Everything here serves tests, so that a broken expectation panics with what is known about it, at the place that asked.
 
+pub mod canary;
 pub mod cli;
 pub mod cluster;
 pub mod data;
+pub mod draw;
+pub mod hosts;
 pub mod process;
 pub mod program;
 pub mod receiver;

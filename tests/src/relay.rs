@@ -58,10 +58,10 @@ impl Relay {
         self.address
     }
 
-    /// Breaks every connection and lets no new one through.
-    pub fn cut(&self) {
+    /// Breaks every connection and lets no new one through. Gives how many were open.
+    pub fn cut(&self) -> usize {
         self.state.cut.store(true, Ordering::SeqCst);
-        self.state.close();
+        self.state.close()
     }
 
     /// Lets connections through again.
@@ -89,10 +89,11 @@ impl State {
         Ok(())
     }
 
-    fn close(&self) {
-        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+    /// Closes both ends of every connection, and gives how many were open: those that had ended are closed already.
+    fn close(&self) -> usize {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = open.drain(..).filter(|stream| stream.shutdown(Shutdown::Both).is_ok()).count();
+        ends.div_ceil(2)
     }
 }
 

@@ -94,7 +94,7 @@ async fn get(
     })?;
     let digest = found.artifact.clone().unwrap_or_default().digest;
     if path.as_os_str() == "-" {
-        out.bytes(&blobs::bytes(client, &digest).await?)?;
+        blobs::print(client, &digest, out).await?;
         return Ok(ExitStatus::Done);
     }
     let size = blobs::file(client, &digest, &path).await?;

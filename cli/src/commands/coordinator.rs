@@ -9,16 +9,19 @@ use std::{
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator, HookAllow, openlineage::send::Target},
+    server::{Config, HookAllow, openlineage::send::Target},
 };
 use tokio::net::TcpListener;
 
-use super::gc::{Rules, age};
+use super::{
+    gc::{Rules, age},
+    worker::size,
+};
 use crate::{
     args::Global,
     embedded,
     error::{Error, ExitStatus},
-    stop,
+    ground, stop,
 };
 
 /// Heading of the rules in the help.
@@ -70,6 +73,19 @@ pub struct CoordinatorArgs {
     /// ones go every hour, with or without --gc-every
     #[arg(long, value_name = "AGE|forever", value_parser = keep_events, default_value = "30d", help_heading = RETENTION)]
     pub keep_events: KeepEvents,
+    /// Keep at most this much of the log of each attempt, at least 64KiB: its beginning and its end
+    #[arg(long, value_name = "SIZE", value_parser = log_limit, default_value = "64MiB", help_heading = RETENTION)]
+    pub log_limit: u64,
+}
+
+/// Least that is kept of a log.
+const LEAST_LOG: u64 = 64 * 1024;
+
+fn log_limit(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes if bytes < LEAST_LOG => Err(format!("`{text}` is less than 64KiB, the least that is kept of a log")),
+        bytes => Ok(bytes),
+    }
 }
 
 /// How long events stay; none: for ever.
@@ -103,6 +119,7 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         every: args.gc_every.map(Duration::from_millis),
         grace: Duration::from_millis(args.gc_grace),
         events_for: args.keep_events.0,
+        log_limit: args.log_limit,
     };
     let config = Config {
         state_dir: embedded::absolute(&global.state_dir)?,
@@ -114,7 +131,7 @@ pub async fn run(args: CoordinatorArgs, global: &Global) -> Result<ExitStatus, E
         openlineage,
         hook_allow,
     };
-    Coordinator::start(config, listener, http, stop).await?.wait().await?;
+    ground::start(config, global.over, listener, http, stop).await?.wait().await?;
     Ok(ExitStatus::Done)
 }
 
@@ -180,6 +197,8 @@ mod tests {
     fn events_are_kept_for_an_age_or_for_ever() {
         assert_eq!(keep_events("30d"), Ok(KeepEvents(Some(GcConfig::EVENTS_FOR))), "the default");
         assert_eq!(keep_events("forever"), Ok(KeepEvents(None)));
+        assert_eq!(log_limit("64MiB"), Ok(segue_coordinator::logs::LIMIT), "the default");
+        assert!(log_limit("1KiB").is_err_and(|why| why.contains("64KiB")));
         assert!(keep_events("30").is_err_and(|why| why.contains("90d")) && keep_events("0d").is_err());
     }
 }

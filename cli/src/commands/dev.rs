@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use segue_coordinator::{
     gc::GcConfig,
-    server::{Config, Coordinator, HookAllow},
+    server::{Config, HookAllow},
 };
 use segue_worker::agent::{self, WorkerConfig};
 
@@ -17,6 +17,7 @@ use crate::{
     args::Global,
     embedded,
     error::{Error, ExitStatus},
+    ground,
     printer::Printer,
     stop,
 };
@@ -52,7 +53,7 @@ pub async fn run(args: DevArgs, global: &Global, out: &mut Printer) -> Result<Ex
         openlineage: None,
         hook_allow: HookAllow::default(),
     };
-    let coordinator = Coordinator::start(config, listener, http, stop_coordinator.clone()).await?;
+    let coordinator = ground::start(config, global.over, listener, http, stop_coordinator.clone()).await?;
     let url = format!("http://{}", coordinator.address);
     let worker = WorkerConfig {
         name: "local".parse().map_err(|e| Error::internal(format!("worker name: {e}")))?,

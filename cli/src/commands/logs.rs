@@ -60,6 +60,7 @@ pub async fn run(args: LogsArgs, client: &Client, out: &mut Printer) -> Result<E
     } else {
         read(&request, &mut printed, client, out).await?;
     }
+    printed.finish(out)?;
     if printed.next.is_empty() && !out.is_json() {
         out.note(
             "no log is there: nothing was logged, or `logs_for` has taken it away; `segue show` and `segue explain` say how the \
@@ -135,6 +136,8 @@ struct Printed {
     headings: bool,
     begun: BTreeSet<(String, u32)>,
     last: Option<(String, u32)>,
+    /// The beginnings of characters whose rest is in the next piece; each is a piece of its own.
+    cut: BTreeMap<(String, u32), v1::ReadLogsResponse>,
 }
 
 impl Printed {
@@ -160,10 +163,8 @@ impl Printed {
 
     fn print(&mut self, piece: &v1::ReadLogsResponse, out: &mut Printer) -> Result<(), Error> {
         if out.is_json() {
-            return out.json(&serde_json::json!({
-                "task": piece.task, "attempt": piece.attempt, "offset": piece.offset, "lost_before": piece.lost_before,
-                "text": String::from_utf8_lossy(&piece.data),
-            }));
+            let whole = self.whole_characters(piece.clone());
+            return whole.iter().try_for_each(|piece| out.json(&value(piece)));
         }
         let source = (piece.task.clone(), piece.attempt);
         if self.headings && self.last.as_ref() != Some(&source) {
@@ -176,6 +177,49 @@ impl Printed {
         }
         out.bytes(&piece.data)
     }
+
+    /// Gives what can be shown as text now. A character that a piece ends in is held until its rest comes.
+    fn whole_characters(&mut self, mut piece: v1::ReadLogsResponse) -> Vec<v1::ReadLogsResponse> {
+        let source = (piece.task.clone(), piece.attempt);
+        let mut shown = Vec::new();
+        if let Some(cut) = self.cut.remove(&source) {
+            if piece.lost_before == 0 && cut.offset + cut.data.len() as u64 == piece.offset {
+                piece.data = [cut.data, piece.data].concat().into();
+                piece.offset = cut.offset;
+            } else {
+                shown.push(cut);
+            }
+        }
+        let rest = piece.data.split_off(end_of_characters(&piece.data));
+        if !rest.is_empty() {
+            let offset = piece.offset + piece.data.len() as u64;
+            self.cut.insert(source, v1::ReadLogsResponse { offset, data: rest, lost_before: 0, ..piece.clone() });
+        }
+        if !piece.data.is_empty() || piece.lost_before > 0 {
+            shown.push(piece);
+        }
+        shown
+    }
+
+    /// Shows what waits for a rest that does not come.
+    fn finish(&mut self, out: &mut Printer) -> Result<(), Error> {
+        std::mem::take(&mut self.cut).values().try_for_each(|piece| out.json(&value(piece)))
+    }
+}
+
+/// Gives a piece for scripts. Bytes that are no text become U+FFFD; `segue logs` without `-o json` gives them as they are.
+fn value(piece: &v1::ReadLogsResponse) -> serde_json::Value {
+    serde_json::json!({
+        "task": piece.task, "attempt": piece.attempt, "offset": piece.offset, "lost_before": piece.lost_before,
+        "text": String::from_utf8_lossy(&piece.data),
+    })
+}
+
+/// Gives the length of the bytes without a character at their end whose rest is missing. UTF-8 has at most 4 bytes.
+fn end_of_characters(bytes: &[u8]) -> usize {
+    (bytes.len().saturating_sub(3)..bytes.len())
+        .find(|&at| std::str::from_utf8(&bytes[at..]).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none()))
+        .unwrap_or(bytes.len())
 }
 
 #[cfg(test)]
@@ -190,6 +234,41 @@ mod tests {
     fn rest(printed: &mut Printed, offset: u64, text: &str, lost: u64) -> Option<(String, u64)> {
         let rest = printed.rest_of(piece(offset, text, lost))?;
         Some((String::from_utf8_lossy(&rest.data).into_owned(), rest.lost_before))
+    }
+
+    #[test]
+    fn a_character_that_two_pieces_share_is_shown_whole() {
+        let text = "a€ü😀z".as_bytes();
+        for cut in 0..=text.len() {
+            let mut printed = Printed::default();
+            let mut part = |offset: usize, bytes: &[u8]| {
+                let mut part = piece(offset as u64, "", 0);
+                part.data = bytes.to_vec().into();
+                printed.whole_characters(part)
+            };
+            let shown: Vec<_> = [part(0, &text[..cut]), part(cut, &text[cut..])].concat();
+            let texts: String = shown.iter().map(|piece| String::from_utf8_lossy(&piece.data)).collect();
+            assert_eq!(texts.as_bytes(), text, "cut at {cut}");
+            let mut next = 0;
+            for piece in shown {
+                assert_eq!(piece.offset, next, "cut at {cut}");
+                next += piece.data.len() as u64;
+            }
+            assert!(printed.cut.is_empty());
+        }
+    }
+
+    #[test]
+    fn half_a_character_before_a_gap_or_at_the_end_is_shown_as_what_it_is() {
+        let mut printed = Printed::default();
+        let mut half = piece(0, "ab", 0);
+        half.data = b"ab\xe2\x82".to_vec().into();
+        assert_eq!(printed.whole_characters(half.clone()).len(), 1);
+        let after = printed.whole_characters(piece(14, "c", 10));
+        assert_eq!((&after[0].data[..], after[0].offset), (&b"\xe2\x82"[..], 2));
+        assert_eq!((&after[1].data[..], after[1].lost_before), (&b"c"[..], 10));
+        assert_eq!(end_of_characters(b"\xff\xfe\xff"), 3, "what is no text at all waits for nothing");
+        assert_eq!(end_of_characters(b"\x82\x82\x82"), 3);
     }
 
     #[test]

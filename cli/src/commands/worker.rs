@@ -9,6 +9,7 @@ use segue_worker::agent::{self, Machine, Tls, WorkerConfig};
 use super::coordinator::read;
 use crate::{
     args::Global,
+    client::plain,
     embedded,
     error::{Error, ExitStatus},
     stop,
@@ -150,6 +151,7 @@ pub async fn run(args: WorkerArgs, global: &Global) -> Result<ExitStatus, Error>
         return Err(Error::usage("a worker needs the address of its coordinator")
             .hint("segue worker --server http://127.0.0.1:7400"));
     };
+    plain(&server)?;
     let name = args.name.clone().unwrap_or_else(host_name);
     let name: segue_proto::ids::WorkerName =
         name.parse().map_err(|e| Error::usage(format!("{e}")).hint("choose one with --name"))?;

@@ -117,6 +117,13 @@ impl BlobStore {
     }
 
     fn open_remote(url: &url::Url) -> Result<Self, Error> {
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            // Nor is the address repeated here.
+            let place = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
+            let reason = "the address holds a name, a password or options, and every worker is told it: leave them away and \
+                          give credentials in the environment (AWS_ACCESS_KEY_ID and the like)";
+            return Err(blobs_error(&place, reason));
+        }
         // Not `std::env::vars`, which panics on a value that is not Unicode.
         let options = std::env::vars_os().filter_map(|(name, value)| {
             let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);

@@ -23,7 +23,7 @@ mod service;
 
 use std::time::Duration;
 
-use crate::spec::Retention;
+use crate::{logs, spec::Retention};
 
 pub use execute::{drop_cache, execute};
 pub use facts::{
@@ -45,6 +45,8 @@ pub struct GcConfig {
     pub grace: Duration,
     /// How long events stay in the feed; none: for ever. What somebody still has to read stays longer.
     pub events_for: Option<Duration>,
+    /// Bytes that are kept of the log of each attempt: its beginning and its end.
+    pub log_limit: u64,
 }
 
 impl GcConfig {
@@ -55,9 +57,15 @@ impl GcConfig {
 }
 
 impl Default for GcConfig {
-    /// Keeps everything.
+    /// Keeps everything, of a very long log its beginning and its end.
     fn default() -> Self {
-        Self { defaults: Retention::default(), every: None, grace: Self::GRACE, events_for: None }
+        Self {
+            defaults: Retention::default(),
+            every: None,
+            grace: Self::GRACE,
+            events_for: None,
+            log_limit: logs::LIMIT,
+        }
     }
 }
 

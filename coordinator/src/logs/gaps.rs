@@ -8,10 +8,10 @@ use std::{
 
 use crate::store::Error;
 
-/// Gaps of one log. A sender that loses bytes more often than this is broken, and its file must not grow without end.
+/// Gaps of one part. A sender that loses bytes more often than this gets a new part: no file grows without end.
 const MOST: usize = 10_000;
 
-/// The gaps of one log.
+/// The gaps of one part of a log.
 #[derive(Debug)]
 pub(super) struct Gaps {
     file: PathBuf,
@@ -68,19 +68,22 @@ impl Gaps {
         self.gaps.iter().map(|&(_, lost)| lost).sum()
     }
 
+    /// Says whether no more can be recorded.
+    pub(super) fn are_full(&self) -> bool {
+        self.gaps.len() >= MOST
+    }
+
     /// Records a gap at the end of the file, before the bytes that follow it are written: if the process dies in
     /// between, they are sent again and find the gap in place.
-    pub(super) fn add(&mut self, position: u64, lost: u64) -> Result<(), String> {
-        if self.gaps.len() >= MOST {
-            return Err(format!("more than {MOST} gaps: the sender is broken"));
-        }
+    pub(super) fn add(&mut self, position: u64, lost: u64) -> Result<(), Error> {
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).open(&self.file)?;
             // A mere line end would make a whole line of it, with a number that may be cut.
             let end_of_torn = if self.torn { " torn\n" } else { "" };
             file.write_all(format!("{end_of_torn}{position} {lost}\n").as_bytes())
         };
-        write().map_err(|e| format!("{} cannot be written ({e})", self.file.display()))?;
+        // An error of the disk, as with the log itself: no fault of the sender.
+        write().map_err(|e| Error::io("writing", &self.file, e))?;
         self.gaps.push((position, lost));
         self.torn = false;
         Ok(())

@@ -1,10 +1,13 @@
-//! Logs of attempts: one append-only file each, `<run>/<task>.<attempt>.log`.
+//! Logs of attempts: append-only files, `<run>/<task>.<attempt>.log` and for a long log some more (see [`parts`]).
 //!
 //! Offsets count the bytes that the attempt has written, those that were lost on the way included. The file holds what
 //! arrived; a file beside it, `….gaps`, says where bytes are missing and how many. A piece that is sent again changes
 //! nothing. Appending does not sync: after a power cut the tail may be missing, which then shows as a gap.
+//!
+//! Of each attempt no more is kept than a limit says: the beginning and the end.
 
 mod gaps;
+mod parts;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,7 +27,10 @@ use crate::store::{
     Error,
     durable::{make_dir, sync_dir},
 };
-use gaps::Gaps;
+use parts::{MOST_PARTS, Parts};
+
+/// Bytes that are kept of the log of one attempt unless somebody says otherwise.
+pub const LIMIT: u64 = 64 * 1024 * 1024;
 
 /// Locks shared by all attempts: enough that two busy ones seldom meet.
 const STRIPES: usize = 64;
@@ -34,6 +40,8 @@ const STRIPES: usize = 64;
 pub struct Logs {
     dir: PathBuf,
     stripes: Arc<[Mutex<()>; STRIPES]>,
+    /// Bytes of one file of a log.
+    part_bytes: u64,
 }
 
 /// A piece of a log.
@@ -80,7 +88,14 @@ impl Logs {
 
     /// Names logs without touching the disk; reading from a directory that is not there gives no logs.
     pub(crate) fn open_to_read(dir: PathBuf) -> Self {
-        Self { dir, stripes: Arc::new([const { Mutex::new(()) }; STRIPES]) }
+        Self { dir, stripes: Arc::new([const { Mutex::new(()) }; STRIPES]), part_bytes: 0 }.keeping(LIMIT)
+    }
+
+    /// Keeps at most so many bytes of the log of each attempt: the first eighth of them, and of what follows the last.
+    #[must_use]
+    pub fn keeping(mut self, limit: u64) -> Self {
+        self.part_bytes = (limit / MOST_PARTS as u64).max(1);
+        self
     }
 
     /// Gives the directory.
@@ -102,28 +117,40 @@ impl Logs {
         let end_of_piece = offset
             .checked_add(data.len() as u64)
             .ok_or_else(|| wrong(format!("a piece at the impossible offset {offset}")))?;
-        let kept = length_of(&path)?;
-        let mut gaps = Gaps::read(&gaps_path(&path), kept)?;
-        let end = kept + gaps.lost();
+        let mut parts = Parts::find(&path)?;
+        let mut part = parts.last()?;
+        let end = part.end();
         if end_of_piece <= end {
             return Ok(end);
         }
-        if offset > end {
-            if lost_before < offset - end {
+        // In range: the piece is a slice in memory, and what is passed over is shorter than it.
+        let mut new = &data[usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len())..];
+        let mut at = offset.max(end);
+        let mut unannounced = offset.saturating_sub(end) > lost_before;
+        self.make_run_dir(&path)?;
+        loop {
+            if part.kept >= self.part_bytes || part.gaps.are_full() {
+                part = parts.begin(at)?;
+            } else if at > part.end() {
+                part.gaps.add(part.kept, at - part.end())?;
+            }
+            if std::mem::take(&mut unannounced) {
                 tracing::warn!(%token, missing = offset - end, announced = lost_before, "log bytes are missing");
             }
-            self.make_run_dir(&path)?;
-            gaps.add(kept, offset - end).map_err(wrong)?;
+            let room = usize::try_from(self.part_bytes - part.kept).unwrap_or(usize::MAX);
+            let (now, later) = new.split_at(room.min(new.len()));
+            if !now.is_empty() {
+                let append = || -> io::Result<()> {
+                    OpenOptions::new().create(true).append(true).open(&part.path)?.write_all(now)
+                };
+                append().map_err(|e| Error::io("writing", &part.path, e))?;
+            }
+            if later.is_empty() {
+                return Ok(end_of_piece);
+            }
+            (new, at) = (later, at + now.len() as u64);
+            part.kept += now.len() as u64;
         }
-        // In range: the piece is a slice in memory, and what is passed over is shorter than it.
-        let new = &data[usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len())..];
-        if !new.is_empty() {
-            self.make_run_dir(&path)?;
-            let append =
-                || -> io::Result<()> { OpenOptions::new().create(true).append(true).open(&path)?.write_all(new) };
-            append().map_err(|e| Error::io("writing", &path, e))?;
-        }
-        Ok(end_of_piece)
     }
 
     /// Makes the log of an attempt durable; called when the attempt has ended.
@@ -132,17 +159,18 @@ impl Logs {
     /// [`Error::Io`] naming the file.
     pub fn sync(&self, token: &Token) -> Result<(), Error> {
         let path = self.path(&token.run, &token.task, token.attempt);
-        for path in [gaps_path(&path), path.clone()] {
+        let parts = Parts::find(&path)?;
+        for path in parts.files() {
             match File::open(&path).and_then(|file| file.sync_all()) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("syncing", &path, e)),
             }
         }
-        match path.parent() {
-            Some(dir) if dir.is_dir() => sync_dir(dir),
-            _ => Ok(()),
+        for dir in [Some(parts.dir()), path.parent()].into_iter().flatten().filter(|dir| dir.is_dir()) {
+            sync_dir(dir)?;
         }
+        Ok(())
     }
 
     /// Gives the length of a log in bytes, lost ones included; 0 where there is none. The next byte expected.
@@ -152,8 +180,7 @@ impl Logs {
     pub fn length(&self, run: &RunId, task: &TaskRef, attempt: u32) -> Result<u64, Error> {
         let path = self.path(run, task, attempt);
         let _alone = self.lock(&path);
-        let kept = length_of(&path)?;
-        Ok(kept + Gaps::read(&gaps_path(&path), kept)?.lost())
+        Ok(Parts::find(&path)?.last()?.end())
     }
 
     /// Reads the next piece from an offset: at most `most` bytes (and at most [`CHUNK_BYTES`]), and none at the end of
@@ -171,19 +198,27 @@ impl Logs {
     ) -> Result<Option<Piece>, Error> {
         let path = self.path(run, task, attempt);
         let _alone = self.lock(&path);
-        let kept = length_of(&path)?;
-        let place = Gaps::read(&gaps_path(&path), kept)?.locate(offset, kept);
-        let length = place.left.min(most.min(CHUNK_BYTES) as u64);
-        if length == 0 && place.lost_before == 0 {
-            return Ok(None);
+        let (mut at, mut lost) = (offset, 0);
+        for part in Parts::find(&path)?.at_or_after(offset) {
+            let part = part?;
+            // What was between the part before and this one is gone.
+            lost += part.start.saturating_sub(at);
+            at = at.max(part.start);
+            let place = part.gaps.locate(at - part.start, part.kept);
+            lost += place.lost_before;
+            at = part.start.saturating_add(place.offset);
+            let length = place.left.min(most.min(CHUNK_BYTES) as u64);
+            if length == 0 {
+                continue;
+            }
+            let reading = |e| Error::io("reading", &part.path, e);
+            let mut file = File::open(&part.path).map_err(reading)?;
+            file.seek(SeekFrom::Start(place.position)).map_err(reading)?;
+            let mut data = Vec::new();
+            file.take(length).read_to_end(&mut data).map_err(reading)?;
+            return Ok(Some(Piece { offset: at, data: data.into(), lost_before: lost }));
         }
-        let mut data = Vec::new();
-        if length > 0 {
-            let mut file = File::open(&path).map_err(|e| Error::io("reading", &path, e))?;
-            file.seek(SeekFrom::Start(place.position)).map_err(|e| Error::io("reading", &path, e))?;
-            file.take(length).read_to_end(&mut data).map_err(|e| Error::io("reading", &path, e))?;
-        }
-        Ok(Some(Piece { offset: place.offset, data: data.into(), lost_before: place.lost_before }))
+        Ok((lost > 0).then_some(Piece { offset: at, data: Bytes::new(), lost_before: lost }))
     }
 
     /// Lists the logs of a run, by task and attempt.
@@ -217,7 +252,9 @@ impl Logs {
         let mut bytes = 0;
         for name in self.list(run)? {
             let path = self.path(run, &name.task, name.attempt);
-            bytes += length_of(&path)? + length_of(&gaps_path(&path))?;
+            for file in Parts::find(&path)?.files() {
+                bytes += length_of(&file)?;
+            }
         }
         Ok(bytes)
     }
@@ -231,14 +268,13 @@ impl Logs {
         for name in names {
             let path = self.path(run, &name.task, name.attempt);
             let _alone = self.lock(&path);
-            for path in [gaps_path(&path), path.clone()] {
-                let length = length_of(&path)?;
-                match fs::remove_file(&path) {
-                    Ok(()) => freed += length,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(Error::io("deleting", &path, e)),
-                }
+            let parts = Parts::find(&path)?;
+            for file in parts.files() {
+                let length = length_of(&file)?;
+                parts::remove(&file)?;
+                freed += length;
             }
+            let _ = fs::remove_dir(parts.dir());
         }
         // One that is not empty stays: somebody writes there.
         let _ = fs::remove_dir(self.dir.join(run.to_string()));
@@ -251,8 +287,15 @@ impl Logs {
         let target = to.path(run, &name.task, name.attempt);
         let _alone = self.lock(&from);
         to.make_run_dir(&target)?;
+        let parts = Parts::find(&from)?;
+        let target_dir = target.with_extension("parts");
+        if parts.dir().is_dir() {
+            make_dir(&target_dir)?;
+        }
         let mut copied = 0;
-        for (from, target) in [(from.clone(), target.clone()), (gaps_path(&from), gaps_path(&target))] {
+        for from in parts.files() {
+            let dir = if from.starts_with(parts.dir()) { Some(target_dir.as_path()) } else { target.parent() };
+            let Some(target) = dir.zip(from.file_name()).map(|(dir, name)| dir.join(name)) else { continue };
             let copy = || -> io::Result<u64> {
                 let length = fs::copy(&from, &target)?;
                 File::open(&target)?.sync_all()?;
@@ -285,13 +328,9 @@ impl Logs {
     }
 }
 
-fn gaps_path(log: &Path) -> PathBuf {
-    log.with_extension("gaps")
-}
-
 fn parse_name(name: &str) -> Option<LogName> {
     // The log of an attempt that has only lost bytes has no file but its gaps.
-    let stem = name.strip_suffix(".log").or_else(|| name.strip_suffix(".gaps"))?;
+    let stem = [".log", ".gaps", ".parts"].iter().find_map(|end| name.strip_suffix(end))?;
     let (task, attempt) = stem.rsplit_once('.')?;
     Some(LogName { task: task.parse().ok()?, attempt: attempt.parse().ok()? })
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{parts::gaps_path, *};
 use crate::store::{
     Code,
     testing::{run, token},
@@ -115,12 +115,83 @@ fn torn_and_foreign_lines_beside_a_log_are_passed_over() {
 }
 
 #[test]
-fn gaps_without_end_are_refused() {
+fn gaps_without_end_begin_a_new_part() {
     let (_dir, logs, token) = logs();
     let path = logs.path(&token.run, &token.task, 1);
     logs.append(&token, 5, b"x", 5).unwrap();
     fs::write(gaps_path(&path), "0 1\n".repeat(10_000)).unwrap();
-    assert_eq!(logs.append(&token, 20_000, b"x", 1).unwrap_err().code(), Code::Log);
+    assert_eq!(logs.append(&token, 20_000, b"x", 1).unwrap(), 20_001);
+    assert!(fs::metadata(gaps_path(&path)).unwrap().len() <= 40_000, "no line was added");
+    assert_eq!(text(&logs, &token, 99), "[… 10000 bytes lost …]\nx[… 9999 bytes lost …]\nx");
+}
+
+/// Appends `pieces` pieces of seven bytes, each of another letter.
+fn fill(logs: &Logs, token: &Token, pieces: u8) -> Vec<u8> {
+    let mut all = Vec::new();
+    for piece in 0..pieces {
+        let data = [b'a' + piece % 26; 7];
+        logs.append(token, all.len() as u64, &data, 0).unwrap();
+        all.extend(data);
+    }
+    all
+}
+
+#[test]
+fn of_a_log_without_end_the_beginning_and_the_end_are_kept_and_the_rest_shows_as_lost() {
+    let (_dir, logs, token) = logs();
+    let logs = logs.keeping(80);
+    let all = fill(&logs, &token, 100);
+    assert_eq!(logs.length(&token.run, &token.task, 1).unwrap(), 700, "offsets count what went too");
+    let kept = logs.size(&token.run).unwrap();
+    assert!((60..=80).contains(&kept), "{kept} bytes are kept");
+    let first = logs.read(&token.run, &token.task, 1, 0, 99).unwrap().unwrap();
+    assert_eq!((first.offset, &first.data[..]), (0, &all[..10]));
+    let next = logs.read(&token.run, &token.task, 1, 10, 99).unwrap().unwrap();
+    assert_eq!((next.offset, next.lost_before), (10 + 700 - kept, 700 - kept), "one gap, and then the end");
+    let shown = text(&logs, &token, 99);
+    let end = String::from_utf8_lossy(&all[700 - (usize::try_from(kept).unwrap() - 10)..]).into_owned();
+    assert_eq!(shown, format!("aaaaaaabbb{}{end}", gap_marker(700 - kept)));
+    // From within what went, and again what was sent before.
+    let piece = logs.read(&token.run, &token.task, 1, 100, 3).unwrap().unwrap();
+    assert_eq!((piece.offset, piece.lost_before), (next.offset, next.offset - 100));
+    assert_eq!(logs.append(&token, 0, &all[..14], 0).unwrap(), 700);
+    assert_eq!(text(&logs, &token, 99), shown);
+}
+
+#[test]
+fn the_parts_of_a_log_are_copied_listed_and_deleted_with_it() {
+    let (dir, logs, token) = logs();
+    let logs = logs.keeping(80);
+    let other = Token { attempt: 2, ..token.clone() };
+    fill(&logs, &token, 100);
+    logs.append(&other, 0, b"short", 0).unwrap();
+    logs.sync(&token).unwrap();
+    let names = logs.list(&token.run).unwrap();
+    assert_eq!(names.iter().map(|name| name.attempt).collect::<Vec<_>>(), [1, 2]);
+    let copy = Logs::open(dir.path().join("copy")).unwrap();
+    assert_eq!(
+        names.iter().map(|name| logs.copy(&token.run, name, &copy).unwrap()).sum::<u64>(),
+        logs.size(&token.run).unwrap()
+    );
+    assert_eq!(text(&copy, &token, 9), text(&logs, &token, 9));
+    assert_eq!(logs.append(&token, 700, b"more", 0).unwrap(), 704, "the copy has not moved anything");
+    let size = logs.size(&token.run).unwrap();
+    assert_eq!(logs.remove(&token.run, &names).unwrap(), size);
+    assert!(logs.runs().unwrap().is_empty(), "the directory goes with the last log");
+}
+
+#[test]
+fn what_is_in_the_directory_of_the_parts_and_is_none_is_left_alone() {
+    let (_dir, logs, token) = logs();
+    let logs = logs.keeping(80);
+    fill(&logs, &token, 10);
+    let parts = logs.path(&token.run, &token.task, 1).with_extension("parts");
+    for name in ["notes.log", "1.log", "99999999999999999999.log", "-0000000000000000001.log"] {
+        fs::write(parts.join(name), "somebody else's").unwrap();
+    }
+    fill(&logs, &token, 100);
+    assert_eq!(logs.length(&token.run, &token.task, 1).unwrap(), 700);
+    assert_eq!(fs::read(parts.join("notes.log")).unwrap(), b"somebody else's");
 }
 
 #[test]
@@ -175,5 +246,50 @@ proptest! {
             at = piece.next();
         }
         prop_assert_eq!(seen, expected);
+    }
+
+    /// As above, with a limit: what is kept is right, the rest is lost, and the disk holds no more than the limit.
+    #[test]
+    fn a_limit_costs_the_middle_and_nothing_else(
+        pieces in prop::collection::vec((1_usize..40, any::<bool>(), 0_usize..2), 1..60),
+        most in 1_usize..50,
+        limit in 8_u64..200,
+    ) {
+        let (_dir, logs, token) = logs();
+        let logs = logs.keeping(limit);
+        let (mut offset, mut lost, mut expected) = (0_u64, 0_u64, Vec::<Option<u8>>::new());
+        for (length, is_lost, again) in pieces {
+            let data: Vec<u8> = (0..length).map(|i| ((offset as usize + i) % 251) as u8).collect();
+            expected.extend(data.iter().map(|&byte| (!is_lost).then_some(byte)));
+            if is_lost {
+                lost += length as u64;
+            } else {
+                for _ in 0..=again {
+                    prop_assert_eq!(logs.append(&token, offset, &data, lost).unwrap(), offset + length as u64);
+                }
+                lost = 0;
+            }
+            offset += length as u64;
+        }
+        let files = Parts::find(&logs.path(&token.run, &token.task, 1)).unwrap().files();
+        let on_disk: u64 = files.iter().filter(|file| file.extension().unwrap() == "log").map(|file| length_of(file).unwrap()).sum();
+        prop_assert!(on_disk <= limit, "{} bytes of {}", on_disk, limit);
+        let mut seen = vec![None; expected.len()];
+        let mut at = 0;
+        while let Some(piece) = logs.read(&token.run, &token.task, 1, at, most).unwrap() {
+            prop_assert_eq!(piece.offset, at + piece.lost_before);
+            prop_assert!(piece.next() > at);
+            for (i, &byte) in piece.data.iter().enumerate() {
+                seen[piece.offset as usize + i] = Some(byte);
+            }
+            at = piece.next();
+        }
+        let first_part = usize::try_from((limit / 8).max(1)).unwrap();
+        let mut arrived = 0;
+        for (place, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
+            prop_assert!(seen.is_none() || seen == expected, "the byte at {} is another", place);
+            arrived += usize::from(expected.is_some());
+            prop_assert!(arrived > first_part || seen == expected, "the beginning is kept, up to {}", place);
+        }
     }
 }

@@ -452,7 +452,11 @@ impl Actor {
         if defect::is(Defect::ActFirst) {
             self.act(std::mem::take(&mut effects));
         }
-        let committed = self.persist(dirty, batch, now).await;
+        // A store that takes no more is a coordinator that ends: whoever asked may ask the next one.
+        let committed = self.persist(dirty, batch, now).await.map_err(|e| match self.committer.failure() {
+            Some(reason) => crate::store::Error::Stopped { reason }.into(),
+            None => e,
+        });
         match &committed {
             Ok(()) => self.act(effects),
             Err(_) => self.links.clear(),
@@ -647,7 +651,16 @@ impl Actor {
         }
         let begun = Instant::now();
         let committed = self.committer.commit(batch).await;
-        self.timings.commit.observe(begun.elapsed().as_secs_f64());
+        let took = begun.elapsed();
+        self.timings.commit.observe(took.as_secs_f64());
+        if took.as_millis() > u128::from(self.facts.lease_ms / 3) {
+            warn!(
+                seconds = took.as_secs_f64(),
+                lease_ms = self.facts.lease_ms,
+                "the disk of the store is slow: answers to heartbeats wait for it, and a worker that gets none within its \
+                 lease loses its attempts; give the store a faster disk, or the coordinator a longer --lease"
+            );
+        }
         committed?;
         self.feed.flushed();
         if let Some(rereads) = &self.rereads {

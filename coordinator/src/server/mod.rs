@@ -72,7 +72,7 @@ use crate::{
     core::{Config as CoreConfig, Core},
     gc::{self, Gc, GcConfig},
     logs::Logs,
-    store::{Batch, Committer, SledStore, StateDir, Store, meta},
+    store::{Batch, Committer, Patient, SledStore, StateDir, Store, meta},
 };
 
 /// Settings of a coordinator.
@@ -129,9 +129,20 @@ impl Ground {
     /// # Errors
     /// The store, the blobs or the logs cannot be opened.
     pub async fn open(config: &Config) -> Result<Self, Error> {
+        Self::open_over(config, |store| store).await
+    }
+
+    /// As [`Ground::open`], with something between the store on disk and all who use it.
+    ///
+    /// # Errors
+    /// Those of [`Ground::open`].
+    pub async fn open_over(
+        config: &Config,
+        over: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Result<Self, Error> {
         let dir = StateDir::new(&config.state_dir);
         let store = Offload::Threads.run("opening the store", move || SledStore::open(dir.store())).await??;
-        Self::on(Arc::new(store), config).await
+        Self::on(over(Arc::new(store)), config).await
     }
 
     /// As [`Ground::open`], on a store that is open already; blobs and logs are where the settings say.
@@ -140,10 +151,11 @@ impl Ground {
     /// Those of [`Ground::open`].
     pub async fn on(store: Arc<dyn Store>, config: &Config) -> Result<Self, Error> {
         let state_dir = StateDir::new(&config.state_dir);
+        let store: Arc<dyn Store> = Arc::new(Patient::new(store));
         let committer = Committer::start(Arc::clone(&store))?;
         let place = config.blob_url.clone().unwrap_or_else(|| state_dir.blobs().to_string_lossy().into_owned());
         let blobs = BlobStore::open(&place).await?;
-        let logs = Logs::open(state_dir.logs())?;
+        let logs = Logs::open(state_dir.logs())?.keeping(config.gc.log_limit);
         Ok(Self { store, committer, blobs, logs, offload: Offload::Threads, ids: Ids::default() })
     }
 }
@@ -312,8 +324,8 @@ impl Coordinator {
         let ended = self.actor.await.map_err(|e| Error::Internal(format!("the actor ended early: {e}")))?;
         // The actor may have had nothing to write since the store failed under somebody else.
         let ended = match (ended, self.shared.committer.failure()) {
-            (Ok(()), Some(reason)) => Err(crate::store::Error::Stopped { reason }.into()),
-            (ended, _) => ended,
+            (_, Some(reason)) => Err(crate::store::Error::Stopped { reason }.into()),
+            (ended, None) => ended,
         };
         self.shared.committer.close();
         // Somebody else's file stays: only the coordinator that wrote it takes it away.

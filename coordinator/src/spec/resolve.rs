@@ -248,9 +248,11 @@ pub(super) fn with(draft: &Draft<'_>, params: &mut Params, check: &mut Check<'_>
             for &(argument, span) in argv {
                 references(argument, span, children, params, check);
                 secrets::argument(argument, span, check);
+                secrets::address(argument, span, check);
             }
         }
         DraftWork::Sensor(sensor) => {
+            secrets::address(sensor.target.0, sensor.target.1, check);
             if references(sensor.target.0, sensor.target.1, Children::Never, params, check) {
                 sensor.check(check);
             }
@@ -273,6 +275,7 @@ pub(super) fn with(draft: &Draft<'_>, params: &mut Params, check: &mut Check<'_>
         let good = strings(entry, &mut |text, span| references(text, span, children, params, check));
         if let Value::Text(text) = &entry.node.value {
             secrets::named(&entry.key, text, entry.node.span, check);
+            secrets::address(text, entry.node.span, check);
         }
         let json = match &draft.work {
             DraftWork::Operator(spec) => match spec.params.iter().find(|param| param.name == entry.key) {
@@ -314,6 +317,7 @@ pub(super) fn env(policy: &Policy, children: Children<'_>, params: &mut Params, 
         if let EnvValue::Text(text) = &entry.value {
             references(text, entry.span, children, params, check);
             secrets::named(name, text, entry.span, check);
+            secrets::address(text, entry.span, check);
         }
     }
 }

@@ -35,6 +35,17 @@ pub(super) fn argument(argument: &str, span: Span, check: &mut Check<'_>) {
     }
 }
 
+/// Warns of an address with a name, a password or a token in it.
+pub(super) fn address(text: &str, span: Span, check: &mut Check<'_>) {
+    let Ok(url) = url::Url::parse(text) else { return };
+    if url.has_host() && (!url.username().is_empty() || url.password().is_some()) {
+        warn("the address holds a name or a password", span, check);
+    }
+    if let Some((name, _)) = url.query_pairs().find(|(name, value)| !value.is_empty() && tells(name)) {
+        warn(&format!("{} in the address looks like a secret", quote(&name)), span, check);
+    }
+}
+
 /// Reports `{ secret = … }` outside `env`, and says whether it was there.
 pub(super) fn table(entry: &Entry, check: &mut Check<'_>) -> bool {
     let Value::Table(id) = entry.node.value else { return false };

@@ -23,7 +23,11 @@ pub(crate) fn unusable(dir: &Path, e: &io::Error) -> Error {
     Error::Directory {
         dir: dir.to_owned(),
         reason: format!("cannot be made or written ({e})"),
-        fix: "make it writable, or name another one with --state-dir",
+        fix: match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
+            io::ErrorKind::ReadOnlyFilesystem => "mount its disk for writing",
+            _ => "make it writable, or name another one with --state-dir",
+        },
     }
 }
 

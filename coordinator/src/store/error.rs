@@ -49,7 +49,7 @@ pub enum Error {
     Damaged { dir: PathBuf, reason: String },
 
     /// The disk or the network said no.
-    #[error("{what}: {source}")]
+    #[error("{what}: {source}{}", advice(.source))]
     Io { what: String, source: Arc<io::Error> },
 
     /// The commit thread has ended, by request or after a flush that failed.
@@ -167,6 +167,9 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Model { hint, .. } => hint.as_deref(),
+            Self::Stopped { .. } => {
+                Some("mend that and start the coordinator again: what was acknowledged is on the disk")
+            }
             _ => None,
         }
     }
@@ -178,6 +181,15 @@ impl Error {
 
     pub(crate) fn corrupt(key: impl ToString, reason: impl ToString) -> Self {
         Self::Corrupt { key: key.to_string(), reason: reason.to_string() }
+    }
+}
+
+/// Says what helps against an error of the disk, where that is known.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on that disk",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount that disk for writing",
+        _ => "",
     }
 }
 

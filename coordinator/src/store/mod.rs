@@ -14,6 +14,7 @@ mod gather;
 pub mod keys;
 pub mod memory;
 pub mod meta;
+pub mod patient;
 mod pieces;
 pub(crate) mod references;
 pub mod sled_store;
@@ -33,6 +34,7 @@ pub use commit::{CommitStats, Committer, Pending, Written};
 pub use error::{Code, Error};
 pub use keys::Key;
 pub use memory::MemoryStore;
+pub use patient::Patient;
 pub use sled_store::SledStore;
 pub use state_dir::StateDir;
 pub use verify::{VerifyReport, verify, verify_dir};
@@ -43,6 +45,9 @@ pub type Row = (Vec<u8>, Vec<u8>);
 /// An ordered map of bytes with atomic, conditional batches.
 ///
 /// Calls block. Reads may come from any thread; writes are meant to go through one [`Committer`].
+///
+/// An [`Error::Io`] of kind `WouldBlock`, `Interrupted` or `ResourceBusy` is a promise: nothing was done, and the same call
+/// may succeed in a moment ([`Patient`] makes it again). After any other error a write may be there or not.
 pub trait Store: Debug + Send + Sync + 'static {
     /// Gives the value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;

@@ -326,11 +326,21 @@ fn is_lock(error: &sled::Error) -> bool {
 
 fn from_sled(dir: &Path, error: sled::Error) -> Error {
     match error {
-        sled::Error::Io(e) => Error::io("using the store in", dir, e),
+        sled::Error::Io(e) => Error::io("using the store in", dir, plain(e)),
         sled::Error::Corruption { .. } => {
             Error::Damaged { dir: dir.to_owned(), reason: "a checksum in its files does not match".to_owned() }
         }
         other => Error::Damaged { dir: dir.to_owned(), reason: other.to_string() },
+    }
+}
+
+/// Gives the words of the system back to an error of a disk that says no: sled repeats it as what a debugger would show.
+fn plain(error: std::io::Error) -> std::io::Error {
+    use std::io::{Error, ErrorKind};
+    match error.kind() {
+        kind @ ErrorKind::StorageFull => Error::new(kind, "No space left on device"),
+        kind @ ErrorKind::ReadOnlyFilesystem => Error::new(kind, "Read-only file system"),
+        _ => error,
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     inline::Inline,
     inputs::{self, Inputs},
     redact::Redactor,
+    room,
     scratch::{Ground, Scratch},
     secrets::{self, Environment},
 };
@@ -156,14 +157,20 @@ impl Attempt {
         let produced = self.run(&mut prepared, deadline, cost).await?;
         let mut inline = Inline::wanted(&self.assign.inline, &prepared.ports)?;
         let stored = self.store(&prepared, produced.schemas, &mut inline);
-        let outputs = interruptible(stored, &mut stop, deadline).await?;
+        let outputs = interruptible(stored, &mut stop, deadline).await;
+        // A file may be named after a secret.
+        let redactor = prepared.environment.redactor();
+        let outputs = outputs.map_err(|halt| match halt {
+            Halt::Failed(failure) => Halt::Failed(redactor.mask_failure(failure)),
+            other => other,
+        })?;
         let metrics_json =
             if produced.metrics.is_empty() { String::new() } else { Value::Object(produced.metrics).to_string() };
         Ok(v1::Success {
             outputs,
             models: produced.models.into_iter().map(Into::into).collect(),
             metrics_json,
-            inline_json: inline.bytes(),
+            inline_json: inline.bytes(&redactor)?,
         })
     }
 
@@ -278,13 +285,13 @@ impl Attempt {
             Request::Command(_) => self.heartbeat(&prepared.scratch)?,
             _ => None,
         };
-        let (stop, lease) = (self.stop.clone(), self.lease.clone());
-        let supervision = Supervision { limits, stop, lease, heartbeat, redactor, sink: &mut sink };
+        let (stop, lease, room) = (self.stop.clone(), self.lease.clone(), self.feed.room());
+        let supervision = Supervision { limits, stop, lease, heartbeat, room, redactor, sink: &mut sink };
         let exit = runner.run(&request, supervision).await;
         let (result, usage, reusable) = match exit {
             Exit::Ended { result: JobResult::Succeeded(produced), usage, reusable } => (Ok(produced), usage, reusable),
             Exit::Ended { result: JobResult::Failed(failure), usage, reusable } => {
-                (Err(failure.into()), usage, reusable)
+                (Err(room::blame(failure, prepared.scratch.directory()).into()), usage, reusable)
             }
             Exit::Crashed(failure) => (Err(failure.into()), JobUsage::default(), false),
             Exit::Stopped { usage, reusable } => (Err(Halt::Stopped), usage, reusable),

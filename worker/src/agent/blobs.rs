@@ -22,7 +22,7 @@ use url::Url;
 
 use super::{
     backoff::{Backoff, entropy},
-    files,
+    files, room,
 };
 
 /// Tries of one transfer. With the delays between them a coordinator has more than a minute to come back; an attempt
@@ -36,11 +36,14 @@ pub enum TransferError {
     MayPass(String),
     #[error("{0}")]
     Final(String),
+    /// The disk that it goes to has no room.
+    #[error("{0}")]
+    Full(String),
 }
 
 impl From<io::Error> for TransferError {
     fn from(error: io::Error) -> Self {
-        Self::Final(error.to_string())
+        if room::is_lack(&error) { Self::Full(error.to_string()) } else { Self::Final(error.to_string()) }
     }
 }
 
@@ -116,7 +119,9 @@ impl Blobs {
     /// A failure of class `infra` that names the blob.
     pub async fn fetch(&self, digest: &Digest, to: &Path) -> Result<u64, Failure> {
         again(|| self.fetch_once(digest, to)).await.map_err(|error| {
-            Failure::new(FailureClass::Infra, format!("cannot fetch the artifact {}: {error}", digest.short()))
+            let message = format!("cannot fetch the artifact {}: {error}", digest.short());
+            let hint = if matches!(error, TransferError::Full(_)) { room::MAKE_ROOM } else { "" };
+            Failure::new(FailureClass::Infra, message).hint(hint)
         })
     }
 
@@ -147,7 +152,14 @@ impl Blobs {
     /// A failure of class `infra` that names the blob.
     pub async fn store(&self, file: &Path, digest: &Digest, size: u64) -> Result<(), Failure> {
         again(|| self.store_once(file, digest, size)).await.map_err(|error| {
-            Failure::new(FailureClass::Infra, format!("cannot store the artifact {}: {error}", digest.short()))
+            let message = format!("cannot store the artifact {}: {error}", digest.short());
+            let hint = match (&error, self.way()) {
+                (TransferError::Full(_), Way::Direct(root)) => {
+                    format!("make room on the disk of the blobs, {}; `segue gc` takes away what nothing needs", root.display())
+                }
+                _ => String::new(),
+            };
+            Failure::new(FailureClass::Infra, message).hint(hint)
         })
     }
 
@@ -229,8 +241,11 @@ impl External {
     ///
     /// # Errors
     /// Class `infra`.
-    pub async fn download(self, to: &Path) -> Result<u64, Failure> {
-        let disk = |e: io::Error| Failure::new(FailureClass::Infra, format!("cannot keep {}: {e}", self.place));
+    pub async fn download(&self, to: &Path) -> Result<u64, Failure> {
+        let disk = |e: io::Error| {
+            let hint = if room::is_lack(&e) { room::MAKE_ROOM } else { "" };
+            Failure::new(FailureClass::Infra, format!("cannot keep {}: {e}", self.place)).hint(hint)
+        };
         let mut stream = self.store.get(&self.path).await.map_err(|e| unreadable(&self.place, &e))?.into_stream();
         let mut file = Checked::create(to).await.map_err(disk)?;
         while let Some(piece) = stream.next().await {

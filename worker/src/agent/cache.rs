@@ -12,7 +12,7 @@ use segue_proto::{
     ids::Digest,
 };
 
-use super::{files, lru::Lru};
+use super::{files, lru::Lru, room};
 
 type Gate = tokio::sync::Mutex<()>;
 
@@ -81,7 +81,7 @@ impl Cache {
     ///
     /// # Errors
     /// Those of `fetch`, and class `infra` for those of the disk.
-    pub async fn get<F>(self: &Arc<Self>, digest: &Digest, fetch: impl FnOnce(PathBuf) -> F) -> Result<Pinned, Failure>
+    pub async fn get<F>(self: &Arc<Self>, digest: &Digest, fetch: impl Fn(PathBuf) -> F) -> Result<Pinned, Failure>
     where
         F: Future<Output = Result<u64, Failure>>,
     {
@@ -90,10 +90,25 @@ impl Cache {
         if let Some(pinned) = self.pin(digest) {
             return Ok(pinned);
         }
-        let partial = Partial(self.temporary.join(files::temporary_name()));
-        let size = fetch(partial.0.clone()).await?;
-        self.adopt(&partial.0, digest, size)
-            .map_err(|e| Failure::new(FailureClass::Infra, format!("cannot cache {}: {e}", digest.short())))
+        loop {
+            let partial = Partial(self.temporary.join(files::temporary_name()));
+            match fetch(partial.0.clone()).await {
+                Ok(size) => {
+                    return self.adopt(&partial.0, digest, size).map_err(|e| {
+                        Failure::new(FailureClass::Infra, format!("cannot cache {}: {e}", digest.short()))
+                    });
+                }
+                // The limit may be more than the disk has: what nobody uses is worth less than this. Each round takes
+                // something away, so that they end.
+                Err(failure) => {
+                    let full = room::is_full(&self.temporary);
+                    drop(partial);
+                    if !full || !self.empty() {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
     }
 
     /// Moves a file of known digest into the cache.
@@ -120,9 +135,30 @@ impl Cache {
         lru.pin(digest).then(|| Pinned { cache: Arc::clone(self), digest: digest.clone(), path })
     }
 
+    /// Removes every blob that is not in use, for a disk that is full; says whether there was one.
+    fn empty(&self) -> bool {
+        let mut lru = self.lru();
+        let unused = lru.unused();
+        self.delete(&unused);
+        if !unused.is_empty() {
+            tracing::warn!(
+                blobs = unused.len(),
+                directory = %self.blobs.display(),
+                "the disk is full: cached blobs that nobody uses were removed"
+            );
+        }
+        !unused.is_empty()
+    }
+
     fn make_room(&self) {
         let mut lru = self.lru();
-        for digest in lru.evict() {
+        let evicted = lru.evict();
+        self.delete(&evicted);
+    }
+
+    /// Deletes files of blobs that are out of the index. The index must be held: a blob that comes again stays.
+    fn delete(&self, digests: &[Digest]) {
+        for digest in digests {
             if let Err(error) = fs::remove_file(self.blobs.join(digest.as_str())) {
                 tracing::warn!(%error, digest = digest.short(), "a cached blob cannot be removed");
             }

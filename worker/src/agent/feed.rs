@@ -2,14 +2,17 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use segue_proto::{
     ids::Token,
     v1::{self, worker_event::Event},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::logbuf::{KEPT_BYTES, LogBuffer};
 use crate::runner::LogSink;
@@ -17,11 +20,17 @@ use crate::runner::LogSink;
 /// Longest piece of a log in one event.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// Bytes that may wait to be sent before a log has to wait, while there is a link. The other half of what is kept is for
+/// what comes all the same: the rest of the pipe when a job has ended.
+const WAITING_BYTES: u64 = (KEPT_BYTES / 2) as u64;
+
 /// Feeds with something new, and the bell that says so.
 #[derive(Debug, Default)]
 pub struct News {
     tokens: Mutex<HashSet<Token>>,
     bell: Notify,
+    /// Somebody takes what is told.
+    linked: AtomicBool,
 }
 
 impl News {
@@ -40,6 +49,11 @@ impl News {
         std::mem::take(&mut *lock(&self.tokens))
     }
 
+    /// Notes whether there is a link. Each feed has to look at it then.
+    pub fn set_linked(&self, linked: bool) {
+        self.linked.store(linked, Ordering::Release);
+    }
+
     /// Waits until some attempt may have something to say.
     pub async fn ring(&self) {
         self.bell.notified().await;
@@ -52,6 +66,8 @@ pub struct Feed {
     token: Token,
     news: Arc<News>,
     state: Mutex<State>,
+    /// Whether the log may go on.
+    room: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -68,7 +84,23 @@ impl Feed {
     /// Makes the feed of an attempt.
     pub fn new(token: Token, news: Arc<News>) -> Self {
         let state = State { group: None, announce: false, progress: None, log: LogBuffer::new(KEPT_BYTES) };
-        Self { token, news, state: Mutex::new(state) }
+        Self { token, news, state: Mutex::new(state), room: watch::Sender::new(true) }
+    }
+
+    /// Says whether the log may go on, and when that changes. A job that writes faster than the link takes it waits, as it
+    /// would for a slow pipe, and loses nothing. Where there is no link nobody waits: the oldest bytes go.
+    pub fn room(&self) -> watch::Receiver<bool> {
+        self.room.subscribe()
+    }
+
+    /// Looks whether there is a link, after that has changed.
+    pub fn look_at_link(&self) {
+        self.let_in(&lock(&self.state));
+    }
+
+    fn let_in(&self, state: &State) {
+        let room = !self.news.linked.load(Ordering::Acquire) || state.log.unsent() < WAITING_BYTES;
+        self.room.send_if_modified(|before| std::mem::replace(before, room) != room);
     }
 
     /// Moves what waits into `events` while the budget of log bytes lasts; says whether something is left.
@@ -93,6 +125,7 @@ impl Feed {
                 lost_before: chunk.lost_before,
             }));
         }
+        self.let_in(&state);
         state.log.has_unsent()
     }
 
@@ -106,6 +139,7 @@ impl Feed {
         let mut state = lock(&self.state);
         state.announce = state.group.is_some();
         state.log.rewind();
+        self.let_in(&state);
         drop(state);
         self.news.add(&self.token);
     }
@@ -137,7 +171,10 @@ impl LogSink for FeedSink {
 
     fn log(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            lock(&self.0.state).log.append(bytes);
+            let mut state = lock(&self.0.state);
+            state.log.append(bytes);
+            self.0.let_in(&state);
+            drop(state);
             self.0.news.add(&self.0.token);
         }
     }
@@ -178,6 +215,28 @@ mod tests {
         let [started, progress] = &events[..] else { panic!("{events:?}") };
         assert!(matches!(&started.event, Some(Event::Started(s)) if s.runner_pid == 7));
         assert!(matches!(&progress.event, Some(Event::Progress(p)) if p.message == "two"));
+    }
+
+    #[test]
+    fn a_log_waits_for_a_link_that_is_slow_and_for_none_that_is_gone() {
+        let (feed, news) = feed();
+        let mut sink = FeedSink(Arc::clone(&feed));
+        let room = feed.room();
+        sink.log(&vec![b'x'; 2 * KEPT_BYTES]);
+        assert!(*room.borrow(), "nobody takes it: the oldest bytes go, and the job goes on");
+        news.set_linked(true);
+        feed.rewind();
+        assert!(!*room.borrow());
+        let mut events = Vec::new();
+        while feed.drain_into(&mut events, &mut (4 * CHUNK_BYTES)) {}
+        assert!(*room.borrow(), "sent is enough: what is kept elsewhere has its own time");
+        sink.log(&vec![b'x'; KEPT_BYTES / 2]);
+        assert!(!*room.borrow());
+        news.set_linked(false);
+        feed.look_at_link();
+        assert!(*room.borrow());
+        let lost: u64 = events.iter().map(|e| if let Some(Event::Log(l)) = &e.event { l.lost_before } else { 0 }).sum();
+        assert_eq!(lost, KEPT_BYTES as u64, "only what was written while there was no link");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use segue_proto::{
 };
 use serde::de::IgnoredAny;
 
+use super::redact::Redactor;
+
 /// The outputs that are wanted with the success, and their bytes as far as they were read.
 #[derive(Debug, Default)]
 pub struct Inline(BTreeMap<String, Bytes>);
@@ -42,8 +44,16 @@ impl Inline {
     }
 
     /// Gives the bytes by output. One that may be left out and was is not among them.
-    pub fn bytes(self) -> BTreeMap<String, Bytes> {
-        self.0.into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect()
+    ///
+    /// # Errors
+    /// Class `user` if one of them holds a secret: they are stored with the run, and shown.
+    pub fn bytes(self, secrets: &Redactor) -> Result<BTreeMap<String, Bytes>, Failure> {
+        if let Some((output, _)) = self.0.iter().find(|(_, bytes)| secrets.finds(bytes)) {
+            let message = format!("output `{output}` decides how the run goes on, and holds the value of a secret");
+            return Err(Failure::new(FailureClass::User, message)
+                .hint("it would be stored with the run and shown: decide by something else"));
+        }
+        Ok(self.0.into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect())
     }
 }
 
@@ -87,14 +97,14 @@ mod tests {
         let mut inline = inline();
         inline.read("table", Path::new("/nowhere"))?;
         inline.read("items", &file)?;
-        Ok(inline.bytes())
+        inline.bytes(&Redactor::new(["correct-horse"]))
     }
 
     #[test]
     fn the_bytes_of_a_wanted_output_are_kept_as_they_are_and_no_others() {
         let found = read(b" [1, 2.50]\n").unwrap();
         assert_eq!(found, BTreeMap::from([("items".to_owned(), Bytes::from_static(b" [1, 2.50]\n"))]));
-        assert!(inline().bytes().is_empty(), "one that was left out is not there");
+        assert!(inline().bytes(&Redactor::new([])).unwrap().is_empty(), "one that was left out is not there");
     }
 
     #[test]
@@ -109,6 +119,13 @@ mod tests {
             assert_eq!(failure.class, FailureClass::User);
             assert!(failure.message.contains("`items`"), "{failure:?}");
         }
+    }
+
+    #[test]
+    fn what_holds_a_secret_decides_nothing() {
+        let failure = read(b"[\"eu\", \"correct-horse\"]").unwrap_err();
+        assert_eq!(failure.class, FailureClass::User);
+        assert!(failure.message.contains("`items`") && !failure.message.contains("horse"), "{failure:?}");
     }
 
     #[test]

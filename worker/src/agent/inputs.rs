@@ -179,7 +179,11 @@ async fn local(
                 .map_err(|()| Failure::new(FailureClass::User, format!("`{text}` names no local file")))?
         } else {
             let (key, found) = blobs::external(&url).await?;
-            let pinned = shared.cache.get(&key, |to| async move { found.download(&to).await }).await?;
+            let download = |to| {
+                let found = &found;
+                async move { found.download(&to).await }
+            };
+            let pinned = shared.cache.get(&key, download).await?;
             let file = pinned.path().to_owned();
             pins.push(pinned);
             file

@@ -65,6 +65,12 @@ impl LogBuffer {
         Some(Chunk { offset, data, lost_before })
     }
 
+    /// Gives how many bytes wait to be sent.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        self.end() - self.sent.max(self.start)
+    }
+
     /// Says whether something waits to be sent.
     #[must_use]
     pub fn has_unsent(&self) -> bool {

@@ -60,6 +60,16 @@ impl Lru {
         }
     }
 
+    /// Takes out everything that is not pinned.
+    pub fn unused(&mut self) -> Vec<Digest> {
+        let gone: Vec<Digest> =
+            self.entries.iter().filter(|(_, entry)| entry.pins == 0).map(|(digest, _)| digest.clone()).collect();
+        for digest in &gone {
+            self.remove(digest);
+        }
+        gone
+    }
+
     /// Takes out what must go to come back under the limit. Pinned blobs stay, even above it.
     pub fn evict(&mut self) -> Vec<Digest> {
         let mut gone = Vec::new();

@@ -25,6 +25,7 @@ mod lru;
 mod machine;
 mod queue;
 pub(crate) mod redact;
+mod room;
 mod scratch;
 mod secrets;
 mod worker;

@@ -1,20 +1,33 @@
 //! Takes secret values out of log bytes before they leave the worker, also where a value is split over two reads.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
+
+use segue_proto::failure::Failure;
 
 /// What a secret is replaced by.
 const MASK: &[u8] = b"***";
 
-/// Shortest value whose base64 is looked for: the base64 of a shorter one is too likely to be part of a word.
+/// Shortest value that is looked for in other forms too: those of a shorter one are too likely to be part of a word.
 const SHORTEST_ENCODED: usize = 6;
 
-/// Replaces secret values in a stream of bytes.
-#[derive(Debug)]
+/// Shortest piece that is a secret of its own: a line of a secret with several, as of a key in PEM, or the beginning of a
+/// secret that the log ends with.
+const SHORTEST_PIECE: usize = 8;
+
+/// Replaces secret values in a stream of bytes: as they are, and as programs are wont to write them (base64, hexadecimal,
+/// in a URL, in JSON).
 pub struct Redactor {
-    /// Longest first, so that a secret that contains another one goes whole.
-    needles: Vec<Vec<u8>>,
+    /// By their first byte. Longest first, so that a secret that contains another one goes whole.
+    needles: Vec<Vec<Vec<u8>>>,
     /// Bytes that may be the beginning of a needle.
     held: Vec<u8>,
+}
+
+// By hand, so that no value is ever printed.
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redactor").finish_non_exhaustive()
+    }
 }
 
 impl Redactor {
@@ -23,16 +36,25 @@ impl Redactor {
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let mut needles = BTreeSet::new();
         for secret in secrets {
-            for form in [secret, secret.trim()] {
+            let lines = secret.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_PIECE);
+            for form in [secret, secret.trim()].into_iter().chain(lines) {
                 if !form.is_empty() {
                     needles.insert(form.as_bytes().to_vec());
-                    needles.extend(encoded_forms(form.as_bytes()));
+                    needles.extend(encoded_forms(form));
                 }
             }
         }
-        let mut needles: Vec<_> = needles.into_iter().collect();
-        needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
-        Self { needles, held: Vec::new() }
+        let mut by_first = Vec::new();
+        if !needles.is_empty() {
+            by_first.resize(256, Vec::new());
+        }
+        for needle in needles {
+            by_first[usize::from(needle[0])].push(needle);
+        }
+        for needles in &mut by_first {
+            needles.sort_by_key(|needle: &Vec<u8>| std::cmp::Reverse(needle.len()));
+        }
+        Self { needles: by_first, held: Vec::new() }
     }
 
     /// Takes bytes and gives those that may leave. What may be the beginning of a secret is held back until it is known.
@@ -40,8 +62,11 @@ impl Redactor {
         if self.needles.is_empty() {
             return bytes.to_vec();
         }
-        self.held.extend_from_slice(bytes);
-        self.scan(false)
+        let mut input = std::mem::take(&mut self.held);
+        input.extend_from_slice(bytes);
+        let (out, held) = self.scan(&input, false);
+        self.held = held;
+        out
     }
 
     /// Takes the secrets out of a text beside the stream.
@@ -50,31 +75,50 @@ impl Redactor {
         if self.needles.is_empty() {
             return text;
         }
-        let mut aside = Self { needles: self.needles.clone(), held: text.into_bytes() };
-        String::from_utf8_lossy(&aside.scan(true)).into_owned()
+        String::from_utf8_lossy(&self.scan(text.as_bytes(), true).0).into_owned()
     }
 
-    /// Ends the stream and gives what was held back.
+    /// Takes the secrets out of what a failure says.
+    #[must_use]
+    pub fn mask_failure(&self, mut failure: Failure) -> Failure {
+        failure.message = self.mask(failure.message);
+        failure.hint = self.mask(failure.hint);
+        failure
+    }
+
+    /// Says whether there is a secret in bytes beside the stream.
+    #[must_use]
+    pub fn finds(&self, bytes: &[u8]) -> bool {
+        !self.needles.is_empty() && self.scan(bytes, true).0 != bytes
+    }
+
+    /// Ends the stream and gives what was held back. The beginning of a secret stays back: whoever was stopped in the middle
+    /// of it has told most of it.
     pub fn finish(&mut self) -> Vec<u8> {
-        self.scan(true)
+        let input = std::mem::take(&mut self.held);
+        self.scan(&input, true).0
     }
 
-    fn scan(&mut self, last: bool) -> Vec<u8> {
-        let input = std::mem::take(&mut self.held);
+    /// Gives what may leave of `input`, and its end that may be the beginning of a secret; that is empty at the last call.
+    fn scan(&self, input: &[u8], last: bool) -> (Vec<u8>, Vec<u8>) {
         let mut out = Vec::with_capacity(input.len());
         let mut at = 0;
         while at < input.len() {
             let rest = &input[at..];
+            let needles = self.needles.get(usize::from(rest[0])).map(Vec::as_slice).unwrap_or_default();
             // A longer secret that may still come whole wins over a shorter one that is already there.
-            let partial = |needle: &Vec<u8>| needle.len() > rest.len() && needle.starts_with(rest);
-            if !last && self.needles.iter().any(partial) {
-                self.held = rest.to_vec();
-                return out;
+            let begins = needles.iter().any(|needle| needle.len() > rest.len() && needle.starts_with(rest));
+            if begins && !last {
+                return (out, rest.to_vec());
             }
-            match self.needles.iter().find(|needle| rest.starts_with(needle)) {
+            match needles.iter().find(|needle| rest.starts_with(needle)) {
                 Some(needle) => {
                     out.extend_from_slice(MASK);
                     at += needle.len();
+                }
+                None if begins && rest.len() >= SHORTEST_PIECE => {
+                    out.extend_from_slice(MASK);
+                    at = input.len();
                 }
                 None => {
                     out.push(rest[0]);
@@ -82,16 +126,39 @@ impl Redactor {
                 }
             }
         }
-        out
+        (out, Vec::new())
     }
+}
+
+/// Gives the forms that programs give a value.
+fn encoded_forms(value: &str) -> Vec<Vec<u8>> {
+    let bytes = value.as_bytes();
+    if bytes.len() < SHORTEST_ENCODED {
+        return Vec::new();
+    }
+    let mut forms = base64_forms(bytes);
+    for hex in ["0123456789abcdef", "0123456789ABCDEF"].map(str::as_bytes) {
+        let pair = |byte: u8| [hex[usize::from(byte >> 4)], hex[usize::from(byte & 15)]];
+        forms.push(bytes.iter().flat_map(|byte| pair(*byte)).collect());
+        // Programs differ in what they escape, and in the letters of it.
+        for left in ["-._~", "-._~/", "-._~!*'()", "*-._"].map(str::as_bytes) {
+            let escaped = |byte: &u8| match byte {
+                byte if byte.is_ascii_alphanumeric() || left.contains(byte) => vec![*byte],
+                byte => [b"%".as_slice(), &pair(*byte)].concat(),
+            };
+            forms.push(bytes.iter().flat_map(escaped).collect());
+        }
+    }
+    if let Ok(json) = serde_json::to_vec(value) {
+        // Without its quotes.
+        forms.push(json[1..json.len() - 1].to_vec());
+    }
+    forms
 }
 
 /// Gives the base64 of a value, alone and as part of a longer text: at each of the three alignments, the characters that
 /// depend on the value alone. Both alphabets.
-fn encoded_forms(value: &[u8]) -> Vec<Vec<u8>> {
-    if value.len() < SHORTEST_ENCODED {
-        return Vec::new();
-    }
+fn base64_forms(value: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = Vec::new();
     for shift in 0..3_usize {
         let shifted: Vec<u8> = std::iter::repeat_n(0, shift).chain(value.iter().copied()).collect();
@@ -172,6 +239,41 @@ mod tests {
         let header = String::from_utf8(base64(b"user:hunter2-hunter2")).unwrap();
         let masked = redact(&[secret], &[&header]);
         assert!(masked.contains("***") && masked.len() < 14, "{masked}");
+    }
+
+    #[test]
+    fn a_secret_is_masked_as_programs_are_wont_to_write_it() {
+        let secret = "p+s/w ord\"1";
+        for form in [
+            "702b732f77206f72642231",
+            "702B732F77206F72642231",
+            "p%2Bs%2Fw%20ord%221",
+            "p%2bs%2fw%20ord%221",
+            "p+s/w ord\\\"1",
+        ] {
+            assert_eq!(redact(&[secret], &["<", form, ">"]), "<***>", "{form}");
+        }
+    }
+
+    #[test]
+    fn every_line_of_a_key_is_masked_by_itself() {
+        let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
+        assert_eq!(redact(&[key], &[key]), "***");
+        assert_eq!(redact(&[key], &["  2: hkiG9w0BAQEFAASC\n"]), "  2: ***\n");
+    }
+
+    #[test]
+    fn the_beginning_of_a_secret_at_the_end_of_a_log_is_masked() {
+        assert_eq!(redact(&["correct-horse"], &["token=correct-", "hor"]), "token=***");
+        assert_eq!(redact(&["correct-horse"], &["it is correct"]), "it is correct", "a word alone says nothing");
+        assert!(!format!("{:?}", Redactor::new(["correct-horse"])).contains("correct"));
+    }
+
+    #[test]
+    fn a_secret_in_bytes_is_found() {
+        let redactor = Redactor::new(["correct-horse"]);
+        assert!(redactor.finds(b"[\"correct-horse\"]") && !redactor.finds(b"[\"a horse\"]"));
+        assert!(!Redactor::new([]).finds(b"x"));
     }
 
     #[test]

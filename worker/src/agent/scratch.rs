@@ -15,6 +15,8 @@ use std::{
 
 use segue_proto::failure::{Failure, FailureClass};
 
+use super::room;
+
 /// Directories that wait for an attempt; more than any worker runs at a time.
 const MOST_FREE: usize = 256;
 
@@ -140,7 +142,7 @@ impl Scratch {
         self.spot.make().map_err(|e| {
             self.spoiled = true;
             Failure::new(FailureClass::Infra, format!("cannot make the directory of the attempt: {e}"))
-                .hint("see to the space and the permissions of the worker's directory")
+                .hint(if room::is_lack(&e) { room::MAKE_ROOM } else { "see to the permissions of the worker's directory" })
         })
     }
 

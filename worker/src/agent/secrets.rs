@@ -7,6 +7,8 @@ use segue_proto::{
     v1::{self, env_value},
 };
 
+use super::redact::Redactor;
+
 /// Largest secret file; a larger one is a mistake.
 const LONGEST_SECRET: u64 = 64 * 1024;
 
@@ -15,6 +17,13 @@ const LONGEST_SECRET: u64 = 64 * 1024;
 pub struct Environment {
     pub variables: BTreeMap<String, String>,
     pub secrets: Vec<String>,
+}
+
+impl Environment {
+    /// Makes what takes the secrets out of everything that the attempt says.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(self.secrets.iter().map(String::as_str))
+    }
 }
 
 // By hand, so that no value is ever printed.

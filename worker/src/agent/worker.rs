@@ -394,6 +394,10 @@ impl Worker {
             self.down_since = Instant::now();
         }
         self.link = Link::Down;
+        self.news.set_linked(false);
+        for held in self.held.tokens().iter().filter_map(|token| self.held.get(token)) {
+            held.feed.look_at_link();
+        }
         self.lease.link_lost();
         // The rest is told anew after the next welcome. Nobody else remembers what was handed back.
         let is_hand_back = |event: &v1::WorkerEvent| matches!(event.event, Some(Event::HandBack(_)));

@@ -91,6 +91,8 @@ pub struct Supervision<'a> {
     pub lease: watch::Receiver<Option<std::time::Instant>>,
     /// Where the job must give signs of life.
     pub heartbeat: Option<Heartbeat>,
+    /// Whether the log may go on. A job that has more to say waits meanwhile.
+    pub room: watch::Receiver<bool>,
     pub redactor: Redactor,
     pub sink: &'a mut dyn LogSink,
 }
@@ -228,6 +230,7 @@ impl Runner {
             }
             let deadline = with.limits.deadline.filter(|_| cause.is_none());
             let look_at = with.heartbeat.as_ref().map(Heartbeat::look_at).filter(|_| cause.is_none());
+            let hears = log_open && *with.room.borrow_and_update();
             tokio::select! {
                 read = self.stdout.read_buf(&mut self.frames) => {
                     replies_open = matches!(read, Ok(n) if n > 0);
@@ -256,6 +259,7 @@ impl Runner {
                     with.sink.log(&clean);
                 }
                 Ok(()) = with.stop.changed() => {}
+                Ok(()) = with.room.changed() => {}
                 Ok(()) = with.lease.changed() => {
                     let _ = self.stdin.write_all(&lease_frame(&mut with.lease)).await;
                 }
@@ -388,15 +392,14 @@ fn lease_frame(lease: &mut watch::Receiver<Option<std::time::Instant>>) -> Vec<u
     frame::encode(&Request::Lease { left_ms }).unwrap_or_default()
 }
 
-/// Takes secrets out of what a failure says.
+/// Takes secrets out of what a failure says, and of what an operator tells beside its outputs.
 fn masked(result: JobResult, redactor: &Redactor) -> JobResult {
     match result {
-        JobResult::Failed(mut failure) => {
-            failure.message = redactor.mask(failure.message);
-            failure.hint = redactor.mask(failure.hint);
-            JobResult::Failed(failure)
+        JobResult::Failed(failure) => JobResult::Failed(redactor.mask_failure(failure)),
+        JobResult::Succeeded(mut produced) => {
+            produced.mask(&|text| redactor.mask(text));
+            JobResult::Succeeded(produced)
         }
-        succeeded => succeeded,
     }
 }
 

@@ -102,6 +102,27 @@ pub struct Produced {
     pub models: Vec<Model>,
 }
 
+impl Produced {
+    /// Takes secrets out of every text in it.
+    pub fn mask(&mut self, mask: &dyn Fn(String) -> String) {
+        self.schemas.values_mut().chain(self.metrics.values_mut()).for_each(|value| mask_value(value, mask));
+        for model in &mut self.models {
+            for text in [&mut model.metrics_json, &mut model.params_json, &mut model.signature_json] {
+                *text = mask(std::mem::take(text));
+            }
+        }
+    }
+}
+
+fn mask_value(value: &mut Value, mask: &dyn Fn(String) -> String) {
+    match value {
+        Value::String(text) => *text = mask(std::mem::take(text)),
+        Value::Array(values) => values.iter_mut().for_each(|value| mask_value(value, mask)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| mask_value(value, mask)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// What a job cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobUsage {

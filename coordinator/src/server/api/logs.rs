@@ -43,6 +43,8 @@ struct Source {
     assigned_at: UnixMillis,
     /// Whether it may still grow.
     live: bool,
+    /// What its worker has said of its length, once it has ended.
+    bytes: u64,
     /// Left out where the reader has it from an earlier look: a million names are not made again at each look.
     token: Option<Token>,
 }
@@ -119,6 +121,10 @@ async fn stream(
                 return Ok(());
             }
             reading.done = !source.live;
+            // Nothing comes any more: what its worker has sent and this coordinator could not keep is a gap too.
+            if !source.live && (seen.ended || !request.follow) && !tell_missing(reading, source.bytes, sender).await {
+                return Ok(());
+            }
         }
         if !request.follow || (seen.ended && !live) {
             return Ok(());
@@ -158,6 +164,19 @@ async fn read_on(
             return Ok(false);
         }
     }
+}
+
+/// Says how many bytes are missing at the end of a log. Says whether somebody still listens.
+async fn tell_missing(
+    reading: &mut Reading,
+    bytes: u64,
+    sender: &mpsc::Sender<Result<v1::ReadLogsResponse, Status>>,
+) -> bool {
+    let Some(lost_before) = bytes.checked_sub(reading.offset).filter(|missing| *missing > 0) else { return true };
+    reading.offset = bytes;
+    let (task, attempt) = (reading.token.task.to_string(), reading.token.attempt);
+    let data = bytes::Bytes::new();
+    sender.send(Ok(v1::ReadLogsResponse { task, attempt, offset: bytes, data, lost_before })).await.is_ok()
 }
 
 /// Finds the attempts that the request means, in the order of their start. Those that were given out before `since` come
@@ -219,6 +238,7 @@ fn step(run: &Run, task: &str, attempt: u32, from: usize, since: UnixMillis) -> 
             attempt,
             assigned_at: chosen.assigned_at,
             live: entry.state.live().is_some_and(|live| live.attempt == attempt),
+            bytes: chosen.log_bytes,
             token: name.map(|task| Token { run: run.id, index, task, attempt, epoch }),
         });
     }

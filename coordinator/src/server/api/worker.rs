@@ -144,6 +144,8 @@ const OWN_LOGS: usize = 1_024;
 struct OwnLogs {
     lately: BTreeSet<Token>,
     before: BTreeSet<Token>,
+    /// The last piece could not be kept: said once, not for each of the thousands that follow.
+    unkept: bool,
 }
 
 impl OwnLogs {
@@ -227,13 +229,19 @@ async fn keep_log(
     };
     let offset = match offset {
         Ok(offset) => offset,
-        // A full disk is no fault of the worker: it keeps the bytes and sends them again after the next reconnect.
-        Err(e @ crate::store::Error::Io { .. }) => {
-            warn!(%token, error = %e, "log not kept");
+        // A full disk is no fault of the worker: it keeps the last bytes and sends them again after the next reconnect.
+        // What is missing then shows as a gap.
+        Err(e @ (crate::store::Error::Io { .. } | crate::store::Error::Directory { .. })) => {
+            if !std::mem::replace(&mut known.unkept, true) {
+                warn!(%token, error = %e, "logs of a worker are not kept");
+            }
             return Ok(());
         }
         Err(e) => return Err(e.into()),
     };
+    if std::mem::take(&mut known.unkept) {
+        info!(%token, "logs are kept again");
+    }
     say(answers, v1::command::Command::LogAck(v1::LogAck { token: Some(token.into()), offset }));
     Ok(())
 }

@@ -97,17 +97,7 @@ impl Cluster {
     /// # Errors
     /// What did not come up, with the last lines of the logs.
     pub fn start(site: &Path, mode: Mode, cores: Option<f64>) -> Result<Self, String> {
-        let dir = tempfile::Builder::new().prefix("state-").tempdir_in(site);
-        let dir = dir.map_err(|e| format!("cannot make a directory in {}: {e}", site.display()))?;
-        let grpc = free_address();
-        let cli = Cli::state_dir(&dir.path().join("state"), dir.path());
-        let mut command = cli.command(["coordinator", "--listen", &grpc.to_string(), "--http", "off"]);
-        let coordinator = Process::start("coordinator", &mut command, &dir.path().join("coordinator.log"));
-        let mut cluster = Self { grpc, rpc: Rpc::new(grpc), coordinator, worker: None, dir };
-        cluster.until("the coordinator answers", PATIENCE, STEP, |cluster| {
-            let mut admin = AdminServiceClient::new(cluster.rpc.channel());
-            cluster.ask("status", admin.get_status(v1::GetStatusRequest {})).ok()
-        })?;
+        let mut cluster = Self::start_alone(site)?;
         let mut command = cluster.worker_command(mode, cores)?;
         cluster.worker = Some(Process::start("worker", &mut command, &cluster.dir.path().join("worker.log")));
         cluster.until("the worker is connected", PATIENCE, STEP, |cluster| {
@@ -116,6 +106,51 @@ impl Cluster {
             workers.into_iter().find(|worker| worker.state == "connected")
         })?;
         Ok(cluster)
+    }
+
+    /// Starts a coordinator without workers.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_alone(site: &Path) -> Result<Self, String> {
+        let dir = tempfile::Builder::new().prefix("state-").tempdir_in(site);
+        let dir = dir.map_err(|e| format!("cannot make a directory in {}: {e}", site.display()))?;
+        let grpc = free_address();
+        let coordinator = coordinator(grpc, dir.path());
+        let mut cluster = Self { grpc, rpc: Rpc::new(grpc), coordinator, worker: None, dir };
+        cluster.until("the coordinator answers", PATIENCE, STEP, |cluster| {
+            let mut admin = AdminServiceClient::new(cluster.rpc.channel());
+            cluster.ask("status", admin.get_status(v1::GetStatusRequest {})).ok()
+        })?;
+        Ok(cluster)
+    }
+
+    /// Kills the coordinator and starts it again at once, without waiting for anything. Gives when the new one was started.
+    ///
+    /// # Errors
+    /// If it had ended before.
+    pub fn restart_coordinator(&mut self) -> Result<Instant, String> {
+        if let Some(status) = self.coordinator.exit() {
+            return Err(self.fault(&format!("the coordinator ended before it was killed: {status}")));
+        }
+        let killed = self.coordinator.kill();
+        let started = Instant::now();
+        self.coordinator = coordinator(self.grpc, self.dir.path());
+        let by_kill = std::os::unix::process::ExitStatusExt::signal(&killed) == Some(Signal::SIGKILL as i32);
+        if by_kill { Ok(started) } else { Err(format!("the coordinator was not killed: {killed}")) }
+    }
+
+    /// Gives the address of the coordinator.
+    pub const fn address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Fails if a process has ended although nobody asked it to.
+    ///
+    /// # Errors
+    /// Which, with the last lines of the logs.
+    pub fn check(&mut self) -> Result<(), String> {
+        self.dead().map_or(Ok(()), |dead| Err(self.fault(&dead)))
     }
 
     fn worker_command(&self, mode: Mode, cores: Option<f64>) -> Result<Command, String> {
@@ -180,6 +215,21 @@ impl Cluster {
             ended_ms: newest.ended_ms,
             begun: newest.counts.iter().any(|c| !matches!(c.state(), TaskState::Waiting | TaskState::Ready)),
         }))
+    }
+
+    /// Counts the children of the only task of a run: those that are under way, and all that have not ended.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn children(&self, run: &str) -> Result<(u32, u32), String> {
+        let mut runs = self.runs();
+        let view = self.ask("get run", runs.get_run(v1::GetRunRequest { run_id: run.to_owned() }))?;
+        let counts: Vec<_> = view.tasks.into_iter().flat_map(|task| task.children).collect();
+        let of = |states: &[TaskState]| {
+            counts.iter().filter(|count| states.contains(&count.state())).map(|count| count.count).sum()
+        };
+        use TaskState::{Assigned, Backoff, Ready, Running, Waiting};
+        Ok((of(&[Running]), of(&[Waiting, Ready, Assigned, Running, Backoff])))
     }
 
     /// Waits until some task of a run is under way.
@@ -324,4 +374,11 @@ impl Cluster {
         let tails: String = [&self.coordinator].into_iter().chain(&self.worker).map(Process::tail).collect();
         format!("{what}\n{tails}")
     }
+}
+
+/// Starts a coordinator on what is in `dir`, and waits for nothing.
+fn coordinator(grpc: SocketAddr, dir: &Path) -> Process {
+    let cli = Cli::state_dir(&dir.join("state"), dir);
+    let mut command = cli.command(["coordinator", "--listen", &grpc.to_string(), "--http", "off"]);
+    Process::start("coordinator", &mut command, &dir.join("coordinator.log"))
 }

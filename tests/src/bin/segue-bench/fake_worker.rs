@@ -163,13 +163,12 @@ async fn serve(args: &Args) -> Result<Trace, String> {
     }
 }
 
-fn message(events: Vec<Event>) -> v1::WorkerMessage {
+/// Puts events into one message.
+pub fn message(events: Vec<Event>) -> v1::WorkerMessage {
     v1::WorkerMessage { events: events.into_iter().map(|event| v1::WorkerEvent { event: Some(event) }).collect() }
 }
 
 fn hello(args: &Args) -> v1::Hello {
-    // What the catalogue of the real worker says of it.
-    let noop = OperatorSpec::new("core.noop", "1", "does nothing").impure();
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     v1::Hello {
         worker: NAME.to_owned(),
@@ -180,13 +179,19 @@ fn hello(args: &Args) -> v1::Hello {
             memory_bytes: 1 << 40,
             ..v1::Resources::default()
         }),
-        operators: vec![noop.into()],
+        operators: vec![noop().into()],
         pid: std::process::id(),
         ..v1::Hello::default()
     }
 }
 
-fn success(token: Option<v1::Token>) -> v1::Finished {
+/// Gives the one operator, as the catalogue of the real worker has it.
+pub fn noop() -> OperatorSpec {
+    OperatorSpec::new("core.noop", "1", "does nothing").impure()
+}
+
+/// Reports an end that made nothing.
+pub fn success(token: Option<v1::Token>) -> v1::Finished {
     v1::Finished {
         token,
         usage: Some(v1::Usage::default()),

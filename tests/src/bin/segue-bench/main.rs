@@ -3,11 +3,13 @@
 mod bare;
 mod cluster;
 mod fake_worker;
+mod holder;
 mod measure;
 mod orchestration;
 mod pipeline;
 mod query;
 mod report;
+mod restart;
 mod workload;
 
 use std::{
@@ -23,7 +25,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, Parser)]
 #[command(name = "segue-bench", max_term_width = 100)]
 struct Args {
-    /// Which part; both unless told
+    /// Which part; all unless told
     #[arg(value_enum)]
     part: Option<Part>,
     /// How often each is measured
@@ -40,6 +42,8 @@ struct Args {
     input: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Orchestration")]
     orchestration: orchestration::Plan,
+    #[command(flatten, next_help_heading = "Restart")]
+    restart: restart::Kills,
 }
 
 /// What can be measured.
@@ -49,6 +53,8 @@ enum Part {
     Pipeline,
     /// Tasks that do nothing: what is left is Segue
     Orchestration,
+    /// A coordinator that is killed with very many tasks in flight: how long until it serves again
+    Restart,
 }
 
 /// How the result is printed.
@@ -90,13 +96,14 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool, String> {
     let mut good = true;
     let mut parts = Map::new();
-    for part in [Part::Pipeline, Part::Orchestration] {
+    for part in [Part::Pipeline, Part::Orchestration, Part::Restart] {
         if args.part.is_some_and(|wanted| wanted != part) {
             continue;
         }
         let found = match part {
             Part::Pipeline => measure_pipeline(args)?,
             Part::Orchestration => measure_orchestration(args)?,
+            Part::Restart => measure_restart(args)?,
         };
         good &= found.whole && (found.met || !args.check);
         match args.output {
@@ -126,6 +133,18 @@ fn measure_orchestration(args: &Args) -> Result<Found, String> {
         met: measured.figures.all_met(),
         whole: measured.figures.is_whole(),
         value: measured.json(),
+    })
+}
+
+fn measure_restart(args: &Args) -> Result<Found, String> {
+    let site = orchestration::site(&args.orchestration)?;
+    let figures = restart::measure(&args.restart, site.path());
+    Ok(Found {
+        name: "restart",
+        text: restart::table(&args.restart, &figures),
+        met: figures.all_met(),
+        whole: figures.is_whole(),
+        value: figures.json(),
     })
 }
 

@@ -126,7 +126,10 @@ pub fn measure(plan: &Plan, runs: u32) -> Result<Measured, String> {
 }
 
 /// Makes the directory for all state: beside this program, so that it is on the disk of the build and not in memory.
-fn site(plan: &Plan) -> Result<TempDir, String> {
+///
+/// # Errors
+/// If there is no place for it.
+pub fn site(plan: &Plan) -> Result<TempDir, String> {
     let parent = match &plan.dir {
         // Processes work elsewhere, so that a relative path would lead them astray.
         Some(dir) => dir.canonicalize().map_err(|e| format!("cannot use {}: {e}", dir.display()))?,

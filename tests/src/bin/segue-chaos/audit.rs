@@ -39,6 +39,9 @@ struct Seen {
     /// Of tasks that have ended: state, and attempts at that time.
     tasks: HashMap<(String, String), (TaskState, usize)>,
     looks: u64,
+    /// Of the runs of the last look: attempts by state, and tasks that failed.
+    attempts: BTreeMap<AttemptState, usize>,
+    failed: usize,
     violations: Vec<String>,
 }
 
@@ -50,6 +53,10 @@ pub struct Figures {
     pub looks: u64,
     pub begun: usize,
     pub ended: usize,
+    /// Attempts of all tasks in the end, by their states.
+    pub attempts: BTreeMap<AttemptState, usize>,
+    /// Tasks that failed, also because of another one.
+    pub failed: usize,
 }
 
 impl Auditor {
@@ -78,6 +85,7 @@ impl Auditor {
     pub fn observe(&self, rpc: &Rpc) {
         while !self.stopped.load(Ordering::SeqCst) {
             let open: Vec<String> = self.lock().open.iter().cloned().collect();
+            let begun = Instant::now();
             for run in open {
                 match rpc.run_with_children(&run) {
                     Ok(view) => self.lock().note(&view),
@@ -90,7 +98,8 @@ impl Auditor {
                     Err(_) => break,
                 }
             }
-            thread::sleep(LOOK);
+            // Looking at large runs must not be the load.
+            thread::sleep(LOOK.max(begun.elapsed()));
         }
     }
 
@@ -121,7 +130,9 @@ impl Auditor {
         for run in ended {
             match rpc.run_with_children(&run) {
                 Ok(view) => {
-                    self.lock().note(&view);
+                    let mut seen = self.lock();
+                    seen.note(&view);
+                    seen.count(&view);
                     violations.extend(ledger.compare(&view));
                 }
                 Err(e) => violations.push(format!("{run} cannot be read: {e}")),
@@ -147,7 +158,14 @@ impl Auditor {
             looks: seen.looks,
             begun: ledger.begun.len(),
             ended: ledger.ended.len(),
+            attempts: seen.attempts.clone(),
+            failed: seen.failed,
         }
+    }
+
+    /// Says how many executions the commands have noted so far.
+    pub fn executions(&self) -> usize {
+        Ledger::read(&self.ledger).begun.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -182,6 +200,16 @@ const fn is_over(state: TaskState) -> bool {
 }
 
 impl Seen {
+    /// Counts the attempts of a run, and its tasks that failed.
+    fn count(&mut self, view: &v1::RunView) {
+        for task in &view.tasks {
+            self.failed += usize::from(matches!(task.state(), TaskState::Failed | TaskState::UpstreamFailed));
+            for attempt in &task.attempts {
+                *self.attempts.entry(attempt.state()).or_default() += 1;
+            }
+        }
+    }
+
     /// Compares a run with what was seen of it before.
     fn note(&mut self, view: &v1::RunView) {
         self.looks += 1;

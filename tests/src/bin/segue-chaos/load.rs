@@ -12,9 +12,12 @@ use std::{
 };
 
 use segue_proto::v1::{self, run_service_client::RunServiceClient};
-use segue_tests::rpc::Rpc;
+use segue_tests::{draw::Draw, rpc::Rpc};
 
-use crate::{audit::Auditor, draw::Draw};
+use crate::audit::Auditor;
+
+/// Commands of one layer of [`layers`].
+const WIDTH: u32 = 50;
 
 /// How long the load rests when enough runs go on, and after a refusal.
 const REST: Duration = Duration::from_millis(20);
@@ -33,15 +36,6 @@ for name in $SEGUE_PARAM_MAKES; do echo "$SEGUE_TASK" > "$SEGUE_OUTPUT_DIR/$name
 echo "end $SEGUE_RUN_ID $SEGUE_TASK $SEGUE_ATTEMPT" >> ledger
 "#;
 
-/// How much there is to do.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    /// Runs that go on at a time.
-    pub runs: usize,
-    /// How long the longest commands take.
-    pub longest: Duration,
-}
-
 /// Submits runs until it is stopped.
 #[derive(Debug)]
 pub struct Load {
@@ -50,8 +44,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// Keeps runs going.
-    pub fn start(address: SocketAddr, dir: &Path, shape: Shape, mut draw: Draw, auditor: &Arc<Auditor>) -> Self {
+    /// Keeps so many `runs` going at a time; `pipeline` makes the text of each.
+    pub fn start(
+        address: SocketAddr,
+        dir: &Path,
+        runs: usize,
+        mut pipeline: impl FnMut() -> String + Send + 'static,
+        auditor: &Arc<Auditor>,
+    ) -> Self {
         std::fs::create_dir_all(dir.join("pids")).expect("the temporary directory can be written");
         std::fs::write(dir.join("work.sh"), SCRIPT).expect("the temporary directory can be written");
         let stop = Arc::new(AtomicBool::new(false));
@@ -60,13 +60,12 @@ impl Load {
             let rpc = Rpc::new(address);
             let mut submitted = 0;
             while !stopped.load(Ordering::SeqCst) {
-                if auditor.open() >= shape.runs {
+                if auditor.open() >= runs {
                     thread::sleep(REST);
                     continue;
                 }
                 submitted += 1;
-                let text = pipeline(shape.longest, &mut draw);
-                auditor.accepted(&submit(&rpc, &path, &text, submitted));
+                auditor.accepted(&submit(&rpc, &path, &pipeline(), submitted));
             }
             submitted
         });
@@ -100,8 +99,8 @@ fn submit(rpc: &Rpc, path: &Path, text: &str, number: u32) -> String {
     }
 }
 
-/// Makes a pipeline of one of a few shapes.
-fn pipeline(longest: Duration, draw: &mut Draw) -> String {
+/// Makes a pipeline of one of a few shapes, in which the longest commands take so long.
+pub fn mixed(longest: Duration, draw: &mut Draw) -> String {
     let mut text = String::from(
         "[pipeline]\nname = \"load\"\n[defaults]\nresources = { cpu = 1 }\n\
          retry = { attempts = 100, backoff = \"constant\", initial = \"20ms\", jitter = 0.5, on = [\"infra\", \"timeout\", \"lost\"], \
@@ -131,6 +130,30 @@ fn pipeline(longest: Duration, draw: &mut Draw) -> String {
     text
 }
 
+/// Makes a pipeline of so many tasks, none of which is tried twice: layers of which each task waits for one of the layer
+/// above, or a fan-out with two tasks after it.
+pub fn wide(tasks: u32, longest: Duration, draw: &mut Draw) -> String {
+    let mut text =
+        String::from("[pipeline]\nname = \"wide\"\n[defaults]\nresources = { cpu = 1 }\nretry = { attempts = 1 }\n");
+    let mut add = |name: &str, draw: &mut Draw, makes: &str, more: &str| {
+        let millis = draw.time(longest).as_millis();
+        text.push_str(&work(name, &format!("{}.{:03}", millis / 1_000, millis % 1_000), 0, makes, more));
+    };
+    if draw.below(2) == 0 {
+        for number in 0..tasks {
+            let after = number.checked_sub(WIDTH).map(|above| format!("after = [\"t{above}\"]\n")).unwrap_or_default();
+            add(&format!("t{number}"), draw, "", &after);
+        }
+    } else {
+        // The fan-out itself is a task as well.
+        let children = tasks.saturating_sub(3);
+        add("each", draw, "part", &format!("foreach = {{ range = {children} }}\noutputs = [\"part\"]\n"));
+        add("join", draw, "", "inputs = { parts = \"each.part\" }\n");
+        add("last", draw, "", "after = [\"join\"]\n");
+    }
+    text
+}
+
 fn task(longest: Duration, name: &str, draw: &mut Draw, more: &str) -> String {
     // Now and then so long that a lease passes in the middle.
     let usual = longest.min(Duration::from_millis(90));
@@ -138,8 +161,29 @@ fn task(longest: Duration, name: &str, draw: &mut Draw, more: &str) -> String {
     let slow = draw.time(most);
     let fails = u64::from(draw.below(10) == 0);
     let makes = if more.contains("outputs") { "part" } else { "" };
-    let (seconds, rest) = (slow.as_secs(), slow.subsec_millis());
+    work(name, &format!("{}.{:03}", slow.as_secs(), slow.subsec_millis()), fails, makes, more)
+}
+
+fn work(name: &str, slow: &str, fails: u64, makes: &str, more: &str) -> String {
     format!(
-        "[tasks.{name}]\ncommand = [\"sh\", \"work.sh\"]\nwith = {{ slow = \"{seconds}.{rest:03}\", fails = {fails}, makes = \"{makes}\" }}\n{more}"
+        "[tasks.{name}]\ncommand = [\"sh\", \"work.sh\"]\nwith = {{ slow = \"{slow}\", fails = {fails}, makes = \"{makes}\" }}\n{more}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_run_has_as_many_tasks_as_it_was_told() {
+        let mut shapes = [0, 0];
+        for seed in 0..8 {
+            let text = wide(1_000, Duration::from_millis(200), &mut Draw::new(seed));
+            let tables = text.matches("[tasks.").count();
+            let children = if text.contains("range = 997") { 997 } else { 0 };
+            assert_eq!(tables + children, 1_000, "{}", &text[..300]);
+            shapes[usize::from(children > 0)] += 1;
+        }
+        assert!(shapes.iter().all(|count| *count > 0), "both shapes are drawn: {shapes:?}");
+    }
 }

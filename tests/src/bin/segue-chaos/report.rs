@@ -1,13 +1,14 @@
 //! What came out of it.
 
-use std::io::Write as _;
+use std::{collections::BTreeMap, io::Write as _};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::{
     audit::Figures,
-    faults::{Done, Kind},
+    faults::Done,
+    kind::{Budget, Kind},
 };
 
 /// Violations that are shown; the rest is counted.
@@ -22,30 +23,44 @@ pub enum Output {
     Json,
 }
 
-/// The result.
+/// What a part of the program found.
 #[derive(Debug, Clone)]
-pub struct Report {
-    pub faults: Done,
-    pub figures: Figures,
-    pub violations: Vec<String>,
+pub struct Found {
+    /// Whether all is as it has to be.
+    pub sound: bool,
+    pub table: String,
+    pub json: Value,
 }
 
-impl Report {
-    /// Says whether nothing was violated.
-    pub fn is_sound(&self) -> bool {
-        self.violations.is_empty()
-    }
-
+impl Found {
     /// Prints it.
     ///
     /// # Errors
     /// Those of the stream.
     pub fn print(&self, output: Output) -> std::io::Result<()> {
         let text = match output {
-            Output::Table => self.table(),
-            Output::Json => format!("{:#}\n", self.json()),
+            Output::Table => self.table.clone(),
+            Output::Json => format!("{:#}\n", self.json),
         };
         anstream::stdout().write_all(text.as_bytes())
+    }
+}
+
+/// The result of random faults.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub budget: Budget,
+    pub faults: Done,
+    pub figures: Figures,
+    pub violations: Vec<String>,
+}
+
+impl Report {
+    /// Gives what is printed.
+    pub fn found(&self) -> Found {
+        // A fault of the budget that did not happen is as bad as one that did harm: nothing was shown of it.
+        let sound = self.violations.is_empty() && self.faults.counts == *self.budget.shares();
+        Found { sound, table: self.table(), json: self.json() }
     }
 
     fn back_ms(&self) -> Option<(f64, f64)> {
@@ -55,12 +70,14 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let Figures { runs, tasks, looks, begun, ended } = self.figures;
-        let mut text = String::new();
-        for (kind, count) in &self.faults.counts {
-            text += &format!("{:<20} {count:>8}\n", name(*kind));
+        let Figures { runs, tasks, looks, begun, ended, .. } = self.figures;
+        let mut text = format!("{:<20} {:>8} {:>8}\n", "", "happened", "budget");
+        for (kind, share) in self.budget.shares() {
+            let count = self.faults.counts.get(kind).copied().unwrap_or(0);
+            text += &format!("{:<20} {count:>8} {share:>8}\n", kind.name());
         }
-        text += &format!("{:<20} {:>8}\n", "faults", self.faults.counts.values().sum::<u32>());
+        let (count, share) = (self.faults.counts.values().sum::<u32>(), self.budget.shares().values().sum::<u32>());
+        text += &format!("{:<20} {count:>8} {share:>8}\n", "faults");
         text += &format!(
             "{runs} runs with {tasks} tasks ended; {begun} executions began, {ended} came to their end; {looks} looks\n"
         );
@@ -69,19 +86,17 @@ impl Report {
                 "a killed coordinator served again after {median:.0} ms (median), {longest:.0} ms (longest)\n"
             );
         }
-        text += &format!("{} violations\n", self.violations.len());
-        for violation in self.violations.iter().take(SHOWN) {
-            text += &format!("  {violation}\n");
-        }
-        text
+        text + &listed(&self.violations)
     }
 
     fn json(&self) -> Value {
-        let faults: Map<String, Value> =
-            self.faults.counts.iter().map(|(kind, count)| (name(*kind), json!(count))).collect();
-        let Figures { runs, tasks, looks, begun, ended } = self.figures;
+        let shown = |counts: &BTreeMap<Kind, u32>| -> Map<String, Value> {
+            counts.iter().map(|(kind, count)| (kind.name(), json!(count))).collect()
+        };
+        let Figures { runs, tasks, looks, begun, ended, .. } = self.figures;
         json!({
-            "faults": faults,
+            "budget": shown(self.budget.shares()),
+            "faults": shown(&self.faults.counts),
             "runs": runs,
             "tasks": tasks,
             "executions_begun": begun,
@@ -93,6 +108,11 @@ impl Report {
     }
 }
 
-fn name(kind: Kind) -> String {
-    kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+/// Shows violations, one in each line.
+pub fn listed(violations: &[String]) -> String {
+    let mut text = format!("{} violations\n", violations.len());
+    for violation in violations.iter().take(SHOWN) {
+        text += &format!("  {violation}\n");
+    }
+    text
 }

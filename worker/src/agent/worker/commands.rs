@@ -80,6 +80,7 @@ impl Worker {
             return;
         };
         self.link = Link::Open(stream);
+        self.news.set_linked(true);
         let milliseconds = |amount: u32| Duration::from_millis(amount.into());
         self.lease.granted(milliseconds(welcome.lease_ms), milliseconds(welcome.heartbeat_ms), asked);
         self.shared.blobs.choose(&welcome.blob_url, &welcome.store_id);

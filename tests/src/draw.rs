@@ -8,6 +8,7 @@ pub struct Draw(u64);
 
 impl Draw {
     /// Starts with a seed.
+    #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
