@@ -139,7 +139,8 @@ impl Core {
         Ok(Verdict::Done)
     }
 
-    /// Moves the end of a lease. Its timer stays where it is, and is moved when it rings.
+    /// Moves the end of the lease of an attempt that its worker named. Its timer stays where it is, and is moved when it
+    /// rings.
     pub(super) fn renew(&mut self, run: RunId, index: u32, now: UnixMillis) {
         let until = now.saturating_add(self.config.lease_ms);
         if let Some(TaskState::Live(live)) =

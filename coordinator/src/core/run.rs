@@ -97,7 +97,7 @@ pub struct Live {
     pub epoch: u64,
     pub worker: WorkerKey,
     pub lease_until: UnixMillis,
-    /// The time under which the timers hold it; at most `lease_until`.
+    /// The time under which the timers hold it: at most `lease_until`, but while its worker never named it.
     pub timer: UnixMillis,
     pub started: bool,
     pub cancelling: bool,

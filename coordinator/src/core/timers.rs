@@ -5,7 +5,7 @@ use segue_proto::{
     ids::RunId,
 };
 
-use super::{Core, Effect, TaskState, UnixMillis};
+use super::{Core, Effect, Live, TaskState, UnixMillis};
 use crate::defect::{self, Defect};
 
 /// How long an answer of a sensor is awaited before somebody looks again: the one who looked may have gone.
@@ -32,8 +32,11 @@ impl Core {
         let Some(task) = run.task_mut(index) else { return };
         match &mut task.state {
             TaskState::Live(live) if live.timer == at => {
-                if live.lease_until > now || defect::is(Defect::LeaseWithoutEnd) {
-                    live.timer = live.lease_until.max(now + 1);
+                let given_at = task.attempts.last().map_or(0, |attempt| attempt.assigned_at);
+                let heard_at = self.workers.get(&live.worker).map_or(0, |worker| worker.heartbeat_at);
+                let until = lease_end(live, given_at, heard_at, self.config.lease_ms);
+                if until > now || defect::is(Defect::LeaseWithoutEnd) {
+                    live.timer = until.max(now + 1);
                     let again = (live.timer, id, index);
                     self.timers.insert(again);
                 } else {
@@ -77,4 +80,19 @@ impl Core {
         let timer = self.timers.first().map(|(at, ..)| *at);
         timer.into_iter().chain(self.look_ahead_at).chain(self.kept.next_at).min()
     }
+}
+
+/// Says when the worker of an attempt has certainly ended it.
+///
+/// A heartbeat that was sent before the assignment was read does not name the attempt, and its answer lets the worker go on
+/// for a lease all the same, with the attempt that it has by then. So while the worker never named an attempt, every
+/// heartbeat counts for it that can be such a one: the worker read the assignment within a lease of its sending, or it
+/// has given up the link and with it the assignment; and the answer reached it within another one.
+fn lease_end(live: &Live, given_at: UnixMillis, heard_at: UnixMillis, lease_ms: u64) -> UnixMillis {
+    let is_named = live.started || live.lease_until != given_at.saturating_add(lease_ms);
+    if is_named {
+        return live.lease_until;
+    }
+    let last = heard_at.min(given_at.saturating_add(lease_ms.saturating_mul(2)));
+    live.lease_until.max(last.saturating_add(lease_ms))
 }

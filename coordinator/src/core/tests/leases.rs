@@ -70,13 +70,28 @@ fn an_assignment_that_the_worker_never_lists_goes_back_without_burning_a_try() {
     let mut bench = Bench::new();
     let worker = bench.worker("w", 1);
     let run = bench.submit(1, vec![task("a", &[])]);
-    for _ in 0..4 {
+    for _ in 0..10 {
         bench.now += LEASE / 3;
         bench.beat(&worker, vec![]);
         bench.pass(0);
     }
     assert_eq!(bench.token(&run, 0).attempt, 2);
     assert_eq!(bench.core.run(&run).unwrap().tasks[0].tries, 0);
+}
+
+#[test]
+fn an_attempt_that_its_worker_may_have_read_after_a_heartbeat_has_the_lease_of_that_heartbeat() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("w", 1);
+    let run = bench.submit(1, vec![task("a", &[])]);
+    let token = bench.token(&run, 0);
+    bench.now += LEASE / 2;
+    // The word that the attempt has begun is lost with the link, and the answer to this arrived before.
+    bench.beat(&worker, vec![]);
+    bench.pass(LEASE - 1);
+    assert_eq!(bench.token(&run, 0), token, "nobody else has it while the worker may still run it");
+    bench.pass(1);
+    assert!(!matches!(bench.state(&run, 0), TaskState::Live(_)));
 }
 
 #[test]
