@@ -51,10 +51,10 @@ lint: bootstrap ## Formatting and lints, warnings as errors
 	@cargo fmt --all --check
 	@$(with_env) cargo clippy --workspace --all-targets --locked -- -D warnings
 
-chaos: build ## Kill, stop and cut off processes of a cluster at random while it works, and audit it
+chaos: build ## Kill, stop and cut off processes at random and audit it; CHAOS_ARGS=--netns, --rolling, --lost: see README
 	@$(CARGO_TARGET_DIR)/debug/segue-chaos $(if $(CYCLES),--cycles $(CYCLES)) $(CHAOS_ARGS)
 
-bench: build model ## Time the pipeline, stage by stage, and what a task costs beside its work
+bench: build model ## Time the pipeline, what a task costs beside its work, and a restart with 100,000 tasks under way
 	@$(CARGO_TARGET_DIR)/debug/segue-bench $(BENCH_ARGS)
 
 # A seed that fails is printed with the command that replays it, step by step; here that is `make sim SEED=N`.
