@@ -179,7 +179,7 @@ async fn local(
                 .map_err(|()| Failure::new(FailureClass::User, format!("`{text}` names no local file")))?
         } else {
             let (key, found) = blobs::external(&url).await?;
-            let download = |to| {
+            let download = |to: PathBuf| {
                 let found = &found;
                 async move { found.download(&to).await }
             };
