@@ -8,7 +8,6 @@ use std::{
 
 use segue_proto::{
     artifact::Usage,
-    blob_key,
     failure::{Failure, FailureClass},
     ids::{AliasName, ModelName, RunId, Token},
     store::v1::{CacheRecord, PipelineRecord, RunRecord},
@@ -237,6 +236,11 @@ impl Clock {
     }
 }
 
+/// Bytes of a cached artifact that are read before it is given out again, once for each start of the coordinator and each
+/// change of its file: everything waits for it, some tenths of a second. Of a larger one only the size is looked at; who
+/// takes it reads it whole.
+const LONGEST_LOOK: u64 = 256 * 1024 * 1024;
+
 /// The past, as the core may look at it: committed results whose bytes are still there.
 #[derive(Debug, Clone)]
 pub struct StorePast {
@@ -254,11 +258,15 @@ impl Past for StorePast {
             }
         };
         let outputs = records::artifacts_from(record.outputs).ok()?;
-        let there = outputs.iter().all(|output| {
-            self.blobs.local_root().is_none_or(|root| root.join(blob_key(&output.artifact.digest)).is_file())
+        let lacking = outputs.iter().map(|output| &output.artifact).find(|artifact| {
+            !self.blobs.is_sound(&artifact.digest, artifact.size_bytes, LONGEST_LOOK)
         });
+        if let Some(lacking) = lacking {
+            debug!(key, digest = %lacking.digest, "cached result not used: its bytes are missing or damaged");
+            return None;
+        }
         let inline = records::inline_values(record.inline_json).ok()?;
-        there.then_some(CachedResult { outputs, metrics_json: record.metrics_json, inline })
+        Some(CachedResult { outputs, metrics_json: record.metrics_json, inline })
     }
 }
 

@@ -178,7 +178,7 @@ impl Attempt {
         let environment = secrets::resolve(&self.assign.env)?;
         let mut scratch = self.shared.ground.scratch();
         let mut pins = Vec::new();
-        let inputs = inputs::artifacts(&self.shared, &self.assign.inputs, &mut pins).await?;
+        let inputs = inputs::artifacts(&self.shared, &self.assign, &mut pins).await?;
         let (job, ports) = match work {
             Some(Work::Operator(call)) => {
                 let Some(spec) = self.shared.catalogue.get(&call.name) else {

@@ -28,6 +28,7 @@ pub(crate) mod redact;
 mod room;
 mod scratch;
 mod secrets;
+mod seen;
 mod worker;
 
 use std::{
