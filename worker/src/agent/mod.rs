@@ -44,6 +44,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub use config::{Error, SUPERSEDED, Tls, WorkerConfig};
 pub use detect::detect;
 pub use machine::Machine;
+#[doc(hidden)]
+pub use worker::desk;
 
 use self::{attempt::Shared, blobs::Blobs, cache::Cache, scratch::Ground, worker::Worker};
 use crate::{ops, runner::Pool};

@@ -271,7 +271,7 @@ async fn is_own(shared: &Shared, key: &WorkerKey, token: &Token) -> Result<bool,
 }
 
 /// Says whether a run has made this attempt for this worker.
-fn made(run: &Run, token: &Token, worker: &WorkerKey) -> bool {
+pub(in crate::server) fn made(run: &Run, token: &Token, worker: &WorkerKey) -> bool {
     let named = run.name_of(token.index).is_some_and(|name| name == token.task);
     let Some(task) = run.task(token.index).filter(|_| named) else { return false };
     task.attempts
