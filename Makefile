@@ -14,8 +14,9 @@ DEMO_ROWS ?= 50000
 FAULT_SEEDS ?= 1 2 3
 FAULT_SUITES ?= cluster fleet schedules events retention versions store registry grpc
 STORE_FAULTS ?= gap=12,delay=6,busy=4,error=1,applied-then-error=2,flush=1,full=1,read=1
+FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test faults bench chaos sim lint build bootstrap model
+.PHONY: help demo test faults fuzz bench chaos sim lint build bootstrap model
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,10 +52,14 @@ lint: bootstrap ## Formatting and lints, warnings as errors
 	@cargo fmt --all --check
 	@$(with_env) cargo clippy --workspace --all-targets --locked -- -D warnings
 
-chaos: build ## Kill, stop and cut off processes of a cluster at random while it works, and audit it
+# A find is replayed with TARGET=name REPLAY=FILE, and made smaller with MINIMISE=1 beside them.
+fuzz: bootstrap ## Hand damaged bytes to everything that reads bytes, FUZZ_SECONDS=60 for each target; TARGET=csv: for one
+	@$(with_env) FUZZ_SECONDS="$(FUZZ_SECONDS)" bash tests/fuzz/fuzz.sh "$(TARGET)" "$(REPLAY)" $(if $(MINIMISE),min)
+
+chaos: build ## Kill, stop and cut off processes at random and audit it; CHAOS_ARGS=--netns, --rolling, --lost: see README
 	@$(CARGO_TARGET_DIR)/debug/segue-chaos $(if $(CYCLES),--cycles $(CYCLES)) $(CHAOS_ARGS)
 
-bench: build model ## Time the pipeline, stage by stage, and what a task costs beside its work
+bench: build model ## Time the pipeline, what a task costs beside its work, and a restart with 100,000 tasks under way
 	@$(CARGO_TARGET_DIR)/debug/segue-bench $(BENCH_ARGS)
 
 # A seed that fails is printed with the command that replays it, step by step; here that is `make sim SEED=N`.

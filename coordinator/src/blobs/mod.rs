@@ -6,6 +6,7 @@
 mod collect;
 mod local;
 mod read;
+mod sound;
 
 use std::{
     fmt::{self, Display},
@@ -40,6 +41,7 @@ pub struct BlobStore {
     /// Root on the local disk, where it is there.
     local: Option<PathBuf>,
     store_id: String,
+    sound: Arc<sound::Sound>,
 }
 
 /// A blob that is stored.
@@ -113,7 +115,7 @@ impl BlobStore {
         let url = url::Url::from_directory_path(&root)
             .map_err(|()| blobs_error(&root.display().to_string(), "the path is not absolute"))?;
         let url = url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { objects: Arc::new(objects), url, local: Some(root), store_id })
+        Ok(Self { objects: Arc::new(objects), url, local: Some(root), store_id, sound: Arc::default() })
     }
 
     fn open_remote(url: &url::Url) -> Result<Self, Error> {
@@ -137,13 +139,14 @@ impl BlobStore {
             url: url.as_str().trim_end_matches('/').to_owned(),
             local: None,
             store_id: String::new(),
+            sound: Arc::default(),
         })
     }
 
     /// Takes an object store that is open already; `url` is what workers are told of it.
     #[must_use]
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.to_owned(), local: None, store_id: String::new() }
+        Self { objects, url: url.to_owned(), local: None, store_id: String::new(), sound: Arc::default() }
     }
 
     /// Gives the address, as workers get it: `file:///…` or `s3://…`, without a slash at its end.
@@ -185,7 +188,7 @@ impl BlobStore {
     }
 
     /// Stores a stream of bytes, digesting them on their way. With an `expected` digest, other bytes are refused. A
-    /// blob that is there already is kept. When the future is dropped, nothing has been stored.
+    /// blob that is there already is kept, unless it is damaged. When the future is dropped, nothing has been stored.
     ///
     /// # Errors
     /// [`Error::WrongDigest`], [`Error::Upload`] if the stream gives an error, [`Error::Io`] or [`Error::Blobs`].
@@ -207,7 +210,7 @@ impl BlobStore {
             let what = "the upload".to_owned();
             return Err(Error::WrongDigest { what, expected: expected.clone(), actual: blob.digest });
         }
-        if self.fresh(&blob.digest).await? == Some(blob.size_bytes) {
+        if self.sound_and_fresh(&blob.digest).await? == Some(blob.size_bytes) {
             return Ok(blob);
         }
         match &self.local {

@@ -120,6 +120,46 @@ async fn an_identical_blob_is_kept_and_a_torn_one_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_damaged_blob_of_the_right_size_is_replaced_and_nobody_relies_on_it() {
+    let (dir, store) = store().await;
+    let bytes = Bytes::from_static(b"same bytes");
+    let blob = store.put_bytes(bytes.clone()).await.unwrap();
+    let file = dir.path().join(blob_key(&blob.digest));
+    let sound = |longest| store.is_sound(&blob.digest, 10, longest);
+    for known in [false, true] {
+        assert!(sound(100) && store.sound_and_fresh(&blob.digest).await.unwrap() == Some(10));
+        if known {
+            store.just_stored(&blob.digest).await.unwrap();
+        }
+        let before = fs::metadata(&file).unwrap().modified().unwrap();
+        fs::write(&file, "same bytez").unwrap();
+        // A disk that rots leaves the time as it was.
+        fs::File::options().write(true).open(&file).unwrap().set_modified(before).unwrap();
+        assert!(!sound(100));
+        assert!(sound(9), "what is too long to be looked at is only measured");
+        assert_eq!(store.sound_and_fresh(&blob.digest).await.unwrap(), None);
+        store.put_bytes(bytes.clone()).await.unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"same bytes");
+    }
+    assert!(!store.is_sound(&blob.digest, 11, 100), "another size than the record says");
+    fs::remove_file(&file).unwrap();
+    assert!(!sound(100));
+}
+
+#[tokio::test]
+async fn an_id_that_is_garbage_is_made_anew() {
+    for garbage in [&b""[..], b"\xFF\xFE", b"a b\n", &[b'x'; 65]] {
+        let (dir, store) = store().await;
+        let id = store.store_id().to_owned();
+        fs::write(dir.path().join("store-id"), garbage).unwrap();
+        let again = BlobStore::open_local(dir.path()).await.unwrap();
+        assert!(again.store_id() != id && !again.store_id().is_empty());
+        let kept = BlobStore::open_local(dir.path()).await.unwrap();
+        assert_eq!(kept.store_id(), again.store_id());
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_blob_is_not_given_out_as_whole() {
     let (dir, store) = store().await;
     let blob = store.put_bytes(Bytes::from_static(b"precious")).await.unwrap();

@@ -400,26 +400,29 @@ impl Run {
         count(open) + u32::from(all_else)
     }
 
-    /// Takes an expanded fan-out from the store, with children that have not begun.
+    /// Takes the expanded fan-outs from the store, by the index of their task, with children that have not begun.
     ///
     /// # Errors
-    /// Says what does not fit together.
-    pub fn adopt_group(&mut self, node: u32, group: Group) -> Result<(), String> {
-        if node as usize >= self.tasks.len() {
-            return Err(format!("the run has no task {node}"));
-        }
-        for (ordinal, &member) in group.members.iter().enumerate() {
-            let at = member.checked_sub(FIRST_CHILD).ok_or("a child with the index of a task")? as usize;
-            if at >= super::MOST_CHILDREN.saturating_mul(16) {
-                return Err(format!("a child with the index {member}"));
+    /// Names the task whose fan-out does not fit in, and why.
+    pub fn adopt_groups(&mut self, groups: BTreeMap<u32, Group>) -> Result<(), (u32, String)> {
+        // Children are numbered without gaps, so that no record makes more of them than it names.
+        let children = groups.values().map(|group| group.members.len()).sum();
+        self.children.resize_with(children, || Task::new(0));
+        self.homes = vec![(u32::MAX, 0); children];
+        for (&node, group) in &groups {
+            if node as usize >= self.tasks.len() {
+                return Err((node, format!("the run has no task {node}")));
             }
-            if self.children.len() <= at {
-                self.children.resize_with(at + 1, || Task::new(0));
-                self.homes.resize(at + 1, (u32::MAX, 0));
+            for (ordinal, &member) in group.members.iter().enumerate() {
+                let at = member.checked_sub(FIRST_CHILD).and_then(|at| self.homes.get_mut(at as usize));
+                match at {
+                    Some(home) if home.0 == u32::MAX => *home = (node, count(ordinal)),
+                    Some(_) => return Err((node, format!("a child has the index {member}, and so has another one"))),
+                    None => return Err((node, format!("a child has the index {member}, of {children} children"))),
+                }
             }
-            self.homes[at] = (node, count(ordinal));
         }
-        self.groups.insert(node, group);
+        self.groups = groups;
         Ok(())
     }
 

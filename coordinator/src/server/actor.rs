@@ -8,8 +8,6 @@ use std::{
 
 use segue_proto::{
     artifact::Usage,
-    blob_key,
-    failure::{Failure, FailureClass},
     ids::{AliasName, ModelName, RunId, Token},
     store::v1::{CacheRecord, PipelineRecord, RunRecord},
     v1,
@@ -20,13 +18,13 @@ use tracing::{debug, error, warn};
 
 use super::{
     active::Active,
+    changes,
     error::Error,
     feed::Feed,
     metrics::Timings,
     outbox::{Outbox, TooLarge},
     probes::{Look, Probes},
-    produce::{self, Made},
-    records,
+    produce, records,
     reread::Rereads,
     wire::{self, WelcomeFacts},
 };
@@ -237,6 +235,11 @@ impl Clock {
     }
 }
 
+/// Bytes of a cached artifact that are read before it is given out again, once for each start of the coordinator and each
+/// change of its file: everything waits for it, some tenths of a second. Of a larger one only the size is looked at; who
+/// takes it reads it whole.
+const LONGEST_LOOK: u64 = 256 * 1024 * 1024;
+
 /// The past, as the core may look at it: committed results whose bytes are still there.
 #[derive(Debug, Clone)]
 pub struct StorePast {
@@ -254,11 +257,15 @@ impl Past for StorePast {
             }
         };
         let outputs = records::artifacts_from(record.outputs).ok()?;
-        let there = outputs.iter().all(|output| {
-            self.blobs.local_root().is_none_or(|root| root.join(blob_key(&output.artifact.digest)).is_file())
+        let lacking = outputs.iter().map(|output| &output.artifact).find(|artifact| {
+            !self.blobs.is_sound(&artifact.digest, artifact.size_bytes, LONGEST_LOOK)
         });
+        if let Some(lacking) = lacking {
+            debug!(key, digest = %lacking.digest, "cached result not used: its bytes are missing or damaged");
+            return None;
+        }
         let inline = records::inline_values(record.inline_json).ok()?;
-        there.then_some(CachedResult { outputs, metrics_json: record.metrics_json, inline })
+        Some(CachedResult { outputs, metrics_json: record.metrics_json, inline })
     }
 }
 
@@ -489,7 +496,7 @@ impl Actor {
             return false;
         }
         self.feed.look_at(&event);
-        let event = self.with_valid_models(event, now);
+        let event = produce::with_valid_models(event, &self.core, &*self.past.store, now);
         let verdict = self.core.decide(event, now, &self.past);
         if let Err(refused) = &verdict {
             // Whoever asked is told, and knows better what it means.
@@ -512,21 +519,6 @@ impl Actor {
     fn is_current(&self, run: &Run) -> bool {
         let stored = crate::store::read::<RunRecord>(&*self.past.store, &Key::Run(run.id));
         matches!(stored, Ok(Some(record)) if record.generation == run.generation)
-    }
-
-    /// Turns a success whose models cannot be registered into a failure, before anything is decided on it.
-    fn with_valid_models(&self, event: Event, now: UnixMillis) -> Event {
-        let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
-        let outcome = match outcome {
-            Outcome::Success { outputs, models, metrics_json, inline } if !models.is_empty() => {
-                match produce::check_models(&self.core, &*self.past.store, &token, &models, &outputs, now) {
-                    Ok(()) => Outcome::Success { outputs, models, metrics_json, inline },
-                    Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
-                }
-            }
-            outcome => outcome,
-        };
-        Event::Finished { worker, token, usage, outcome, log_bytes }
     }
 
     #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename the arguments.
@@ -614,38 +606,9 @@ impl Actor {
 
     /// Writes what changed, in one batch and one flush.
     async fn persist(&mut self, dirty: Dirty, mut batch: Batch, now: UnixMillis) -> Result<(), Error> {
-        for id in &dirty.runs {
-            if let Some(run) = self.core.run(id) {
-                batch.put(&Key::Run(*id), &records::run_record(run));
-                self.active.note(run, &mut batch);
-            }
-        }
-        for (id, task) in &dirty.tasks {
-            if let Some(entry) = self.core.run(id).and_then(|run| run.task(*task)) {
-                batch.put(&Key::Task { run: *id, task: *task }, &records::task_record(entry));
-            }
-        }
-        for (id, task) in &dirty.groups {
-            if let Some(group) = self.core.run(id).and_then(|run| run.groups.get(task)) {
-                batch.put(&Key::Expansion { run: *id, task: *task }, &records::expansion_record(group));
-            }
-        }
-        for (id, task, number) in &dirty.attempts {
-            let entry = self.core.run(id).and_then(|run| run.task(*task));
-            if let Some(attempt) = entry.and_then(|entry| entry.attempts.iter().rev().find(|a| a.number == *number)) {
-                let key = Key::Attempt { run: *id, task: *task, attempt: *number };
-                batch.put(&key, &records::attempt_record(attempt));
-            }
-        }
-        let mut made = Made::default();
-        for record in &dirty.records {
-            if self.rereads.is_some() {
-                made.checks.note(record, &self.core);
-            }
-            produce::add(record, &self.core, &*self.past.store, &mut batch, &mut made, now)?;
-        }
-        let checks = made.write(&mut batch);
-        self.feed.add(&dirty, &self.core, &mut batch, now);
+        let (store, rereads) = (&*self.past.store, self.rereads.is_some());
+        let (active, feed) = (&mut self.active, &mut self.feed);
+        let checks = changes::add(&dirty, &self.core, store, active, feed, rereads, &mut batch, now)?;
         if batch.is_empty() {
             return Ok(());
         }

@@ -3,7 +3,10 @@
 mod active;
 pub mod actor;
 pub mod api;
+mod changes;
 mod deliver;
+#[doc(hidden)]
+pub mod desk;
 mod door;
 mod error;
 mod external;
@@ -69,7 +72,7 @@ use self::{
 };
 use crate::{
     blobs::BlobStore,
-    core::{Config as CoreConfig, Core},
+    core::{Config as CoreConfig, Core, UnixMillis},
     gc::{self, Gc, GcConfig},
     logs::Logs,
     store::{Batch, Committer, Patient, SledStore, StateDir, Store, meta},
@@ -374,7 +377,7 @@ async fn resume_all(ground: &Ground, config: &Config, clock: Clock) -> Result<Re
     let reader = Arc::clone(store);
     let resumed = move || {
         let active = Active::read(&*reader)?;
-        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, &active, clock)?;
+        let core = resume(&*reader, CoreConfig { epoch, lease_ms }, &active, &|| clock.now())?;
         let (feed, ends) = Feed::open(&*reader, &core)?;
         Ok::<_, Error>((core, active, feed, ends))
     };
@@ -383,14 +386,14 @@ async fn resume_all(ground: &Ground, config: &Config, clock: Clock) -> Result<Re
 }
 
 /// Brings every run that has not ended back into memory.
-fn resume(store: &dyn Store, config: CoreConfig, active: &Active, clock: Clock) -> Result<Core, Error> {
+fn resume(store: &dyn Store, config: CoreConfig, active: &Active, now: &dyn Fn() -> UnixMillis) -> Result<Core, Error> {
     let mut core = Core::new(config);
     fleet::load(store, &mut core)?;
     for id in active.runs() {
         match records::load_run(store, &id)? {
             Some(run) if !run.state.is_terminal() => {
                 info!(run = %id, "run resumed");
-                core.restore(run, clock.now());
+                core.restore(run, now());
             }
             _ => warn!(run = %id, "the index of active runs names a run that is not active"),
         }

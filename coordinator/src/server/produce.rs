@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use segue_proto::{
     artifact::{ModelRegistration, NamedArtifact},
+    failure::{Failure, FailureClass},
     ids::{Digest, RunId, Token},
     store::v1::{ArtifactRecord, CacheRecord, Producer},
     v1,
@@ -11,7 +12,7 @@ use segue_proto::{
 
 use super::{error::Error, fleet, records, reread::Checks};
 use crate::{
-    core::{CachedResult, Core, Record, Run, UnixMillis},
+    core::{CachedResult, Core, Event, Outcome, Record, Run, UnixMillis},
     registry,
     spec::Work,
     store::{self, Batch, Key, Store},
@@ -119,7 +120,7 @@ fn cache_record(run: &Run, task: u32, attempt: u32, result: &CachedResult, now: 
 ///
 /// # Errors
 /// Those of the registry: the attempt is at fault.
-pub fn check_models(
+fn check_models(
     core: &Core,
     store: &dyn Store,
     token: &Token,
@@ -131,6 +132,21 @@ pub fn check_models(
     let Some(run) = core.run(&token.run) else { return Ok(()) };
     let Some(inputs) = run.inputs_of(token.index) else { return Ok(()) };
     register(run, token.index, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now)
+}
+
+/// Turns a success whose models cannot be registered into a failure, before anything is decided on it.
+pub fn with_valid_models(event: Event, core: &Core, store: &dyn Store, now: UnixMillis) -> Event {
+    let Event::Finished { worker, token, usage, outcome, log_bytes } = event else { return event };
+    let outcome = match outcome {
+        Outcome::Success { outputs, models, metrics_json, inline } if !models.is_empty() => {
+            match check_models(core, store, &token, &models, &outputs, now) {
+                Ok(()) => Outcome::Success { outputs, models, metrics_json, inline },
+                Err(e) => Outcome::Failure(Failure::new(FailureClass::User, e.to_string())),
+            }
+        }
+        outcome => outcome,
+    };
+    Event::Finished { worker, token, usage, outcome, log_bytes }
 }
 
 #[allow(clippy::too_many_arguments)] // The facts of one registration.

@@ -122,6 +122,7 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
     let Some(record) = store::read::<RunRecord>(store, &key)? else { return Ok(None) };
     let corrupt = |key: &Key, reason: String| Error::Corrupt { key: key.to_string(), reason };
     let spec: RunSpec = serde_json::from_slice(&record.spec).map_err(|e| corrupt(&key, e.to_string()))?;
+    spec.adds_up().map_err(|e| corrupt(&key, e))?;
     let mut run = Run::new(*id, Arc::new(spec), record.path, record.created_ms);
     run.state = run_state_from(record.state).ok_or_else(|| corrupt(&key, "unknown state of a run".to_owned()))?;
     // Records of before there was this field have none.
@@ -136,14 +137,15 @@ pub fn load_run(store: &dyn Store, id: &RunId) -> Result<Option<Run>, Error> {
     run.priority = record.priority;
     run.tags = record.tags;
 
+    let mut groups = BTreeMap::new();
     store::visit(store, &prefix::expansions(id), |key, value| {
         let (key, record) = store::codec::decode_row::<ExpansionRecord>(&key, &value)?;
         if let Key::Expansion { task, .. } = &key {
-            let group = group_from(record).map_err(|e| corrupt(&key, e))?;
-            run.adopt_group(*task, group).map_err(|e| corrupt(&key, e))?;
+            groups.insert(*task, group_from(record).map_err(|e| corrupt(&key, e))?);
         }
         Ok(())
     })?;
+    run.adopt_groups(groups).map_err(|(task, e)| corrupt(&Key::Expansion { run: *id, task }, e))?;
     let mut attempts: BTreeMap<u32, Vec<Attempt>> = BTreeMap::new();
     store::visit(store, &prefix::attempts(id), |key, value| {
         let (key, record) = store::codec::decode_row::<AttemptRecord>(&key, &value)?;

@@ -1,6 +1,6 @@
 //! Commands of the core in the words of the wire, and worker events in the words of the core.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use segue_proto::{
     artifact::{ModelRegistration, NamedArtifact},
@@ -122,7 +122,14 @@ fn assign(run: &Run, token: Token, inputs: Vec<NamedArtifact>, reserved: Resourc
         key: item.as_ref().map(|item| item.key.to_string()).unwrap_or_default(),
         item_index: item.as_ref().map_or(0, |item| item.ordinal),
         item_json: item.map(|item| item.value.to_string()).unwrap_or_default(),
+        makers: makers(run, bound),
     })
+}
+
+/// Names the task that makes each input.
+fn makers(run: &Run, bound: &BoundTask) -> BTreeMap<String, String> {
+    let maker = |from: usize| run.spec.tasks.get(from).map(|task| task.name.to_string());
+    bound.inputs.iter().filter_map(|(name, from)| Some((name.to_string(), maker(from.task)?))).collect()
 }
 
 /// Gives the wire form of inputs. One that joins no child at all is named without an artifact, so that who reads it finds

@@ -320,6 +320,41 @@ pub struct RunSpec {
     pub hooks: Hooks,
 }
 
+impl RunSpec {
+    /// Checks what everything else takes for granted and binding makes sure of: every edge leads to a task, none leads
+    /// back, and names differ. For a spec that was kept, and may have been damaged since.
+    ///
+    /// # Errors
+    /// Says what does not add up.
+    pub fn adds_up(&self) -> Result<(), String> {
+        let needs: Vec<Vec<usize>> = self.tasks.iter().map(BoundTask::needs).collect();
+        let mut dependants = vec![Vec::new(); needs.len()];
+        for (task, needed) in needs.iter().enumerate() {
+            for &need in needed {
+                let known: Option<&mut Vec<usize>> = dependants.get_mut(need);
+                known.ok_or_else(|| format!("task {task} needs task {need}, and there is none"))?.push(task);
+            }
+        }
+        let mut left: Vec<usize> = needs.iter().map(Vec::len).collect();
+        let mut ready: Vec<usize> = (0..left.len()).filter(|&task| left[task] == 0).collect();
+        let mut reached = 0;
+        while let Some(task) = ready.pop() {
+            reached += 1;
+            for &next in &dependants[task] {
+                left[next] -= 1;
+                if left[next] == 0 {
+                    ready.push(next);
+                }
+            }
+        }
+        if reached < needs.len() {
+            return Err("its tasks wait for each other".to_owned());
+        }
+        let names: std::collections::BTreeSet<&TaskName> = self.tasks.iter().map(|task| &task.name).collect();
+        if names.len() < needs.len() { Err("two tasks have the same name".to_owned()) } else { Ok(()) }
+    }
+}
+
 /// A task whose parameters are filled in and checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BoundTask {

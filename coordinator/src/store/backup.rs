@@ -76,6 +76,9 @@ struct Manifest {
     records_digest: Digest,
     blobs: u64,
     logs: u64,
+    /// Absent in backups of earlier releases.
+    #[serde(default)]
+    logs_digest: Option<Digest>,
     bytes: u64,
     problems: Vec<String>,
 }
@@ -116,7 +119,11 @@ pub async fn backup(source: Source, blobs: &BlobStore, logs: &Logs, dest: &Path)
     }
 
     let (from, to) = (logs.clone(), StateDir::new(dest).logs());
-    let (count, bytes) = blocking(move || copy_logs(&from, &Logs::open(to)?)).await?;
+    let (count, bytes, logs_digest) = blocking(move || {
+        let (count, bytes) = copy_logs(&from, &Logs::open(&to)?)?;
+        Ok((count, bytes, digest_of_files(&to)?))
+    })
+    .await?;
     report.logs = count;
     report.bytes += bytes;
 
@@ -129,6 +136,7 @@ pub async fn backup(source: Source, blobs: &BlobStore, logs: &Logs, dest: &Path)
         records_digest: exported.digest,
         blobs: report.blobs,
         logs: report.logs,
+        logs_digest: Some(logs_digest),
         bytes: report.bytes,
         problems: report.problems.clone(),
     };
@@ -153,6 +161,33 @@ fn copy_logs(from: &Logs, to: &Logs) -> Result<(u64, u64), Error> {
         }
     }
     Ok((logs, bytes))
+}
+
+/// Digests the names and the bytes of all files under a directory. Nothing else in a backup says what a log should be.
+fn digest_of_files(root: &Path) -> Result<Digest, Error> {
+    let mut hasher = blake3::Hasher::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let failed = |e| Error::io("reading", &path, e);
+        if path.is_dir() {
+            let mut inside: Vec<PathBuf> =
+                fs::read_dir(&path).and_then(|all| all.map(|entry| Ok(entry?.path())).collect()).map_err(failed)?;
+            // In the same order whatever the file system is.
+            inside.sort_unstable();
+            waiting.extend(inside);
+            continue;
+        }
+        let mut file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && path == *root => break,
+            Err(e) => return Err(failed(e)),
+        };
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        hasher.update(&(name.len() as u64).to_be_bytes()).update(name.as_bytes());
+        hasher.update(&file.metadata().map_err(failed)?.len().to_be_bytes());
+        hasher.update_reader(&mut file).map_err(failed)?;
+    }
+    Ok(Digest::from(hasher.finalize()))
 }
 
 /// Makes a state directory from a backup, in a new (or empty) directory. It appears whole or not at all. Its records are
@@ -191,6 +226,12 @@ async fn fill(src: &Path, manifest: &Manifest, dest: &Path) -> Result<RestoreRep
     };
     if digest != manifest.records_digest || records != manifest.records {
         return Err(bad(format!("{RECORDS} is not the file that {MANIFEST} names")));
+    }
+    if let Some(expected) = manifest.logs_digest.clone() {
+        let logs = StateDir::new(src).logs();
+        if blocking(move || digest_of_files(&logs)).await? != expected {
+            return Err(bad("its logs are not those that were saved: some were changed, damaged or lost".to_owned()));
+        }
     }
 
     let dirs = StateDir::new(dest);

@@ -92,9 +92,22 @@ async fn a_cut_changed_or_unfinished_backup_is_refused_and_leaves_nothing_behind
     fs::write(&blob, ORDERS).unwrap();
     assert!(!dest.exists());
 
+    let log = files_under(&StateDir::new(&backup_dir).logs()).into_iter().next().unwrap();
+    let line = fs::read(&log).unwrap();
+    fs::write(&log, [&line[1..], b"!"].concat()).unwrap();
+    let error = restore(&backup_dir, &dest).await.unwrap_err();
+    assert!(error.code() == Code::BadBackup && error.to_string().contains("logs"), "{error}");
+    fs::write(&log, line).unwrap();
+    assert!(!dest.exists());
+
     fs::remove_file(backup_dir.join(MANIFEST)).unwrap();
     let error = restore(&backup_dir, &dest).await.unwrap_err();
     assert!(error.to_string().contains("not finished"), "{error}");
+}
+
+fn files_under(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_under(&path) } else { vec![path] }).collect()
 }
 
 #[tokio::test]

@@ -44,7 +44,8 @@ pub enum Error {
     /// The database files themselves are damaged.
     #[error(
         "the store in {} is damaged: {reason}; look at it with `segue store verify`, then bring back a backup into a \
-         new directory with `segue store restore`", .dir.display()
+         new directory with `segue store restore`. Where there is none, `segue store backup` saves what can still be read",
+        .dir.display()
     )]
     Damaged { dir: PathBuf, reason: String },
 
@@ -177,6 +178,10 @@ impl Error {
     /// Makes an error of a file operation; `doing` is a verb form such as `reading`.
     pub(crate) fn io(doing: &str, path: &Path, source: io::Error) -> Self {
         Self::Io { what: format!("{doing} {}", path.display()), source: Arc::new(source) }
+    }
+
+    pub(crate) fn damaged(dir: &Path, reason: impl ToString) -> Self {
+        Self::Damaged { dir: dir.to_owned(), reason: reason.to_string() }
     }
 
     pub(crate) fn corrupt(key: impl ToString, reason: impl ToString) -> Self {

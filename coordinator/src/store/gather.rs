@@ -45,7 +45,16 @@ pub(super) fn quiet(store: &dyn Store, file: &Path) -> Result<Exported, Error> {
     // What is exported must not be ahead of what the disk has.
     store.flush()?;
     let mut export = Export::create(file)?;
-    visit(store, &[], |key, value| export.record(&key, &value))?;
+    // Damage must not stand in the way of saving what can be read.
+    if let Err(damaged @ Error::Damaged { .. }) = store.check() {
+        export.problems.push(damaged.to_string());
+    }
+    match visit(store, &[], |key, value| export.record(&key, &value)) {
+        Err(e @ Error::Damaged { .. }) if !export.problems.is_empty() => {
+            export.problems.push(format!("not all records could be read: {e}"));
+        }
+        read => read?,
+    }
     export.finish(file)
 }
 

@@ -7,7 +7,9 @@ use super::{
 };
 
 /// The layout of keys and values that this release reads and writes.
-pub const SCHEMA: u32 = 1;
+///
+/// Version 2 keeps a seal of the rows. A program that does not know it would leave it behind, so it must not write.
+pub const SCHEMA: u32 = 2;
 
 /// What the value of the schema key begins with; the version follows in decimal.
 const SCHEMA_MARK: &str = "segue-store ";
@@ -31,8 +33,15 @@ pub(crate) fn check_schema(store: &dyn Store) -> Result<Result<(), SchemaFault>,
         return Ok(Ok(()));
     };
     Ok(match parse_schema(&value) {
-        // Versions below ours do not exist yet; when they do, they are migrated here.
         Ok(SCHEMA) => Ok(()),
+        // Records are as they were. The store has counted its rows, and seals them with this batch.
+        Ok(1) => {
+            let mut batch = Batch::new();
+            batch.put_raw(key, format!("{SCHEMA_MARK}{SCHEMA}").into_bytes());
+            store.apply(&batch)?;
+            store.flush()?;
+            Ok(())
+        }
         Ok(found) if found > SCHEMA => Err(SchemaFault::Newer(found)),
         Ok(found) => Err(SchemaFault::NotOurs(format!("schema version {found} never existed"))),
         Err(reason) => Err(SchemaFault::NotOurs(reason)),

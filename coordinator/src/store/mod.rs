@@ -12,11 +12,13 @@ pub mod error;
 mod export;
 mod gather;
 pub mod keys;
+mod mark;
 pub mod memory;
 pub mod meta;
 pub mod patient;
 mod pieces;
 pub(crate) mod references;
+mod seal;
 pub mod sled_store;
 pub mod state_dir;
 pub mod verify;
@@ -65,6 +67,15 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Makes every applied batch durable.
     fn flush(&self) -> Result<(), Error>;
+
+    /// Reads every row once and compares all of them with what the store knows of them, while it is used. For a store that
+    /// knows nothing of its rows, there is nothing to compare.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if rows are lost, or not as they were written last.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Rows of one page of [`visit`]: enough to make a call worth it, few enough to keep memory small.

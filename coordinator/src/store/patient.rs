@@ -69,6 +69,10 @@ impl Store for Patient {
     fn flush(&self) -> Result<(), Error> {
         self.0.flush()
     }
+
+    fn check(&self) -> Result<(), Error> {
+        self.0.check()
+    }
 }
 
 #[cfg(test)]

@@ -45,7 +45,22 @@ pub struct VerifyReport {
 pub async fn verify(store: Arc<dyn Store>, blobs: &BlobStore) -> Result<VerifyReport, Error> {
     let mut found = blocking(move || {
         let mut found = Findings::default();
-        found.read(store.as_ref()).map(|()| found)
+        match store.check().and_then(|()| found.read(store.as_ref())) {
+            Ok(()) => Ok(found),
+            // What can be read is looked at all the same.
+            Err(damaged @ Error::Damaged { .. }) => {
+                found.problem(damaged.to_string());
+                match found.read(store.as_ref()) {
+                    Ok(()) => Ok(found),
+                    Err(e @ (Error::Damaged { .. } | Error::Corrupt { .. })) => {
+                        found.problem(format!("not all records can be read: {e}"));
+                        Ok(found)
+                    }
+                    Err(e) => Err(e),
+                }
+            }
+            Err(e) => Err(e),
+        }
     })
     .await?;
 
@@ -75,13 +90,23 @@ pub async fn verify(store: Arc<dyn Store>, blobs: &BlobStore) -> Result<VerifyRe
     Ok(found.finish())
 }
 
+/// Reads every record once, and no blob.
+///
+/// # Errors
+/// As [`verify`].
+pub(crate) fn records(store: &dyn Store) -> Result<VerifyReport, Error> {
+    let mut found = Findings::default();
+    found.read(store)?;
+    Ok(found.finish())
+}
+
 /// Verifies a state directory that no coordinator holds, with its blobs beside the store.
 ///
 /// # Errors
 /// Those of [`SledStore::open_existing`] and of [`verify`].
 pub async fn verify_dir(dir: &StateDir) -> Result<VerifyReport, Error> {
     let store_dir = dir.store();
-    let store = blocking(move || SledStore::open_existing(store_dir)).await?;
+    let store = blocking(move || SledStore::open_to_look(store_dir)).await?;
     verify(Arc::new(store), &BlobStore::open_to_read(dir.root())?).await
 }
 

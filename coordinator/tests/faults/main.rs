@@ -8,6 +8,7 @@
 mod support;
 
 mod crash_points;
+mod damage;
 mod hostile;
 mod killed;
 mod limits;

@@ -152,7 +152,7 @@ async fn a_store_of_a_later_release_is_refused_with_both_versions_and_the_next_s
     let ServerError::Store(error @ Error::NewerSchema { .. }) = &refused else { panic!("{refused}") };
     assert_eq!(error.code(), Code::NewerSchema);
     let text = refused.to_string();
-    for part in ["schema version 7", "reads version 1", "use the newer release"] {
+    for part in ["schema version 7", "reads version 2", "use the newer release"] {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
     assert!(text.contains(&dir.path().display().to_string()), "{text}");
@@ -297,6 +297,8 @@ fn messages() -> Vec<(&'static str, v1::WorkerMessage, v1::CoordinatorMessage)> 
             item_index: 4,
             item_json: "\"eu\"".to_owned(),
             memory_limit_bytes: 5,
+            // Not yet there when the fixtures were made.
+            makers: BTreeMap::new(),
         })
     };
     let operator_call =

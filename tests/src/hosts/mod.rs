@@ -2,8 +2,8 @@
 //! delays packets as it is told.
 //!
 //! Nothing of it has a name in the system. The program itself moves to a namespace of its own first ([`enter`]), hosts are
-//! kept by a process that ends with this one, and devices by open files: when the program ends, also by SIGKILL, the kernel
-//! takes everything away.
+//! kept by a process that ends with this one, and devices by open files: the kernel takes each away with the last process
+//! that has it, also after a panic.
 
 mod switch;
 mod tun;

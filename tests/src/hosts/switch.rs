@@ -64,11 +64,18 @@ struct Port {
     delayed: AtomicU64,
 }
 
-/// Packets whose time has not come, by their time and the order in which they came.
+/// Packets whose time has not come.
 #[derive(Debug, Default)]
 struct Late {
-    waiting: Mutex<(u64, BTreeMap<(Instant, u64), (Arc<Port>, Vec<u8>)>)>,
+    waiting: Mutex<Waiting>,
     more: Condvar,
+}
+
+/// Packets and where they go, by their time and the order in which they came.
+#[derive(Debug, Default)]
+struct Waiting {
+    came: u64,
+    packets: BTreeMap<(Instant, u64), (Arc<Port>, Vec<u8>)>,
 }
 
 impl Switch {
@@ -181,9 +188,9 @@ impl Port {
 impl Late {
     fn put(&self, at: Instant, to: Arc<Port>, packet: Vec<u8>) {
         let mut waiting = lock(&self.waiting);
-        waiting.0 += 1;
-        let number = waiting.0;
-        waiting.1.insert((at, number), (to, packet));
+        waiting.came += 1;
+        let number = waiting.came;
+        waiting.packets.insert((at, number), (to, packet));
         self.more.notify_one();
     }
 
@@ -191,10 +198,10 @@ impl Late {
         let mut waiting = lock(&self.waiting);
         loop {
             let now = Instant::now();
-            let next = waiting.1.first_key_value().map(|(&(at, _), _)| at);
+            let next = waiting.packets.first_key_value().map(|(&(at, _), _)| at);
             waiting = match next {
                 Some(at) if at <= now => {
-                    if let Some((_, (to, packet))) = waiting.1.pop_first() {
+                    if let Some((_, (to, packet))) = waiting.packets.pop_first() {
                         to.take(&packet);
                     }
                     waiting

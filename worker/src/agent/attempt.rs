@@ -22,7 +22,6 @@ use super::{
     files,
     inline::Inline,
     inputs::{self, Inputs},
-    redact::Redactor,
     room,
     scratch::{Ground, Scratch},
     secrets::{self, Environment},
@@ -150,6 +149,21 @@ impl Attempt {
         Ended { token: self.token, outcome, usage }
     }
 
+    /// Prepares the attempt and undoes it, for the fuzz targets.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub async fn rehearse(mut self) -> Result<(), Failure> {
+        let work = self.assign.work.take();
+        let prepared = self.prepare(work).await?;
+        Inline::wanted(&self.assign.inline, &prepared.ports)?;
+        inputs::json("run_facts_json", &self.assign.run_facts_json)?;
+        match prepared.job {
+            Job::Operator { .. } => Ok(()),
+            Job::Command { .. } => self.heartbeat(&prepared.scratch).map(drop),
+        }
+    }
+
     async fn work(&mut self, deadline: Option<Instant>, cost: &mut JobUsage) -> Result<v1::Success, Halt> {
         let mut stop = self.stop.clone();
         let work = self.assign.work.take();
@@ -178,7 +192,7 @@ impl Attempt {
         let environment = secrets::resolve(&self.assign.env)?;
         let mut scratch = self.shared.ground.scratch();
         let mut pins = Vec::new();
-        let inputs = inputs::artifacts(&self.shared, &self.assign.inputs, &mut pins).await?;
+        let inputs = inputs::artifacts(&self.shared, &self.assign, &mut pins).await?;
         let (job, ports) = match work {
             Some(Work::Operator(call)) => {
                 let Some(spec) = self.shared.catalogue.get(&call.name) else {
@@ -242,7 +256,7 @@ impl Attempt {
         deadline: Option<Instant>,
         cost: &mut JobUsage,
     ) -> Result<Produced, Halt> {
-        let redactor = Redactor::new(prepared.environment.secrets.iter().map(String::as_str));
+        let redactor = prepared.environment.redactor();
         let (request, runner) = match &mut prepared.job {
             Job::Operator { call, params, inputs } => {
                 let run_facts = inputs::json("run_facts_json", &self.assign.run_facts_json)?;

@@ -23,11 +23,15 @@ use url::Url;
 use super::{
     backoff::{Backoff, entropy},
     files, room,
+    seen::Seen,
 };
 
 /// Tries of one transfer. With the delays between them a coordinator has more than a minute to come back; an attempt
 /// whose lease passes meanwhile is ended anyway.
 const TRIES: u32 = 40;
+
+/// Bytes that arrive with another digest are asked for so often: it was the way, or they are damaged where they are.
+const ARRIVALS: u32 = 3;
 
 /// Why a transfer failed, and whether it is worth another try.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,12 @@ pub enum TransferError {
     MayPass(String),
     #[error("{0}")]
     Final(String),
+    /// What the store has is not the blob.
+    #[error("{0}")]
+    Lost(String),
+    /// The bytes on arrival are not those that were asked for.
+    #[error("{0}")]
+    Other(String),
     /// The disk that it goes to has no room.
     #[error("{0}")]
     Full(String),
@@ -51,8 +61,8 @@ impl From<Status> for TransferError {
     fn from(status: Status) -> Self {
         let text = format!("{}: {}", status.code(), status.message());
         match status.code() {
-            Code::NotFound
-            | Code::InvalidArgument
+            Code::NotFound | Code::DataLoss => Self::Lost(status.message().to_owned()),
+            Code::InvalidArgument
             | Code::PermissionDenied
             | Code::Unauthenticated
             | Code::Unimplemented => Self::Final(text),
@@ -64,7 +74,10 @@ impl From<Status> for TransferError {
 impl From<object_store::Error> for TransferError {
     fn from(error: object_store::Error) -> Self {
         // The client has tried again by itself already.
-        Self::Final(error.to_string())
+        match error {
+            object_store::Error::NotFound { .. } => Self::Lost(error.to_string()),
+            error => Self::Final(error.to_string()),
+        }
     }
 }
 
@@ -84,6 +97,8 @@ enum Way {
 pub struct Blobs {
     client: BlobServiceClient<Channel>,
     way: RwLock<Way>,
+    /// Of the store itself.
+    seen: Arc<Seen>,
 }
 
 impl Blobs {
@@ -93,7 +108,7 @@ impl Blobs {
         let client = BlobServiceClient::new(channel)
             .max_decoding_message_size(segue_proto::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(segue_proto::MAX_MESSAGE_BYTES);
-        Self { client, way: RwLock::new(Way::Coordinator) }
+        Self { client, way: RwLock::new(Way::Coordinator), seen: Arc::default() }
     }
 
     /// Chooses the way by what a welcome says.
@@ -113,15 +128,39 @@ impl Blobs {
         Some(root.join(blob_key(digest))).filter(|file| file.is_file())
     }
 
+    /// Reads a file of the store, where that has not been done since it was touched last.
+    ///
+    /// # Errors
+    /// A failure of class `data` where its bytes are not those of the digest.
+    pub async fn check_in_place(&self, digest: &Digest, file: &Path) -> Result<(), Failure> {
+        let (seen, wanted, path) = (Arc::clone(&self.seen), digest.clone(), file.to_owned());
+        let read = tokio::task::spawn_blocking(move || seen.other_bytes(&wanted, &path)).await;
+        match read.map_err(io::Error::other).and_then(|read| read) {
+            Ok(None) => Ok(()),
+            Ok(Some(actual)) => Err(Failure::new(
+                FailureClass::Data,
+                format!("the artifact {digest} is damaged in the blob store: its bytes have the digest {actual}"),
+            )),
+            Err(e) => {
+                let message = format!("cannot read the artifact {} in {}: {e}", digest.short(), file.display());
+                Err(Failure::new(FailureClass::Infra, message))
+            }
+        }
+    }
+
     /// Fetches a blob into a new file and checks it on the way; gives its size.
     ///
     /// # Errors
-    /// A failure of class `infra` that names the blob.
+    /// A failure that names the blob, of class `data` where the store has lost it or has other bytes in its place, and
+    /// `infra` otherwise.
     pub async fn fetch(&self, digest: &Digest, to: &Path) -> Result<u64, Failure> {
         again(|| self.fetch_once(digest, to)).await.map_err(|error| {
             let message = format!("cannot fetch the artifact {}: {error}", digest.short());
-            let hint = if matches!(error, TransferError::Full(_)) { room::MAKE_ROOM } else { "" };
-            Failure::new(FailureClass::Infra, message).hint(hint)
+            match error {
+                TransferError::Full(_) => Failure::new(FailureClass::Infra, message).hint(room::MAKE_ROOM),
+                TransferError::Lost(_) => Failure::new(FailureClass::Data, message),
+                _ => Failure::new(FailureClass::Infra, message),
+            }
         })
     }
 
@@ -167,7 +206,7 @@ impl Blobs {
         match self.way() {
             Way::Direct(root) => {
                 let (file, digest) = (file.to_owned(), digest.clone());
-                let moved = tokio::task::spawn_blocking(move || files::place(&file, &root, &blob_key(&digest), size));
+                let moved = tokio::task::spawn_blocking(move || files::place(&file, &root, &blob_key(&digest)));
                 Ok(moved.await.map_err(|e| TransferError::MayPass(e.to_string()))??)
             }
             Way::Bucket(store, prefix) => {
@@ -306,8 +345,15 @@ async fn again<T, F: Future<Output = Result<T, TransferError>>>(
     mut transfer: impl FnMut() -> F,
 ) -> Result<T, TransferError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let mut arrivals = 0;
     loop {
         match transfer().await {
+            Err(TransferError::Other(reason)) => {
+                arrivals += 1;
+                if arrivals == ARRIVALS {
+                    return Err(TransferError::Lost(reason));
+                }
+            }
             Err(TransferError::MayPass(reason)) if backoff.failures() < TRIES => {
                 tracing::debug!(%reason, "a transfer is tried again");
                 tokio::time::sleep(backoff.next(entropy())).await;
@@ -346,7 +392,7 @@ impl Checked {
         if digest == *expected {
             return Ok(size);
         }
-        Err(TransferError::MayPass(format!("its bytes have the digest {} on arrival", digest.short())))
+        Err(TransferError::Other(format!("its bytes have the digest {digest} on arrival")))
     }
 }
 

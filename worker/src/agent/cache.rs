@@ -12,7 +12,7 @@ use segue_proto::{
     ids::Digest,
 };
 
-use super::{files, lru::Lru, room};
+use super::{files, lru::Lru, room, seen::Seen};
 
 type Gate = tokio::sync::Mutex<()>;
 
@@ -22,6 +22,8 @@ pub struct Cache {
     blobs: PathBuf,
     temporary: PathBuf,
     lru: Mutex<Lru>,
+    /// Files whose bytes are known.
+    seen: Arc<Seen>,
     /// One gate per digest that is being fetched, so that it is fetched once.
     gates: Mutex<HashMap<Digest, Weak<Gate>>>,
 }
@@ -72,12 +74,13 @@ impl Cache {
         for (_, digest, size) in found {
             lru.insert(digest, size);
         }
-        let cache = Self { blobs, temporary, lru: Mutex::new(lru), gates: Mutex::default() };
+        let cache = Self { blobs, temporary, lru: Mutex::new(lru), seen: Arc::default(), gates: Mutex::default() };
         cache.make_room();
         Ok(cache)
     }
 
-    /// Gives the blob of a digest, fetched by `fetch` if it is not there. Whoever else wants it meanwhile waits and shares.
+    /// Gives the blob of a digest, fetched by `fetch` if it is not there, or damaged. Whoever else wants it meanwhile waits
+    /// and shares.
     ///
     /// # Errors
     /// Those of `fetch`, and class `infra` for those of the disk.
@@ -88,7 +91,10 @@ impl Cache {
         let gate = self.gate(digest);
         let _turn = gate.lock().await;
         if let Some(pinned) = self.pin(digest) {
-            return Ok(pinned);
+            if self.is_good(digest, &pinned.path).await {
+                return Ok(pinned);
+            }
+            tracing::warn!(%digest, file = %pinned.path.display(), "a cached file is damaged (or was fetched from outside by an earlier start) and is fetched again");
         }
         loop {
             let partial = Partial(self.temporary.join(files::temporary_name()));
@@ -120,9 +126,18 @@ impl Cache {
         // One lock for all three steps: an eviction between them would take the file away again.
         let mut lru = self.lru();
         fs::rename(file, &path)?;
+        self.seen.note(digest, &path);
         lru.insert(digest.clone(), size);
         lru.pin(digest);
         Ok(Pinned { cache: Arc::clone(self), digest: digest.clone(), path })
+    }
+
+    /// Says whether a file of the cache still holds its bytes.
+    async fn is_good(&self, digest: &Digest, file: &Path) -> bool {
+        let (seen, digest, file) = (Arc::clone(&self.seen), digest.clone(), file.to_owned());
+        let read = tokio::task::spawn_blocking(move || seen.other_bytes(&digest, &file)).await;
+        // One that cannot be read is as bad.
+        matches!(read, Ok(Ok(None)))
     }
 
     fn pin(self: &Arc<Self>, digest: &Digest) -> Option<Pinned> {
@@ -247,6 +262,25 @@ mod tests {
         assert!(path.exists(), "above the limit, but in use");
         drop(pinned);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_was_changed_or_cut_behind_our_back_is_fetched_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let digest = Digest::of(b"bytes");
+        let file = directory.path().join("blobs").join(digest.as_str());
+        for restarted in [false, true] {
+            for damage in [&b"bytez"[..], b"byt", b""] {
+                let mut cache = Arc::new(Cache::open(directory.path(), 1000).unwrap());
+                drop(cache.get(&digest, |path| write(path, b"bytes")).await.unwrap());
+                fs::write(&file, damage).unwrap();
+                if restarted {
+                    cache = Arc::new(Cache::open(directory.path(), 1000).unwrap());
+                }
+                let got = cache.get(&digest, |path| write(path, b"bytes")).await.unwrap();
+                assert_eq!(fs::read(got.path()).unwrap(), b"bytes", "{damage:?}");
+            }
+        }
     }
 
     #[tokio::test]

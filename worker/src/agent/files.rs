@@ -23,17 +23,13 @@ pub fn temporary_name() -> String {
     format!("{}-{number}-{:016x}", std::process::id(), super::backoff::entropy())
 }
 
-/// Puts a file at `root`/`key` durably: synced, then renamed. It is moved if it can be, copied otherwise. A file of that
-/// size that is there already stays: its name is its digest. It then counts as stored now, or a collection might take it
-/// away before the coordinator hears of it.
+/// Puts a file at `root`/`key` durably: synced, then renamed. It is moved if it can be, copied otherwise. It takes the place
+/// of one that is there already, which may be damaged: so the task that makes it again mends it.
 ///
 /// # Errors
 /// Those of the disk.
-pub fn place(file: &Path, root: &Path, key: &str, size: u64) -> io::Result<()> {
+pub fn place(file: &Path, root: &Path, key: &str) -> io::Result<()> {
     let target = root.join(key);
-    if touch(&target) && fs::metadata(&target).is_ok_and(|there| there.is_file() && there.len() == size) {
-        return Ok(());
-    }
     let directory = target.parent().ok_or_else(|| io::Error::other("a blob has no directory"))?;
     fs::create_dir_all(directory)?;
     if !is_own(file) || seal(file).and_then(|()| fs::rename(file, &target)).is_err() {
@@ -48,12 +44,6 @@ pub fn place(file: &Path, root: &Path, key: &str, size: u64) -> io::Result<()> {
         copied?;
     }
     File::open(directory)?.sync_all()
-}
-
-/// Makes a file count as stored now, and says whether that was possible. Whether it is there is looked at afterwards: a
-/// collection takes a file aside before it looks at it for the last time.
-fn touch(file: &Path) -> bool {
-    File::open(file).and_then(|file| file.set_modified(SystemTime::now())).is_ok()
 }
 
 /// Says whether a file has no other name. A link, or a file with a second name, can be changed from elsewhere: only its
@@ -128,7 +118,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("out");
         fs::write(&file, b"bytes").unwrap();
-        place(&file, root.path(), "blobs/ab/abc", 5).unwrap();
+        place(&file, root.path(), "blobs/ab/abc").unwrap();
         let stored = root.path().join("blobs/ab/abc");
         assert_eq!(fs::read(&stored).unwrap(), b"bytes");
         assert_eq!(fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o444);
@@ -144,13 +134,17 @@ mod tests {
             let file = root.path().join("out");
             fs::write(&file, b"bytes").unwrap();
             File::open(&file).unwrap().set_modified(long_ago).unwrap();
-            place(&file, root.path(), "blobs/ab/abc", 5).unwrap();
+            place(&file, root.path(), "blobs/ab/abc").unwrap();
             fs::metadata(&stored).unwrap().modified().unwrap()
         };
         assert!(put() > long_ago, "whatever time the output had");
         File::open(&stored).unwrap().set_modified(long_ago).unwrap();
         assert!(put() > long_ago);
         assert_eq!(fs::read(&stored).unwrap(), b"bytes");
+        fs::set_permissions(&stored, Permissions::from_mode(0o644)).unwrap();
+        fs::write(&stored, b"bytez").unwrap();
+        put();
+        assert_eq!(fs::read(&stored).unwrap(), b"bytes", "a damaged one is mended");
     }
 
     #[test]
@@ -162,8 +156,8 @@ mod tests {
         std::os::unix::fs::symlink(&original, &soft).unwrap();
         let hard = root.path().join("hard");
         fs::hard_link(&original, &hard).unwrap();
-        place(&soft, root.path(), "blobs/ab/soft", 5).unwrap();
-        place(&hard, root.path(), "blobs/ab/hard", 5).unwrap();
+        place(&soft, root.path(), "blobs/ab/soft").unwrap();
+        place(&hard, root.path(), "blobs/ab/hard").unwrap();
         fs::write(&original, b"changed").unwrap();
         assert_eq!(fs::read(root.path().join("blobs/ab/soft")).unwrap(), b"bytes");
         assert_eq!(fs::read(root.path().join("blobs/ab/hard")).unwrap(), b"bytes");

@@ -78,6 +78,11 @@ impl Table {
         self.0.iter().filter(|(_, held)| !matches!(held.state, State::Running { why: Why::Fenced, .. }))
     }
 
+    /// Iterates over every attempt.
+    pub fn all(&self) -> impl Iterator<Item = (&Token, &Held)> {
+        self.0.iter()
+    }
+
     /// Gives the tokens of every attempt.
     pub fn tokens(&self) -> Vec<Token> {
         self.0.keys().cloned().collect()

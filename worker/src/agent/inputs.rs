@@ -86,24 +86,38 @@ struct Wanted {
 /// Brings the input artifacts here and gives their files.
 ///
 /// # Errors
-/// Class `infra` where bytes cannot be had.
-pub async fn artifacts(
-    shared: &Shared,
-    inputs: &[v1::NamedArtifact],
-    pins: &mut Vec<Pinned>,
-) -> Result<Inputs, Failure> {
+/// Class `infra` where bytes cannot be had, `data` where they are lost or damaged.
+pub async fn artifacts(shared: &Shared, assign: &v1::Assign, pins: &mut Vec<Pinned>) -> Result<Inputs, Failure> {
+    let inputs = &assign.inputs;
     let mut found = Inputs::default();
     let wanted = wanted(inputs, &mut found)?;
     if wanted.is_empty() {
         return Ok(found);
     }
-    let fetches: Vec<_> = wanted.iter().map(|one| blob(shared, &one.digest)).collect();
+    let fetch = |one: &Wanted| {
+        let (name, digest) = (one.name.clone(), one.digest.clone());
+        async move { blob(shared, &digest).await.map_err(|failure| lost(failure, assign, name.as_str())) }
+    };
+    let fetches: Vec<_> = wanted.iter().map(fetch).collect();
     let files: Vec<Local> = futures::stream::iter(fetches).buffered(FETCHES).try_collect().await?;
     for (one, Local { file, pinned }) in wanted.iter().zip(files) {
         pins.extend(pinned);
         found.add(&one.name, one.key.as_ref(), file)?;
     }
     Ok(found)
+}
+
+/// Says which input it is that is lost, and who makes it again.
+fn lost(failure: Failure, assign: &v1::Assign, input: &str) -> Failure {
+    if failure.class != FailureClass::Data {
+        return failure;
+    }
+    let run = assign.token.as_ref().map(|token| token.run_id.as_str()).unwrap_or_default();
+    let hint = match assign.makers.get(input) {
+        Some(maker) => format!("task `{maker}` makes it again: segue rerun {run} --from {maker}"),
+        None => "`segue artifacts lineage` names the task that makes it, and `segue rerun` has it made again".to_owned(),
+    };
+    Failure { message: format!("input `{input}`: {}", failure.message), ..failure }.hint(hint)
 }
 
 /// Reads what the assignment names. An input without an artifact is a join without children: it is there and empty.
@@ -179,7 +193,7 @@ async fn local(
                 .map_err(|()| Failure::new(FailureClass::User, format!("`{text}` names no local file")))?
         } else {
             let (key, found) = blobs::external(&url).await?;
-            let download = |to| {
+            let download = |to: PathBuf| {
                 let found = &found;
                 async move { found.download(&to).await }
             };
@@ -203,6 +217,7 @@ struct Local {
 
 async fn blob(shared: &Shared, digest: &Digest) -> Result<Local, Failure> {
     if let Some(file) = shared.blobs.in_place(digest) {
+        shared.blobs.check_in_place(digest, &file).await?;
         return Ok(Local { file, pinned: None });
     }
     let pinned = shared.cache.get(digest, |to| async move { shared.blobs.fetch(digest, &to).await }).await?;

@@ -28,6 +28,7 @@ pub(crate) mod redact;
 mod room;
 mod scratch;
 mod secrets;
+mod seen;
 mod worker;
 
 use std::{
@@ -43,6 +44,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub use config::{Error, SUPERSEDED, Tls, WorkerConfig};
 pub use detect::detect;
 pub use machine::Machine;
+#[doc(hidden)]
+pub use worker::desk;
 
 use self::{attempt::Shared, blobs::Blobs, cache::Cache, scratch::Ground, worker::Worker};
 use crate::{ops, runner::Pool};

@@ -116,6 +116,27 @@ impl Queue {
             self.ahead_is_stuck = false;
         }
     }
+
+    /// Says what does not add up: each of `waiting` is in one line, each of `running` has its room, and nothing else does.
+    ///
+    /// # Errors
+    /// The first thing found.
+    pub fn check(&self, waiting: &[&Token], running: &[&Token]) -> Result<(), String> {
+        let mut lines: Vec<&Token> = self.leased.iter().chain(&self.ahead).map(|(token, _)| token).collect();
+        lines.sort();
+        if lines != waiting {
+            return Err(format!("{lines:?} wait in line, and {waiting:?} are held as waiting"));
+        }
+        let mut with_room: Vec<&Token> = self.running.keys().collect();
+        with_room.sort();
+        if with_room != running {
+            return Err(format!("{with_room:?} have room, and {running:?} run"));
+        }
+        let used = self.running.values().fold(Resources::default(), |sum, needs| sum.plus(needs));
+        let free = self.capacity.checked_sub(&used).ok_or("more runs than there is room for")?;
+        let agree = free.fits(&self.free) && self.free.fits(&free);
+        if agree { Ok(()) } else { Err(format!("{:?} is said to be free, and {free:?} is", self.free)) }
+    }
 }
 
 #[cfg(test)]

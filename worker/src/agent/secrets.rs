@@ -1,6 +1,6 @@
 //! The environment of an attempt. Secret references are resolved here, on the worker, and nowhere else.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Read as _};
 
 use segue_proto::{
     failure::{Failure, FailureClass},
@@ -74,10 +74,17 @@ fn look_up(name: &str, reference: &str) -> Result<String, Failure> {
     }
     if let Some(path) = reference.strip_prefix("file:") {
         let read = || {
-            if std::fs::metadata(path)?.len() > LONGEST_SECRET {
+            // Looked at before it is opened, which would wait for ever at a pipe; read no further than it may be long,
+            // because devices give bytes without end and say that they have none.
+            if !std::fs::metadata(path)?.is_file() {
+                return Err(std::io::Error::other("it is not a file"));
+            }
+            let mut text = String::new();
+            std::fs::File::open(path)?.take(LONGEST_SECRET + 1).read_to_string(&mut text)?;
+            if text.len() as u64 > LONGEST_SECRET {
                 return Err(std::io::Error::other("the file is larger than 64 KiB"));
             }
-            std::fs::read_to_string(path)
+            Ok(text)
         };
         let text = read().map_err(|e| missing(format!("cannot be read: {e}"), "put the file on the worker"))?;
         return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
@@ -112,6 +119,18 @@ mod tests {
             let failure = resolve(&secret(reference)).unwrap_err();
             assert_eq!(failure.class, FailureClass::User);
             assert!(failure.message.contains(reference) && failure.message.contains("API_TOKEN"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_never_ends_or_never_begins_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (pipe, large) = (directory.path().join("pipe"), directory.path().join("large"));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::write(&large, vec![b'x'; 64 * 1024 + 1]).unwrap();
+        for place in ["/dev/zero".as_ref(), pipe.as_path(), large.as_path(), directory.path()] {
+            let failure = resolve(&secret(&format!("file:{}", place.display()))).unwrap_err();
+            assert_eq!(failure.class, FailureClass::User, "{failure:?}");
         }
     }
 

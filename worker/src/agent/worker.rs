@@ -1,6 +1,7 @@
 //! The loop that owns a worker: commands come in, events go out, time passes.
 
 mod commands;
+pub mod desk;
 
 use std::{
     collections::VecDeque,
@@ -273,26 +274,7 @@ impl Worker {
     }
 
     fn start_waiting(&mut self, reports: &mpsc::Sender<Ended>) {
-        while let Some(token) = self.queue.start_next() {
-            let Some(held) = self.held.get_mut(&token) else {
-                self.queue.ended(&token);
-                continue;
-            };
-            let (stop, stopped) = watch::channel(StopKind::GoOn);
-            let before = std::mem::replace(&mut held.state, State::Running { stop, why: Why::NotAtAll });
-            let State::Waiting(assign) = before else {
-                held.state = before;
-                continue;
-            };
-            tracing::debug!(%token, "attempt starts");
-            let attempt = Attempt {
-                shared: Arc::clone(&self.shared),
-                token,
-                assign: *assign,
-                feed: Arc::clone(&held.feed),
-                stop: stopped,
-                lease: self.lease_until.subscribe(),
-            };
+        while let Some(attempt) = self.take_next() {
             let reports = reports.clone();
             self.tasks.spawn(async move {
                 let token = attempt.token.clone();
@@ -307,6 +289,32 @@ impl Worker {
                 let _ = reports.send(ended).await;
             });
         }
+    }
+
+    /// Gives the next attempt that has room, held as one that runs.
+    fn take_next(&mut self) -> Option<Attempt> {
+        while let Some(token) = self.queue.start_next() {
+            let Some(held) = self.held.get_mut(&token) else {
+                self.queue.ended(&token);
+                continue;
+            };
+            let (stop, stopped) = watch::channel(StopKind::GoOn);
+            let before = std::mem::replace(&mut held.state, State::Running { stop, why: Why::NotAtAll });
+            let State::Waiting(assign) = before else {
+                held.state = before;
+                continue;
+            };
+            tracing::debug!(%token, "attempt starts");
+            return Some(Attempt {
+                shared: Arc::clone(&self.shared),
+                token,
+                assign: *assign,
+                feed: Arc::clone(&held.feed),
+                stop: stopped,
+                lease: self.lease_until.subscribe(),
+            });
+        }
+        None
     }
 
     fn ended(&mut self, report: Ended) {

@@ -55,7 +55,8 @@ impl BlobService for Blobs {
     async fn stat(&self, request: Request<v1::GetBlobRequest>) -> Result<Response<v1::StatBlobResponse>, Status> {
         let digest: Digest = id("digest", request.into_inner().digest).map_err(Error::from)?;
         // Whoever asks is about to rely on it: a blob that might be collected before a record names it is not there.
-        let size = self.0.blobs.fresh(&digest).await.map_err(Error::from)?;
+        // One that is damaged is not there either, and is stored again.
+        let size = self.0.blobs.sound_and_fresh(&digest).await.map_err(Error::from)?;
         Ok(Response::new(v1::StatBlobResponse { present: size.is_some(), size_bytes: size.unwrap_or(0) }))
     }
 }

@@ -271,7 +271,7 @@ async fn is_own(shared: &Shared, key: &WorkerKey, token: &Token) -> Result<bool,
 }
 
 /// Says whether a run has made this attempt for this worker.
-fn made(run: &Run, token: &Token, worker: &WorkerKey) -> bool {
+pub(in crate::server) fn made(run: &Run, token: &Token, worker: &WorkerKey) -> bool {
     let named = run.name_of(token.index).is_some_and(|name| name == token.task);
     let Some(task) = run.task(token.index).filter(|_| named) else { return false };
     task.attempts
@@ -300,7 +300,7 @@ async fn with_stored_outputs(shared: &Shared, event: Event) -> Event {
 async fn unstored(shared: &Shared, outputs: &[NamedArtifact]) -> Option<Failure> {
     for output in outputs {
         let (name, said) = (&output.name, output.artifact.size_bytes);
-        let wrong = match shared.blobs.stat(&output.artifact.digest).await {
+        let wrong = match shared.blobs.just_stored(&output.artifact.digest).await {
             Ok(Some(size)) if size == said => continue,
             Ok(Some(size)) => format!("the output `{name}` has {size} bytes in the blob store, not {said}"),
             Ok(None) => format!("the bytes of the output `{name}` are not in the blob store"),

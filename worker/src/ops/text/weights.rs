@@ -1,6 +1,7 @@
 //! Finds the embedding model on this machine, or fetches it from the Hugging Face hub.
 //!
-//! Weights count only if their SHA-256 is the pinned one, wherever they come from, so the place never changes a result.
+//! Files count only if their SHA-256 is the pinned one, wherever they come from, so neither the place nor a flipped byte,
+//! in the weights or in the vocabulary, ever changes a result.
 
 use std::{
     collections::HashSet,
@@ -24,6 +25,11 @@ pub const MODEL: &str = "all-MiniLM-L6-v2";
 
 /// SHA-256 of `model.safetensors`.
 pub const WEIGHTS_SHA256: &str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db";
+
+/// SHA-256 of `tokenizer.json`.
+const TOKENIZER_SHA256: &str = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037";
+/// SHA-256 of `config.json`.
+const CONFIG_SHA256: &str = "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41";
 
 const REPOSITORY: &str = "sentence-transformers/all-MiniLM-L6-v2";
 /// The commit of the repository that is fetched.
@@ -238,11 +244,14 @@ fn check(dir: &Path) -> Result<(), String> {
             return Err(format!("no {name}"));
         }
     }
-    check_weights(&dir.join(WEIGHTS)).map_err(|why| format!("{WEIGHTS}: {why}"))
+    for (name, expected) in [(WEIGHTS, WEIGHTS_SHA256), (TOKENIZER, TOKENIZER_SHA256), (CONFIG, CONFIG_SHA256)] {
+        check_file(&dir.join(name), expected).map_err(|why| format!("{name}: {why}"))?;
+    }
+    Ok(())
 }
 
-/// Hashes weights once per process: a file of the same size and time needs no second look.
-fn check_weights(path: &Path) -> Result<(), String> {
+/// Hashes a file once per process: one of the same size and time needs no second look.
+fn check_file(path: &Path, expected: &str) -> Result<(), String> {
     type Seen = (PathBuf, u64, Option<SystemTime>);
     static GOOD: Mutex<Option<HashSet<Seen>>> = Mutex::new(None);
     let mut file = File::open(path).map_err(|e| e.to_string())?;
@@ -252,8 +261,8 @@ fn check_weights(path: &Path) -> Result<(), String> {
         return Ok(());
     }
     let digest = sha256(&mut file).map_err(|e| e.to_string())?;
-    if digest != WEIGHTS_SHA256 {
-        return Err(format!("corrupt or another model: sha256 is {digest}, must be {WEIGHTS_SHA256}"));
+    if digest != expected {
+        return Err(format!("corrupt or another model: sha256 is {digest}, must be {expected}"));
     }
     if let Ok(mut good) = GOOD.lock() {
         good.get_or_insert_default().insert(seen);
