@@ -236,9 +236,9 @@ impl Clock {
 }
 
 /// Bytes of a cached artifact that are read before it is given out again, once for each start of the coordinator and each
-/// change of its file: everything waits for it, some tenths of a second. Of a larger one only the size is looked at; who
-/// takes it reads it whole.
-const LONGEST_LOOK: u64 = 256 * 1024 * 1024;
+/// change of its file: everything waits for it, some milliseconds for each of what may be hundreds, and must not for as
+/// long as a lease. Of a larger one only the size is looked at; who takes it reads it whole.
+const LONGEST_LOOK: u64 = 8 * 1024 * 1024;
 
 /// The past, as the core may look at it: committed results whose bytes are still there.
 #[derive(Debug, Clone)]
