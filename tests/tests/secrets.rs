@@ -99,7 +99,7 @@ name = "discreet"
 [params]
 customer = {{ type = "string", default = "acme" }}
 [tasks.ready]
-sensor = {{ http = "{url}", status = 200 }}
+sensor = {{ http = "{url}", status = 200, every = "1s" }}
 [tasks.digests]
 command = ["sh", "-c", '''
 printf '%s' "$TOKEN" | sha256sum | cut -c 1-64 > $SEGUE_OUTPUT_DIR/token
