@@ -34,6 +34,8 @@ pub struct Cli {
 pub struct Said {
     /// Exit code; -1 after a signal.
     pub code: i32,
+    /// It found no coordinator and was executed again, so that it may find its own work done.
+    pub repeated: bool,
     pub stdout: String,
     pub stderr: String,
 }
@@ -88,7 +90,7 @@ impl Cli {
             if !said.finds_nobody() {
                 return Some(());
             }
-            said = self.run_once(&args);
+            said = Said { repeated: true, ..self.run_once(&args) };
             None
         });
         said
@@ -108,6 +110,7 @@ impl Cli {
         };
         let said = Said {
             code: status.code().unwrap_or(-1),
+            repeated: false,
             stdout: out.join().unwrap_or_default(),
             stderr: err.join().unwrap_or_default(),
         };

@@ -5,11 +5,7 @@
 //! `segue_tests::canary`).
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use segue_proto::v1::{AttemptState, RunState, TaskState};
@@ -30,29 +26,23 @@ const LEASE: Duration = Duration::from_secs(20);
 struct Secrets {
     /// Of tasks: a variable of the worker.
     token: String,
-    /// Of tasks: a file of the worker, with several lines.
+    /// Of tasks: one with several lines.
     key: String,
-    key_file: PathBuf,
     /// In the address of a webhook, of its receiver's token, and of the catalogue of lineage.
     path: String,
     header: String,
     password: String,
     /// Under the signature of webhooks, as base64.
     signing: String,
-    /// Outside the directory of the cluster, which is searched.
-    _home: tempfile::TempDir,
 }
 
 impl Secrets {
     fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
         let line = || canary::secret().replace(['+', '/', '='], "x");
         let key = format!("-----BEGIN PRIVATE KEY-----\n{}\n{}\n-----END PRIVATE KEY-----\n", line(), line());
-        let key_file = home.path().join("key.pem");
-        fs::write(&key_file, &key).unwrap();
         let signing = STANDARD.encode(&canary::secret().as_bytes()[..32]);
         let (path, password) = (line(), line());
-        Self { token: canary::secret(), key, key_file, path, header: canary::secret(), password, signing, _home: home }
+        Self { token: canary::secret(), key, path, header: canary::secret(), password, signing }
     }
 
     fn searcher(&self) -> Searcher {
@@ -87,11 +77,8 @@ echo it has told everything
 printf '%s' "$TOKEN" | head -c 20
 "#;
 
-fn pipeline(secrets: &Secrets, receiver: &Receiver) -> String {
-    let env = format!(
-        "env = {{ TOKEN = {{ secret = \"env:CRM_TOKEN\" }}, KEY = {{ secret = \"file:{}\" }} }}",
-        secrets.key_file.display()
-    );
+fn pipeline(receiver: &Receiver) -> String {
+    let env = "env = { TOKEN = { secret = \"env:CRM_TOKEN\" }, KEY = { secret = \"env:CRM_KEY\" } }";
     format!(
         r#"
 [pipeline]
@@ -99,7 +86,7 @@ name = "discreet"
 [params]
 customer = {{ type = "string", default = "acme" }}
 [tasks.ready]
-sensor = {{ http = "{url}", status = 200 }}
+sensor = {{ http = "{url}", status = 200, every = "1s" }}
 [tasks.digests]
 command = ["sh", "-c", '''
 printf '%s' "$TOKEN" | sha256sum | cut -c 1-64 > $SEGUE_OUTPUT_DIR/token
@@ -198,13 +185,14 @@ fn a_pipeline_that_uses_secrets_everywhere_leaves_none_and_commands_that_tell_th
     let searcher = secrets.searcher();
     let (receiver, catalogue) = (Receiver::start(), Receiver::start());
     let mut cluster = loud(&secrets, &receiver, &catalogue);
-    let worker = WorkerPlan::new("only").cpu(8.0).env("CRM_TOKEN", &secrets.token).env("SEGUE_LOG", "trace");
+    let worker = WorkerPlan::new("only").cpu(8.0).env("CRM_TOKEN", &secrets.token).env("CRM_KEY", &secrets.key);
+    let worker = worker.env("SEGUE_LOG", "trace");
     cluster.add_worker(&worker);
     let cli = cluster.cli().env("SEGUE_LOG", "trace");
     let mut follow = cli.command(["events", "-f", "-o", "json"]);
     let follower = Process::start("follower", &mut follow, &cluster.dir().join("follower.log"));
     receiver.answer_next(&[503]);
-    let file = cluster.pipeline("discreet", &pipeline(&secrets, &receiver));
+    let file = cluster.pipeline("discreet", &pipeline(&receiver));
     let run = cluster.submit(&file, &[]);
 
     // A command has the secrets that it asks for and no others.
@@ -232,7 +220,7 @@ fn a_pipeline_that_uses_secrets_everywhere_leaves_none_and_commands_that_tell_th
         |text: &str| format!("{}\n", Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     let told = |name: &str| String::from_utf8(tables::bytes(&cli, &run, name, &dir)).unwrap();
     assert_eq!(told("digests.token"), sha(&secrets.token));
-    assert_eq!(told("digests.key"), sha(secrets.key.trim_end()));
+    assert_eq!(told("digests.key"), sha(&secrets.key));
 
     // What a command tells is masked, in every form, and the rest of it is there.
     let log = cli.ok(["logs", &run, "tells"]).stdout;

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_kept_for_an_age_or_for_ever() {
+    fn events_are_kept_for_an_age_or_for_ever_and_of_a_log_some_at_least() {
         assert_eq!(keep_events("30d"), Ok(KeepEvents(Some(GcConfig::EVENTS_FOR))), "the default");
         assert_eq!(keep_events("forever"), Ok(KeepEvents(None)));
         assert_eq!(log_limit("64MiB"), Ok(segue_coordinator::logs::LIMIT), "the default");

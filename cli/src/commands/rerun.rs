@@ -1,12 +1,13 @@
 //! `segue rerun RUN`: the plan first, then exactly the plan.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use segue_proto::v1;
 use serde_json::json;
 
 use super::{
+    events::passes,
     pipelines, read_pipeline,
     run::{follow, wait_for_worker},
     summary,
@@ -110,7 +111,7 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
     }
     let some = if executes == 1 { "task executes" } else { "tasks execute" };
     out.note(&format!("{executes} {some}, {} kept", plan.items.len() - executes));
-    client.runs().rerun(v1::RerunRequest { dry_run: false, ..request }).await?;
+    begin(v1::RerunRequest { dry_run: false, ..request }, &plan.run_id, client).await?;
     if args.no_wait {
         if out.is_json() {
             print_plan(&plan, out)?;
@@ -126,6 +127,39 @@ pub async fn run(args: RerunArgs, client: &Client, out: &mut Printer) -> Result<
         summary::print(&run, client, out).await?;
     }
     Ok(format::ended(run.state).unwrap_or(ExitStatus::Unreachable))
+}
+
+/// How often a coordinator that went away is asked again, and how long that takes each time.
+const TRIES: u32 = 120;
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Begins the rerun. A coordinator that goes away in the middle may have begun it: its run says so when it is back.
+async fn begin(request: v1::RerunRequest, run: &str, client: &Client) -> Result<(), Error> {
+    let generation = async || -> Result<u32, tonic::Status> {
+        let asked = client.runs().get_run(v1::GetRunRequest { run_id: run.to_owned() }).await?;
+        Ok(asked.into_inner().generation)
+    };
+    let before = generation().await?;
+    let mut tries = 0;
+    loop {
+        let Err(lost) = client.runs().rerun(request.clone()).await else { return Ok(()) };
+        if !passes(&lost) {
+            return Err(lost.into());
+        }
+        loop {
+            tries += 1;
+            if tries > TRIES {
+                return Err(lost.into());
+            }
+            tokio::time::sleep(AGAIN).await;
+            match generation().await {
+                Ok(now) if now > before => return Ok(()),
+                Ok(_) => break,
+                Err(status) if passes(&status) => {}
+                Err(status) => return Err(status.into()),
+            }
+        }
+    }
 }
 
 /// Says why, and for a fan-out that executes in part which children.

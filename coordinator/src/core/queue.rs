@@ -279,7 +279,7 @@ impl Queue {
 
     /// Adds up the slots of a pool that live attempts hold.
     pub(super) fn pool_used(&self, name: &str) -> u32 {
-        self.pool_use.get(name).map_or(0, |holders| holders.values().sum())
+        self.pool_use.get(name).map_or(0, |holders| holders.values().copied().fold(0, u32::saturating_add))
     }
 
     /// Notes that a live attempt of a class holds its slots.

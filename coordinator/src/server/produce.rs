@@ -131,7 +131,12 @@ fn check_models(
     // A stale report is not looked at: the core acknowledges and ignores it.
     let Some(run) = core.run(&token.run) else { return Ok(()) };
     let Some(inputs) = run.inputs_of(token.index) else { return Ok(()) };
-    register(run, token.index, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now)
+    match register(run, token.index, token.attempt, models, &inputs, outputs, store, &mut Batch::new(), now) {
+        // A store that cannot be read is no fault of the attempt: the commit of its success reads the same again, and where
+        // that fails too the coordinator stops, and is told once more when it is back.
+        Err(Error::Store(store::Error::Io { .. } | store::Error::Stopped { .. })) => Ok(()),
+        checked => checked,
+    }
 }
 
 /// Turns a success whose models cannot be registered into a failure, before anything is decided on it.

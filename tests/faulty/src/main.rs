@@ -35,8 +35,12 @@ fn main() -> ExitCode {
         std::thread::spawn(note_stop);
     }
     let code = segue_cli::run(Over::new(if serves { over_all } else { over_passing }));
-    if !serves || !FAILED.load(Ordering::SeqCst) || STOPPING.load(Ordering::SeqCst) || code == ExitCode::SUCCESS {
+    if !serves || !FAILED.load(Ordering::SeqCst) || code == ExitCode::SUCCESS {
         return code;
+    }
+    if STOPPING.load(Ordering::SeqCst) {
+        // It was told to end while it was failing.
+        return ExitCode::SUCCESS;
     }
     let _ = writeln!(std::io::stderr(), "segue-faulty: started again after a fault of its store");
     let error = match std::env::current_exe() {

@@ -140,6 +140,10 @@ impl Store for FaultyStore {
         }
         self.inner.flush()
     }
+
+    fn check(&self) -> Result<(), Error> {
+        self.inner.check()
+    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn refused_start(cluster: &TestCluster) -> Said {
     let mut command = cli.command(["coordinator", "--listen", "127.0.0.1:0", "--http", "off"]);
     let mut process = Process::start("the coordinator without room", &mut command, &log);
     let code = process.wait().code().unwrap_or(-1);
-    Said { code, stdout: String::new(), stderr: process.log() }
+    Said { code, repeated: false, stdout: String::new(), stderr: process.log() }
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_full_disk_stops_the_coordinator_with_its_reason_and_nothing_acknowledged_is
         assert!(log.contains(words), "nothing says `{words}`\n{log}");
     }
     assert!(!log.contains("panicked"), "{log}");
-    assert!(disk.free() < 4096, "the disk was full when it stopped");
+    assert!(disk.free() < 64 << 10, "the disk was full when it stopped");
 
     // As long as there is no room it says so, and breaks nothing.
     disk.fill();
@@ -135,7 +135,7 @@ fn a_full_disk_of_logs_costs_lines_that_are_counted_and_neither_the_attempt_nor_
     let said = until("the coordinator says that logs are not kept", || {
         Some(noted()).filter(|log| log.contains("logs of a worker are not kept"))
     });
-    assert!(said.contains("No space left on device; make room on that disk"), "{said}");
+    assert!(said.contains("No space left on device") && said.contains("; make room on that disk"), "{said}");
     assert_eq!(said.matches("are not kept").count(), 1, "once, not for each piece:\n{said}");
     disk.make_room();
     fs::write(cluster.dir().join("go"), "").unwrap();

@@ -27,7 +27,7 @@ fn refused_start(cluster: &TestCluster) -> Said {
     let mut command = cli.command(["coordinator", "--listen", "127.0.0.1:0", "--http", "off"]);
     let mut process = Process::start("the coordinator without a disk", &mut command, &log);
     let code = process.wait().code().unwrap_or(-1);
-    Said { code, stdout: String::new(), stderr: process.log() }
+    Said { code, repeated: false, stdout: String::new(), stderr: process.log() }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::{
     files,
     inline::Inline,
     inputs::{self, Inputs},
+    redact::Redactor,
     room,
     scratch::{Ground, Scratch},
     secrets::{self, Environment},
@@ -170,10 +171,10 @@ impl Attempt {
         let mut prepared = interruptible(self.prepare(work), &mut stop, deadline).await?;
         let produced = self.run(&mut prepared, deadline, cost).await?;
         let mut inline = Inline::wanted(&self.assign.inline, &prepared.ports)?;
-        let stored = self.store(&prepared, produced.schemas, &mut inline);
+        let redactor = prepared.environment.redactor();
+        let stored = self.store(&prepared, produced.schemas, &mut inline, &redactor);
         let outputs = interruptible(stored, &mut stop, deadline).await;
         // A file may be named after a secret.
-        let redactor = prepared.environment.redactor();
         let outputs = outputs.map_err(|halt| match halt {
             Halt::Failed(failure) => Halt::Failed(redactor.mask_failure(failure)),
             other => other,
@@ -184,7 +185,7 @@ impl Attempt {
             outputs,
             models: produced.models.into_iter().map(Into::into).collect(),
             metrics_json,
-            inline_json: inline.bytes(&redactor)?,
+            inline_json: inline.bytes(),
         })
     }
 
@@ -328,6 +329,7 @@ impl Attempt {
         prepared: &Prepared,
         mut schemas: BTreeMap<String, Value>,
         inline: &mut Inline,
+        secrets: &Redactor,
     ) -> Result<Vec<v1::NamedArtifact>, Failure> {
         let directory = prepared.scratch.outputs();
         let mut stored = Vec::with_capacity(prepared.ports.len());
@@ -339,7 +341,7 @@ impl Attempt {
                 return Err(files::missing(&directory, &port.name));
             };
             // Before it is stored, which may take the file away.
-            inline.read(&port.name, &file)?;
+            inline.read(&port.name, &file, secrets)?;
             let (digest, size_bytes) = self.store_file(&port.name, file).await?;
             let schema = schemas.remove(&port.name).map(|schema| schema.to_string()).unwrap_or_default();
             let artifact = v1::Artifact { digest: digest.into(), size_bytes, kind: port.kind.clone(), schema };

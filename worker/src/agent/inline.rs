@@ -35,25 +35,21 @@ impl Inline {
     /// Reads the file of an output if it is wanted.
     ///
     /// # Errors
-    /// Class `user` if it is too long or not JSON.
-    pub fn read(&mut self, output: &str, file: &Path) -> Result<(), Failure> {
-        if let Some(bytes) = self.0.get_mut(output) {
-            *bytes = json(output, file)?;
+    /// Class `user` if it is too long or not JSON, or if it holds a secret: it is stored with the run, and shown.
+    pub fn read(&mut self, output: &str, file: &Path, secrets: &Redactor) -> Result<(), Failure> {
+        let Some(bytes) = self.0.get_mut(output) else { return Ok(()) };
+        *bytes = json(output, file)?;
+        if secrets.finds(bytes) {
+            let message = format!("output `{output}` decides how the run goes on, and holds the value of a secret");
+            return Err(Failure::new(FailureClass::User, message)
+                .hint("it would be stored with the run and shown: decide by something else"));
         }
         Ok(())
     }
 
     /// Gives the bytes by output. One that may be left out and was is not among them.
-    ///
-    /// # Errors
-    /// Class `user` if one of them holds a secret: they are stored with the run, and shown.
-    pub fn bytes(self, secrets: &Redactor) -> Result<BTreeMap<String, Bytes>, Failure> {
-        if let Some((output, _)) = self.0.iter().find(|(_, bytes)| secrets.finds(bytes)) {
-            let message = format!("output `{output}` decides how the run goes on, and holds the value of a secret");
-            return Err(Failure::new(FailureClass::User, message)
-                .hint("it would be stored with the run and shown: decide by something else"));
-        }
-        Ok(self.0.into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect())
+    pub fn bytes(self) -> BTreeMap<String, Bytes> {
+        self.0.into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect()
     }
 }
 
@@ -95,16 +91,17 @@ mod tests {
         let file = directory.path().join("items.json");
         fs::write(&file, bytes).unwrap();
         let mut inline = inline();
-        inline.read("table", Path::new("/nowhere"))?;
-        inline.read("items", &file)?;
-        inline.bytes(&Redactor::new(["correct-horse"]))
+        let secrets = Redactor::new(["correct-horse"]);
+        inline.read("table", Path::new("/nowhere"), &secrets)?;
+        inline.read("items", &file, &secrets)?;
+        Ok(inline.bytes())
     }
 
     #[test]
     fn the_bytes_of_a_wanted_output_are_kept_as_they_are_and_no_others() {
         let found = read(b" [1, 2.50]\n").unwrap();
         assert_eq!(found, BTreeMap::from([("items".to_owned(), Bytes::from_static(b" [1, 2.50]\n"))]));
-        assert!(inline().bytes(&Redactor::new([])).unwrap().is_empty(), "one that was left out is not there");
+        assert!(inline().bytes().is_empty(), "one that was left out is not there");
     }
 
     #[test]

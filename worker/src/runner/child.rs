@@ -252,7 +252,7 @@ impl Runner {
                         }
                     }
                 }
-                read = self.stderr.read(&mut self.piece), if log_open => {
+                read = self.stderr.read(&mut self.piece), if hears => {
                     let read = read.unwrap_or(0);
                     log_open = read > 0;
                     let clean = with.redactor.push(&self.piece[..read]);

@@ -14,7 +14,7 @@ pub mod worker;
 
 use std::sync::{Arc, Mutex, RwLock};
 
-use segue_proto::operator::Catalogue;
+use segue_proto::{operator::Catalogue, v1};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,7 @@ use crate::{
     blobs::BlobStore,
     gc::Gc,
     logs::Logs,
+    spec::Code,
     store::{Committer, StateDir, Store},
 };
 
@@ -70,6 +71,32 @@ impl Shared {
     pub fn operators(&self) -> Catalogue {
         // A poisoned lock still holds a whole catalogue: each change is one assignment.
         self.catalogue.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Says whether nobody has said yet what workers offer, because this coordinator has only just come back: within a
+    /// lease, those that it had are still on their way.
+    ///
+    /// # Errors
+    /// The coordinator is overloaded or stopping.
+    pub(crate) async fn awaits_workers(&self) -> Result<bool, super::error::Error> {
+        if self.epoch <= 1 || self.operators().iter().next().is_some() {
+            return Ok(false);
+        }
+        let lease_ms = self.handle.read(|core| core.config().lease_ms).await?;
+        Ok(self.clock.now() < self.started_ms.saturating_add(lease_ms))
+    }
+
+    /// Refuses for the moment what is at fault only because no worker is back yet.
+    ///
+    /// # Errors
+    /// [`super::error::Error::Unavailable`], if an operator is unknown that a worker may be about to offer.
+    pub(crate) async fn judge(&self, faults: &[v1::Diagnostic]) -> Result<(), super::error::Error> {
+        let unknown = faults.iter().any(|fault| fault.code == Code::UnknownOperator.as_str());
+        if unknown && self.awaits_workers().await? {
+            let text = "the coordinator has just started, and no worker has told it yet which operators there are: try again";
+            return Err(super::error::Error::Unavailable(text.to_owned()));
+        }
+        Ok(())
     }
 
     /// Changes what workers offer.

@@ -79,7 +79,11 @@ impl Runs {
     /// Checks a text, binds it to parameters and looks up its files; diagnostics are for the client, in file order.
     async fn compile(&self, request: &v1::SubmitRequest) -> Result<Result<Compiled, Vec<v1::Diagnostic>>, Error> {
         let (catalogue, request) = (self.0.operators(), request.clone());
-        self.0.checking(move || compile(&request, &catalogue)).await
+        let compiled = self.0.checking(move || compile(&request, &catalogue)).await?;
+        if let Err(faults) = &compiled {
+            self.0.judge(faults).await?;
+        }
+        Ok(compiled)
     }
 
     /// Submits a run, whoever asks for it.

@@ -37,7 +37,10 @@ impl Schedules {
         let refused = |diagnostics| v1::ApplyScheduleResponse { diagnostics, ..v1::ApplyScheduleResponse::default() };
         let checked = match submit::check(&catalogue, &request.text, &request.path) {
             Ok(checked) => checked,
-            Err(diagnostics) => return Ok(refused(diagnostics)),
+            Err(diagnostics) => {
+                self.0.shared.judge(&diagnostics).await?;
+                return Ok(refused(diagnostics));
+            }
         };
         let name = checked.pipeline.name.clone();
         let Some(decl) = checked.pipeline.schedule.clone() else {

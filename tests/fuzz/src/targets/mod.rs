@@ -22,11 +22,7 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: [Target; 8] = [
-    Target {
-        name: "pipeline",
-        run: pipeline::run,
-        beside: &["coordinator/tests/bad-pipelines", "pipelines/examples"],
-    },
+    Target { name: "pipeline", run: pipeline::run, beside: &["coordinator/tests/bad-pipelines", "pipelines/examples"] },
     Target { name: "expression", run: expression::run, beside: &[] },
     Target { name: "worker-message", run: worker_message::run, beside: &[] },
     Target { name: "coordinator-message", run: coordinator_message::run, beside: &[] },

@@ -59,7 +59,7 @@ pub fn csv() -> Vec<Seed> {
         seed("dates", lines(&dates.iter().map(String::as_str).collect::<Vec<_>>())),
         seed("numbers", lines(&numbers.iter().map(String::as_str).collect::<Vec<_>>())),
         seed("windows", good.replace('\n', "\r\n")),
-        seed("byte-order-mark", [b"\xef\xbb\xbf", good.as_bytes()].concat()),
+        seed("byte-order-mark", [&b"\xef\xbb\xbf"[..], good.as_bytes()].concat()),
         seed("latin", good.replace("JAM", "CAF\u{e9}").chars().map(|c| c as u32 as u8).collect::<Vec<u8>>()),
         seed("wide-characters", good.replace("JAM", "日本 ﬀ e\u{301} 👩‍👧")),
         seed(

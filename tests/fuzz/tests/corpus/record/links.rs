@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use bytes::Bytes;
 use prost::Message as _;
 use segue_fuzz::{
     honest::{self, LEASE_MS},
@@ -44,11 +45,13 @@ fn artifact(name: &str, kind: &str, bytes: &[u8]) -> v1::NamedArtifact {
 
 /// The success of `list`, which says of which children `score` consists.
 fn listed(items: &'static [u8]) -> Event {
-    let report: &[u8] = br#"{"rows":12}"#;
+    let report: &'static [u8] = br#"{"rows":12}"#;
     let success = v1::Success {
         outputs: vec![artifact("items", "json", items), artifact("report", "json", report)],
         metrics_json: r#"{"rows": 2}"#.to_owned(),
-        inline_json: [("items".to_owned(), items.into()), ("report".to_owned(), report.into())].into(),
+        inline_json: BTreeMap::from(
+            [("items", items), ("report", report)].map(|(n, bytes)| (n.to_owned(), Bytes::from_static(bytes))),
+        ),
         ..Default::default()
     };
     end(token(0, "list", 1), Outcome::Success(success))
