@@ -178,8 +178,10 @@ impl Client {
 pub fn plain(url: &str) -> Result<(), Error> {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split(['/', '?', '#']).next();
     if authority.is_some_and(|authority| authority.contains('@')) || url.contains('?') {
-        return Err(Error::usage("the address of the coordinator holds a name, a password or a query, which it has no use for")
-            .hint("give it as http://HOST:PORT"));
+        return Err(Error::usage(
+            "the address of the coordinator holds a name, a password or a query, which it has no use for",
+        )
+        .hint("give it as http://HOST:PORT"));
     }
     Ok(())
 }

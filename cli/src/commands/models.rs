@@ -209,7 +209,9 @@ async fn unreadable(mut e: Error, name: &str, version: &v1::ModelVersion, digest
     let hint = match maker {
         Some(maker) if !maker.run_id.is_empty() => {
             let (run, task) = (maker.run_id, maker.task);
-            format!("task `{task}` makes it again: segue rerun {run} --from {task}; or take another version: segue models list")
+            format!(
+                "task `{task}` makes it again: segue rerun {run} --from {task}; or take another version: segue models list"
+            )
         }
         _ => "take another version (segue models list), or bring back a backup (segue store restore)".to_owned(),
     };

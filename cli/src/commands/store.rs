@@ -75,16 +75,14 @@ async fn backup(directory: PathBuf, global: &Global, out: &mut Printer) -> Resul
         for problem in &problems {
             out.text(problem)?;
         }
-        out.text(&format!(
-            "{}: {records} records, {blobs} blobs, {}",
-            directory.display(),
-            format::bytes(bytes)
-        ))?;
+        out.text(&format!("{}: {records} records, {blobs} blobs, {}", directory.display(), format::bytes(bytes)))?;
     }
     if problems.is_empty() {
         return Ok(ExitStatus::Done);
     }
-    out.note("the backup holds what could be read; restore it into a new directory and look at it with `segue store verify`");
+    out.note(
+        "the backup holds what could be read; restore it into a new directory and look at it with `segue store verify`",
+    );
     // Scripts look at the exit code.
     Ok(ExitStatus::Unreachable)
 }

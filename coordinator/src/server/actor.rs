@@ -257,9 +257,10 @@ impl Past for StorePast {
             }
         };
         let outputs = records::artifacts_from(record.outputs).ok()?;
-        let lacking = outputs.iter().map(|output| &output.artifact).find(|artifact| {
-            !self.blobs.is_sound(&artifact.digest, artifact.size_bytes, LONGEST_LOOK)
-        });
+        let lacking = outputs
+            .iter()
+            .map(|output| &output.artifact)
+            .find(|artifact| !self.blobs.is_sound(&artifact.digest, artifact.size_bytes, LONGEST_LOOK));
         if let Some(lacking) = lacking {
             debug!(key, digest = %lacking.digest, "cached result not used: its bytes are missing or damaged");
             return None;

@@ -62,10 +62,9 @@ impl From<Status> for TransferError {
         let text = format!("{}: {}", status.code(), status.message());
         match status.code() {
             Code::NotFound | Code::DataLoss => Self::Lost(status.message().to_owned()),
-            Code::InvalidArgument
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::Unimplemented => Self::Final(text),
+            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
+                Self::Final(text)
+            }
             _ => Self::MayPass(text),
         }
     }
@@ -194,7 +193,10 @@ impl Blobs {
             let message = format!("cannot store the artifact {}: {error}", digest.short());
             let hint = match (&error, self.way()) {
                 (TransferError::Full(_), Way::Direct(root)) => {
-                    format!("make room on the disk of the blobs, {}; `segue gc` takes away what nothing needs", root.display())
+                    format!(
+                        "make room on the disk of the blobs, {}; `segue gc` takes away what nothing needs",
+                        root.display()
+                    )
                 }
                 _ => String::new(),
             };

@@ -115,7 +115,9 @@ fn lost(failure: Failure, assign: &v1::Assign, input: &str) -> Failure {
     let run = assign.token.as_ref().map(|token| token.run_id.as_str()).unwrap_or_default();
     let hint = match assign.makers.get(input) {
         Some(maker) => format!("task `{maker}` makes it again: segue rerun {run} --from {maker}"),
-        None => "`segue artifacts lineage` names the task that makes it, and `segue rerun` has it made again".to_owned(),
+        None => {
+            "`segue artifacts lineage` names the task that makes it, and `segue rerun` has it made again".to_owned()
+        }
     };
     Failure { message: format!("input `{input}`: {}", failure.message), ..failure }.hint(hint)
 }

@@ -141,8 +141,9 @@ impl Scratch {
         }
         self.spot.make().map_err(|e| {
             self.spoiled = true;
-            Failure::new(FailureClass::Infra, format!("cannot make the directory of the attempt: {e}"))
-                .hint(if room::is_lack(&e) { room::MAKE_ROOM } else { "see to the permissions of the worker's directory" })
+            Failure::new(FailureClass::Infra, format!("cannot make the directory of the attempt: {e}")).hint(
+                if room::is_lack(&e) { room::MAKE_ROOM } else { "see to the permissions of the worker's directory" },
+            )
         })
     }
 

@@ -93,7 +93,8 @@ impl Shared {
     pub(crate) async fn judge(&self, faults: &[v1::Diagnostic]) -> Result<(), super::error::Error> {
         let unknown = faults.iter().any(|fault| fault.code == Code::UnknownOperator.as_str());
         if unknown && self.awaits_workers().await? {
-            let text = "the coordinator has just started, and no worker has told it yet which operators there are: try again";
+            let text =
+                "the coordinator has just started, and no worker has told it yet which operators there are: try again";
             return Err(super::error::Error::Unavailable(text.to_owned()));
         }
         Ok(())
