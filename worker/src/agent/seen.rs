@@ -57,7 +57,8 @@ impl Seen {
     }
 
     /// Says whether nobody has touched a file since its bytes were known.
-    pub fn is_known(&self, digest: &Digest, file: &Path) -> bool {
+    #[cfg(test)]
+    fn is_known(&self, digest: &Digest, file: &Path) -> bool {
         Identity::of(file).is_ok_and(|identity| self.known().get(digest) == Some(&identity))
     }
 
