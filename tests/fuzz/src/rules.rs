@@ -50,7 +50,8 @@ pub fn check_kept(desk: &Desk) {
         let stored = stored.unwrap_or_else(|| panic!("run {} is not in the store", run.id));
         assert_eq!(states(&stored), states(run));
     }
-    desk.answers();
+    // Each is made whole: that is all that is asked of them.
+    let _ = desk.answers();
     if let Err(e) = desk.kept() {
         panic!("{e}");
     }
