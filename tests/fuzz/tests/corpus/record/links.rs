@@ -340,7 +340,7 @@ pub fn frames() -> Vec<Seed> {
     let (lease, stop) = (json!({"lease": {"left_ms": 10_000}}), json!({"stop": {"grace_ms": 5}}));
     let progress = json!({"progress": {"done": 1, "total": 2, "message": "half"}});
     let whole = [json!({"started": {"group": 42}}), progress, ended(json!({"succeeded": produced}))];
-    let (mut cut, mut long) = (framed(&whole), framed(&[stop.clone()]));
+    let (mut cut, mut long) = (framed(&whole), framed(std::slice::from_ref(&stop)));
     cut.truncate(cut.len() - 9);
     long[0] = 0xff;
     let haunted = json!({"ended": {"result": {"failed": failure}, "usage": usage, "haunted": true}});
