@@ -17,7 +17,7 @@ const KNOWN: usize = 100_000;
 
 /// A file as it was when its bytes were known. Any change of its bytes through the file system changes this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+struct Identity {
     device: u64,
     inode: u64,
     size: u64,
@@ -57,7 +57,8 @@ impl Seen {
     }
 
     /// Says whether nobody has touched a file since its bytes were known.
-    pub fn is_known(&self, digest: &Digest, file: &Path) -> bool {
+    #[cfg(test)]
+    fn is_known(&self, digest: &Digest, file: &Path) -> bool {
         Identity::of(file).is_ok_and(|identity| self.known().get(digest) == Some(&identity))
     }
 
