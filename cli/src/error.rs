@@ -80,7 +80,8 @@ impl From<tonic::Status> for Error {
             | Code::FailedPrecondition
             | Code::AlreadyExists
             | Code::OutOfRange => Self::usage(message),
-            Code::Unavailable => Self::internal(format!("the coordinator went away: {message}"))
+            // A call whose connection ends is cancelled.
+            Code::Unavailable | Code::Cancelled => Self::internal(format!("the coordinator went away: {message}"))
                 .hint("is it running? look at its log, or start one with `segue dev`"),
             Code::DataLoss => Self::internal(message),
             code => Self::internal(format!("{message} ({code:?})")),

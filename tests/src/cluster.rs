@@ -1,7 +1,7 @@
 //! A cluster of real processes: one coordinator, any number of workers, each reaching it over its own loopback address.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -486,11 +486,37 @@ pub fn worker_of<'a>(run: &'a v1::RunView, name: &str) -> &'a str {
     &task(run, name).attempts.last().unwrap_or_else(|| panic!("`{name}` was never tried")).worker
 }
 
-/// Gives the states of a task's attempts, oldest first.
+/// Gives the states of a task's attempts, oldest first. Over a store that fails, only of those that began: a coordinator
+/// that stops in the middle of an assignment gives it away once more.
 #[must_use]
 #[track_caller]
 pub fn attempts(run: &v1::RunView, name: &str) -> Vec<v1::AttemptState> {
-    task(run, name).attempts.iter().map(v1::AttemptView::state).collect()
+    let all = task(run, name).attempts.iter();
+    all.filter(|attempt| attempt.started_ms > 0 || program::store_faults().is_none())
+        .map(v1::AttemptView::state)
+        .collect()
+}
+
+/// Gives notes of the form `TASK ATTEMPT` in their order. Over a store that fails, attempts are counted among those that
+/// began, as [`attempts`] does.
+#[must_use]
+pub fn ranked(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    if program::store_faults().is_none() {
+        return lines;
+    }
+    let parts =
+        |line: &str| line.rsplit_once(' ').map(|(task, attempt)| (task.to_owned(), attempt.parse().unwrap_or(0_u32)));
+    let mut seen: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for (task, attempt) in lines.iter().filter_map(|line| parts(line)) {
+        seen.entry(task).or_default().insert(attempt);
+    }
+    let rank = |line: &String| match parts(line) {
+        Some((task, attempt)) => format!("{task} {}", seen[&task].range(..=attempt).count()),
+        None => line.clone(),
+    };
+    lines.iter().map(rank).collect()
 }
 
 /// Says whether a process runs. One that has ended and that nobody has taken yet does not.

@@ -7,7 +7,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use segue_proto::v1::{AttemptState, RunState, TaskState};
 use segue_tests::{
     TestCluster, WorkerPlan,
-    cluster::{attempts, is_alive, task, worker_of},
+    cluster::{attempts, is_alive, ranked, task, worker_of},
     data, program, tables, until, values,
 };
 
@@ -18,10 +18,7 @@ const LEASE: Duration = Duration::from_secs(20);
 const GATED: &str = r#"["sh", "-c", "echo $SEGUE_TASK $SEGUE_ATTEMPT >> executions; until [ -e go-$SEGUE_TASK ]; do sleep 0.05; done"]"#;
 
 fn executions(dir: &Path) -> Vec<String> {
-    let text = fs::read_to_string(dir.join("executions")).unwrap_or_default();
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    lines.sort();
-    lines
+    ranked(&fs::read_to_string(dir.join("executions")).unwrap_or_default())
 }
 
 fn open(dir: &Path, name: &str) {
@@ -54,7 +51,12 @@ fn the_embedding_lands_on_the_gpu_worker_and_a_changed_horizon_executes_the_pred
         cluster.submit(&program::shipped("customer-segmentation.toml"), &["-p", &input, "-p", "horizon_days=60"]);
     let view = cluster.wait_succeeded(&again);
     let executed: Vec<&str> = view.tasks.iter().filter(|task| !task.cached).map(|task| task.name.as_str()).collect();
-    assert_eq!(executed, ["clv", "segments", "register", "report"]);
+    if program::store_faults().is_none() {
+        assert_eq!(executed, ["clv", "segments", "register", "report"]);
+    } else {
+        // A result that could not be read, or noted, is made again: that costs time and nothing else.
+        assert!(executed.ends_with(&["clv", "segments", "register", "report"]), "{executed:?}");
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use segue_proto::v1::{AttemptState, TaskState};
 use segue_tests::{
     TestCluster, WorkerPlan,
-    cluster::{attempts, is_alive, task, worker_of},
-    data, tables, until,
+    cluster::{attempts, is_alive, ranked, task, worker_of},
+    data, program, tables, until,
 };
 
 /// For tests in which a lease runs out.
@@ -26,19 +26,22 @@ const RETRY: &str = "[defaults]\nretry = { attempts = 5, initial = \"10ms\", max
 const GATED: &str = r#"["sh", "-c", "echo $SEGUE_TASK $SEGUE_ATTEMPT >> executions; echo $$ > pid-$SEGUE_TASK-$SEGUE_ATTEMPT; until [ -e go-$SEGUE_TASK ]; do sleep 0.05; done"]"#;
 
 fn executions(dir: &Path) -> Vec<String> {
-    let text = fs::read_to_string(dir.join("executions")).unwrap_or_default();
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    lines.sort();
-    lines
+    ranked(&fs::read_to_string(dir.join("executions")).unwrap_or_default())
 }
 
 fn open(dir: &Path, name: &str) {
     fs::write(dir.join(format!("go-{name}")), "").unwrap();
 }
 
+/// Waits for the process of an attempt. Over a store that fails, one that did not begin may come before it: there it is the
+/// one of so many that began.
 fn process(dir: &Path, task: &str, attempt: u32) -> Pid {
-    let file = dir.join(format!("pid-{task}-{attempt}"));
-    Pid::from_raw(until("the command notes its process", || fs::read_to_string(&file).ok()?.trim().parse().ok()))
+    let noted = |number: u32| fs::read_to_string(dir.join(format!("pid-{task}-{number}"))).ok()?.trim().parse().ok();
+    let look = || match program::store_faults() {
+        None => noted(attempt),
+        Some(_) => (1..20).filter_map(noted).nth(attempt as usize - 1),
+    };
+    Pid::from_raw(until("the command notes its process", look))
 }
 
 fn now_ms() -> u64 {
@@ -238,7 +241,7 @@ name = "cut"
 {RETRY}
 [tasks.a]
 command = ["sh", "-c", """
-if [ $SEGUE_ATTEMPT = 1 ]; then echo $$ > pid-a-1; while :; do sleep 0.05; done; fi
+if mkdir first 2>/dev/null; then echo $$ > pid-a-1; while :; do sleep 0.05; done; fi
 if kill -0 $(cat pid-a-1) 2>/dev/null; then echo both > overlap; fi
 echo $SEGUE_TASK $SEGUE_ATTEMPT >> executions
 """]
@@ -262,7 +265,8 @@ echo $SEGUE_TASK $SEGUE_ATTEMPT >> executions
     // It comes back as if nothing had been, and works.
     cluster.relay("far").mend();
     cluster.wait_worker("far", "connected");
-    assert_eq!(executions(cluster.dir()), ["a 2"]);
+    let executions = executions(cluster.dir());
+    assert!(executions == ["a 2"] || (program::store_faults().is_some() && executions.len() == 1), "{executions:?}");
     assert_eq!(attempts(&cluster.run(&run), "a"), attempts(&view, "a"), "what came back changed nothing");
 }
 

@@ -19,7 +19,7 @@ use segue_proto::{
 use segue_tests::{
     Cli, TestCluster, WorkerPlan,
     cluster::{task, worker_of},
-    until,
+    program, until,
     values::{list, text},
     wait::PATIENCE,
 };
@@ -303,6 +303,10 @@ fn metrics(address: SocketAddr) -> String {
 
 #[test]
 fn metrics_show_the_depth_of_the_queue_by_class_and_what_workers_do() {
+    if program::store_faults().is_some() {
+        eprintln!("skipped: counters begin anew with each coordinator, and this one would stop in the middle");
+        return;
+    }
     let mut cluster = TestCluster::start(LEASE);
     let file = cluster.pipeline(
         "deep",

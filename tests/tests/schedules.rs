@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use segue_tests::{Cli, TestCluster, WorkerPlan, until, values};
+use segue_tests::{Cli, TestCluster, WorkerPlan, program, until, values};
 use serde_json::Value;
 
 /// Long enough that no pause of a busy machine looks like a lost worker; nothing waits for it.
@@ -228,7 +228,9 @@ fn a_backfill_of_ten_days_keeps_to_its_width_survives_a_kill_and_is_the_same_whe
     assert!(widths.contains("2") && widths.iter().all(|width| ["1", "2"].contains(&width.as_str())), "{widths:?}");
 
     let same = cli.json(with(&[]));
-    assert_eq!((&same["backfill"], runs(&same)), (&made["backfill"], runs(&done)));
+    assert_eq!(runs(&same), runs(&done));
+    // Over a store that fails, the end of an interval may be noted late: then its run is taken over by another one.
+    assert!(same["backfill"] == made["backfill"] || program::store_faults().is_some(), "{same}");
     assert_eq!(runs_of(&cli, "gated"), 10);
     // A wider range executes what it adds, and keeps the rest.
     let wider = cli.json(["backfill", &file, "--from", "2026-01-01", "--to", "2026-01-13", "--reverse"]);

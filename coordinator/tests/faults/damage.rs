@@ -253,7 +253,7 @@ fn play(image: &Image, seed: u64) -> Result<(Done, Ended), String> {
     }
 }
 
-/// Keeps the files of a failure.
+/// Keeps the files of a failure: sled lays them out a little differently each time, so that the seed alone may not do.
 fn keep(dir: &Path, seed: u64, files: &BTreeMap<String, Vec<u8>>) -> PathBuf {
     let kept = dir.with_file_name(format!("segue-damage-{seed}"));
     let _ = fs::create_dir_all(&kept);
@@ -284,7 +284,7 @@ fn damaged_files_of_a_store_are_noticed_or_harmless_and_never_taken_for_somethin
             Err(fault) => found.push(fault),
         }
     }
-    counts.iter().for_each(|(what, counts)| println!("{what}: {counts:?}"));
+    counts.iter().for_each(|(what, counts)| eprintln!("{what}: {counts:?}"));
     assert!(found.is_empty(), "{} of them:\n{}", found.len(), found.join("\n"));
     if given.is_none() {
         let of = |which: fn(&Counts) -> u32| counts.values().map(which).sum::<u32>();

@@ -24,7 +24,7 @@ fn thorough() -> bool {
 }
 
 /// What happens to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Damage {
     /// One bit of the byte at this share of its length.
     Flipped(f64),

@@ -112,7 +112,7 @@ fn a_damaged_database_is_refused_with_the_next_step_or_answers_as_before() {
             cli.run(["store", "restore", &kept.path("saved"), &kept.path("saved-restored")]).refuses(0, &[]);
         }
     }
-    println!("{ended:#?}");
+    eprintln!("{ended:#?}");
     // The next step that was named.
     let restored = Cli::state_dir(&kept.dir.path().join("restored"), kept.dir.path());
     restored.ok(["store", "restore", &kept.path("backup"), &kept.path("restored")]);

@@ -17,7 +17,7 @@ const KNOWN: usize = 100_000;
 
 /// A file as it was when its bytes were known. Any change of its bytes through the file system changes this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+struct Identity {
     device: u64,
     inode: u64,
     size: u64,
