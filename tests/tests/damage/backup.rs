@@ -66,8 +66,8 @@ fn a_damaged_backup_is_refused_before_anything_is_made_of_it() {
         let said = cli.run(["store", "restore", &path("damaged"), &path("restored")]);
         if said.code == 0 {
             // What the manifest says for people (who made it, and when) is not what is restored, and an id is made anew.
-            let harmless = ["manifest.json", "store-id"].iter().any(|name| victim.ends_with(name));
-            assert!(harmless, "{what}: it was restored");
+            let is_free = ["manifest.json", "store-id"].iter().any(|name| victim.ends_with(name));
+            assert!(is_free, "{what}: it was restored");
             assert_eq!(asked(&restored("restored"), run), whole, "{what}");
             fs::remove_dir_all(dir.path().join("restored")).unwrap();
             harmless += 1;
