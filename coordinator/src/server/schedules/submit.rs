@@ -84,9 +84,9 @@ pub(super) async fn submit(
     match runs.submit(request).await {
         Ok(answer) if answer.run_id.is_empty() => Err(NotSubmitted::Refused(first(&answer.diagnostics))),
         Ok(answer) => Ok(answer),
-        Err(e @ (Error::Overloaded | Error::Stopping | Error::Unavailable(_) | Error::Store(_) | Error::Internal(_))) => {
-            Err(NotSubmitted::Later(e.to_string()))
-        }
+        Err(
+            e @ (Error::Overloaded | Error::Stopping | Error::Unavailable(_) | Error::Store(_) | Error::Internal(_)),
+        ) => Err(NotSubmitted::Later(e.to_string())),
         Err(e) => Err(NotSubmitted::Refused(e.to_string())),
     }
 }
