@@ -59,6 +59,7 @@ static GUESTS: LazyLock<Arc<RunSpec>> = LazyLock::new(|| {
         [tasks.join]
         command = ["join"]
         inputs  = { parts = "score.score" }
+        after   = ["list"]
         when    = "tasks.list.outputs.report.rows > 1"
         run_if  = "all_done"
         [tasks.last]

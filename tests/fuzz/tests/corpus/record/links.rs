@@ -203,7 +203,7 @@ fn assigned() -> Vec<Command> {
         [tasks.list]
         command = ["list", "-v"]
         outputs = { items = "json" }
-        env     = { A = "x", TOKEN = { secret = "env:HOME" }, FILE = { secret = "file:/dev/null" } }
+        env     = { A = "x", TOKEN = { secret = "env:HOME" } }
         timeout = "5s"
         heartbeat_timeout = "1s"
         [tasks.each]
