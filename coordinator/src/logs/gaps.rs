@@ -91,22 +91,24 @@ impl Gaps {
 
     /// Finds an offset in a file of `kept` bytes.
     pub(super) fn locate(&self, offset: u64, kept: u64) -> Place {
+        let (mut at, mut lost_before) = (offset, 0);
         // Bytes lost before the place that is looked at.
         let mut lost = 0;
-        for (i, &(position, size)) in self.gaps.iter().enumerate() {
+        for &(position, size) in &self.gaps {
             let begin = position + lost;
-            if offset < begin {
-                let at = offset - lost;
-                return Place { offset, position: at, left: position - at, lost_before: 0 };
+            if at < begin {
+                let here = at - lost;
+                return Place { offset: at, position: here, left: position - here, lost_before };
             }
             lost += size;
-            if offset < begin + size {
-                let next = self.gaps.get(i + 1).map_or(kept, |&(next, _)| next);
-                let place = begin + size;
-                return Place { offset: place, position, left: next - position, lost_before: place - offset };
+            let end = begin + size;
+            // One gap may follow another with nothing in between.
+            if at < end {
+                lost_before += end - at;
+                at = end;
             }
         }
-        let position = (offset - lost.min(offset)).min(kept);
-        Place { offset, position, left: kept - position, lost_before: 0 }
+        let position = (at - lost.min(at)).min(kept);
+        Place { offset: at, position, left: kept - position, lost_before }
     }
 }
