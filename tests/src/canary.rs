@@ -355,7 +355,9 @@ mod tests {
         let value = secret();
         let script = ["-c", "sleep 60; exit", "name", &value];
         let mut child = std::process::Command::new("sh").args(script).spawn().unwrap();
-        let line = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap();
+        // A process that has just begun has no arguments for a moment.
+        let arguments = || fs::read(format!("/proc/{}/cmdline", child.id())).ok();
+        let line = crate::until("its arguments", || arguments().filter(|line| line.starts_with(b"sh")));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found(&line, &value), Some("raw"));
