@@ -101,8 +101,11 @@ impl Gaps {
             }
             lost += size;
             if offset < begin + size {
-                let next = self.gaps.get(i + 1).map_or(kept, |&(next, _)| next);
-                let place = begin + size;
+                // Gaps without a byte between them are one: there is nothing to read in the middle of them.
+                let later = &self.gaps[i + 1..];
+                let more: u64 = later.iter().take_while(|&&(next, _)| next == position).map(|&(_, lost)| lost).sum();
+                let next = later.iter().map(|&(next, _)| next).find(|&next| next > position).unwrap_or(kept);
+                let place = begin + size + more;
                 return Place { offset: place, position, left: next - position, lost_before: place - offset };
             }
         }
