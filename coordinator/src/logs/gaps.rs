@@ -91,24 +91,25 @@ impl Gaps {
 
     /// Finds an offset in a file of `kept` bytes.
     pub(super) fn locate(&self, offset: u64, kept: u64) -> Place {
-        let (mut at, mut lost_before) = (offset, 0);
         // Bytes lost before the place that is looked at.
         let mut lost = 0;
-        for &(position, size) in &self.gaps {
+        for (i, &(position, size)) in self.gaps.iter().enumerate() {
             let begin = position + lost;
-            if at < begin {
-                let here = at - lost;
-                return Place { offset: at, position: here, left: position - here, lost_before };
+            if offset < begin {
+                let at = offset - lost;
+                return Place { offset, position: at, left: position - at, lost_before: 0 };
             }
             lost += size;
-            let end = begin + size;
-            // One gap may follow another with nothing in between.
-            if at < end {
-                lost_before += end - at;
-                at = end;
+            if offset < begin + size {
+                // Gaps without a byte between them are one: there is nothing to read in the middle of them.
+                let later = &self.gaps[i + 1..];
+                let more: u64 = later.iter().take_while(|&&(next, _)| next == position).map(|&(_, lost)| lost).sum();
+                let next = later.iter().map(|&(next, _)| next).find(|&next| next > position).unwrap_or(kept);
+                let place = begin + size + more;
+                return Place { offset: place, position, left: next - position, lost_before: place - offset };
             }
         }
-        let position = (at - lost.min(at)).min(kept);
-        Place { offset: at, position, left: kept - position, lost_before }
+        let position = (offset - lost.min(offset)).min(kept);
+        Place { offset, position, left: kept - position, lost_before: 0 }
     }
 }

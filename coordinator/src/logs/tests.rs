@@ -65,6 +65,20 @@ fn a_gap_at_the_end_is_shown_before_anything_follows_it() {
 }
 
 #[test]
+fn gaps_that_follow_each_other_are_one_and_hide_nothing_that_comes_after() {
+    let (_dir, logs, token) = logs();
+    let logs = logs.keeping(80);
+    for end in [5, 9, 20] {
+        assert_eq!(logs.append(&token, end, b"", 0).unwrap(), end);
+    }
+    logs.append(&token, 20, b"first ten!", 0).unwrap();
+    logs.append(&token, 30, b"then the rest", 0).unwrap();
+    assert_eq!(text(&logs, &token, 99), "[… 20 bytes lost …]\nfirst ten!then the rest");
+    let piece = logs.read(&token.run, &token.task, 1, 7, 99).unwrap().unwrap();
+    assert_eq!((piece.offset, piece.lost_before, &piece.data[..]), (20, 13, &b"first ten!"[..]));
+}
+
+#[test]
 fn bytes_that_nobody_announced_as_lost_are_still_a_gap() {
     let (_dir, logs, token) = logs();
     logs.append(&token, 0, b"a\n", 0).unwrap();
