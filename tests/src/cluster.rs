@@ -3,9 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{self, net::UnixListener},
+    },
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -551,7 +558,8 @@ fn shown(run: &v1::RunView) -> String {
 }
 
 /// Finds a loopback address whose port nobody uses, and which nobody gets by chance: a coordinator must find it free
-/// again when it comes back. Ports from 32768 on are what the system gives away.
+/// again when it comes back. Ports from 32768 on are what the system gives away. Other tests look for ports at the same
+/// time: each is reserved by a name that ends with this process.
 ///
 /// # Panics
 /// If every port is taken.
@@ -560,11 +568,15 @@ pub fn free_address() -> SocketAddr {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     let start = u16::try_from(std::process::id() % u32::from(COUNT)).unwrap_or(0);
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST + (start + step) % COUNT));
+        let name = unix::net::SocketAddr::from_abstract_name(format!("segue-test-{}", address.port()));
+        let Ok(reserved) = name.and_then(|name| UnixListener::bind_addr(&name)) else { continue };
         if TcpListener::bind(address).is_ok() {
+            RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(reserved);
             return address;
         }
     }
