@@ -206,7 +206,7 @@ impl TestCluster {
         assert_eq!(signal_of(status), Some(Signal::SIGKILL as i32), "the kill must have ended it");
     }
 
-    /// Stops the coordinator with SIGTERM and gives its exit.
+    /// Stops the coordinator with SIGTERM and gives its exit, which a signal must not have made: it listens for this one.
     ///
     /// # Panics
     /// If none runs, or it does not end.
@@ -214,7 +214,9 @@ impl TestCluster {
     pub fn stop_coordinator(&mut self) -> ExitStatus {
         let mut process = self.coordinator.take().expect("a coordinator runs");
         process.signal(Signal::SIGTERM);
-        process.wait()
+        let exit = process.wait();
+        assert!(exit.code().is_some(), "the coordinator ended with {exit}\n{}", process.tail());
+        exit
     }
 
     /// Gives the log of all coordinators so far.
