@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     args::{Command, Output},
@@ -29,12 +29,24 @@ pub fn log_to_stderr(verbose: u8, command: &Command) {
     };
     let filter = EnvFilter::try_from_env("SEGUE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(without_depths_of_the_store(filter))
         .with_writer(|| LogWriter(io::stderr()))
         .with_ansi(stderr_is_coloured())
         .with_target(false)
         .log_internal_errors(false)
         .try_init();
+}
+
+/// Leaves sled's own traces out. It logs while the memory of a thread that ends is freed, when the buffer of the subscriber
+/// is gone already: the process would be aborted.
+fn without_depths_of_the_store(filter: EnvFilter) -> EnvFilter {
+    if filter.max_level_hint().is_some_and(|most| most <= LevelFilter::INFO) {
+        return filter;
+    }
+    match "sled=warn".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    }
 }
 
 /// Writes log lines, and lets those go that nobody reads any more (`segue worker 2>&1 | head`). The subscriber would
@@ -245,6 +257,16 @@ mod tests {
         let mut rows = Rows::new(&["=run", "pipeline", "state", ">took"]);
         rows.row([ID, "customer-segmentation", "succeeded", "1m 02s"]);
         rows.render(width)
+    }
+
+    #[test]
+    fn whatever_is_asked_for_the_store_below_does_not_log_while_its_threads_end() {
+        for asked in ["trace", "debug", "sled=trace", "info,segue=debug"] {
+            let filter = without_depths_of_the_store(EnvFilter::new(asked)).to_string();
+            assert!(filter.split(',').any(|directive| directive == "sled=warn"), "{asked}: {filter}");
+            assert!(!filter.contains("sled=trace"), "{asked}: {filter}");
+        }
+        assert_eq!(without_depths_of_the_store(EnvFilter::new("error")).to_string(), "error", "nothing is added");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod failure;
 pub mod ids;
 pub mod operator;
 pub mod resources;
+pub mod seen;
 
 /// Generated from `segue/v1/*.proto`.
 #[allow(missing_debug_implementations, clippy::all, clippy::unwrap_used)]

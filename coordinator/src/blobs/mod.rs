@@ -20,7 +20,7 @@ use object_store::{
     GetOptions, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme, PutPayload, WriteMultipart,
     local::LocalFileSystem, path::Path as ObjectPath, prefix::PrefixStore,
 };
-use segue_proto::{CHUNK_BYTES, blob_key, ids::Digest};
+use segue_proto::{CHUNK_BYTES, blob_key, ids::Digest, seen::Seen};
 use tokio::io::AsyncReadExt as _;
 
 use crate::store::Error;
@@ -41,7 +41,7 @@ pub struct BlobStore {
     /// Root on the local disk, where it is there.
     local: Option<PathBuf>,
     store_id: String,
-    sound: Arc<sound::Sound>,
+    seen: Arc<Seen>,
 }
 
 /// A blob that is stored.
@@ -115,7 +115,7 @@ impl BlobStore {
         let url = url::Url::from_directory_path(&root)
             .map_err(|()| blobs_error(&root.display().to_string(), "the path is not absolute"))?;
         let url = url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { objects: Arc::new(objects), url, local: Some(root), store_id, sound: Arc::default() })
+        Ok(Self { objects: Arc::new(objects), url, local: Some(root), store_id, seen: Arc::default() })
     }
 
     fn open_remote(url: &url::Url) -> Result<Self, Error> {
@@ -139,14 +139,14 @@ impl BlobStore {
             url: url.as_str().trim_end_matches('/').to_owned(),
             local: None,
             store_id: String::new(),
-            sound: Arc::default(),
+            seen: Arc::default(),
         })
     }
 
     /// Takes an object store that is open already; `url` is what workers are told of it.
     #[must_use]
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.to_owned(), local: None, store_id: String::new(), sound: Arc::default() }
+        Self { objects, url: url.to_owned(), local: None, store_id: String::new(), seen: Arc::default() }
     }
 
     /// Gives the address, as workers get it: `file:///…` or `s3://…`, without a slash at its end.

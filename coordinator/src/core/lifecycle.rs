@@ -267,18 +267,18 @@ impl Core {
             Outcome::Success { outputs, models, metrics_json, inline } => {
                 let inline = inline.into_iter().filter(|(name, _)| bound.inline.contains(name)).collect();
                 match wrong_outputs(&outputs, bound, &inline) {
-                    Some(failure) => self.attempt_failed(id, index, failure, now),
+                    Some(failure) => self.attempt_failed(id, index, failure, now, now),
                     None => {
                         let result = CachedResult { outputs, metrics_json, inline };
                         self.attempt_succeeded(id, index, token.attempt, result, models, now);
                     }
                 }
             }
-            Outcome::Failure(failure) => self.attempt_failed(id, index, failure, now),
+            Outcome::Failure(failure) => self.attempt_failed(id, index, failure, now, now),
             Outcome::Cancelled => {
                 // The worker stopped it without being told by this coordinator: as good as lost.
                 let failure = Failure::new(FailureClass::Lost, "the worker stopped the attempt");
-                self.attempt_failed(id, index, failure, now);
+                self.attempt_failed(id, index, failure, now, now);
             }
         }
         Ok(Verdict::Done)
@@ -314,7 +314,8 @@ impl Core {
     }
 
     /// Live -> Backoff, Ready or Failed.
-    fn attempt_failed(&mut self, id: RunId, index: u32, failure: Failure, now: UnixMillis) {
+    /// `since` is when it failed; the pause before the next try counts from there.
+    fn attempt_failed(&mut self, id: RunId, index: u32, failure: Failure, since: UnixMillis, now: UnixMillis) {
         let state = match failure.class {
             FailureClass::Timeout => AttemptState::TimedOut,
             FailureClass::Lost => AttemptState::Lost,
@@ -329,10 +330,11 @@ impl Core {
         let node = run.node_of(index);
         let Some(task) = run.task_mut(index) else { return };
         task.tries += 1;
-        let next = retry::next_try(&spec.tasks[node].retry, &failure, task.tries, &token, now);
+        let next = retry::next_try(&spec.tasks[node].retry, &failure, task.tries, &token, since);
         task.failure = Some(Box::new(failure));
         match next {
             Some(until) if going => {
+                let until = until.max(now);
                 task.state = TaskState::Backoff { until };
                 self.upkeep.tally.retries += 1;
                 self.timers.insert((until, id, index));
@@ -358,7 +360,9 @@ impl Core {
             self.close(id, index, TaskState::Cancelled, now);
         } else if started {
             let message = format!("worker `{}` was silent for longer than its lease", worker.name);
-            self.attempt_failed(id, index, Failure::new(FailureClass::Lost, message), now);
+            // Nobody heard of it for a lease: that much of the pause is over.
+            let silent_since = now.saturating_sub(lease_ms);
+            self.attempt_failed(id, index, Failure::new(FailureClass::Lost, message), silent_since, now);
         } else {
             // It never began: no try is burnt.
             self.end_attempt(id, index, AttemptState::Lost, None, now);

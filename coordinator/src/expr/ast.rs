@@ -229,11 +229,12 @@ impl Ast {
 
     /// Gives the type of the value with its article, where that is sure.
     pub fn kind(&self) -> Option<&'static str> {
-        let mut at = self.root;
-        loop {
-            return Some(match &self.node(at).kind {
-                Kind::Choice { then, .. } => {
-                    at = *then;
+        let (mut open, mut found) = (vec![self.root], None);
+        while let Some(at) = open.pop() {
+            let kind = match &self.node(at).kind {
+                // One kind only if both ways have it.
+                Kind::Choice { then, otherwise, .. } => {
+                    open.extend([*then, *otherwise]);
                     continue;
                 }
                 Kind::Null => "null",
@@ -251,8 +252,12 @@ impl Ast {
                 }
                 Kind::Call { .. } | Kind::Macro { .. } => "a boolean",
                 Kind::Name(_) | Kind::Field { .. } | Kind::Index { .. } => return None,
-            });
+            };
+            if found.replace(kind).is_some_and(|before| before != kind) {
+                return None;
+            }
         }
+        found
     }
 }
 

@@ -330,6 +330,9 @@ fn a_condition_that_can_be_neither_true_nor_false_is_known_before() {
         assert_eq!(Expr::parse(text).unwrap().kind(), Some(kind));
     }
     assert_eq!(Expr::parse("a.b").unwrap().kind(), None);
+    assert_eq!(Expr::parse("a ? 'b' : c ? 'd' : 'e'").unwrap().kind(), Some("text"));
+    assert_eq!(Expr::parse("a ? 'b' : true").unwrap().kind(), None, "it may be a boolean");
+    assert_eq!(Expr::parse("a ? 'b' : c.d").unwrap().kind(), None);
     assert_eq!(Expr::parse("a.b == 1").unwrap().kind(), Some("a boolean"));
 }
 

@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use segue_proto::{
     artifact::Usage,
     ids::{AliasName, ModelName, RunId, Token},
-    store::v1::{CacheRecord, PipelineRecord, RunRecord},
+    store::v1::{PipelineRecord, RunRecord},
     v1,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -23,14 +22,14 @@ use super::{
     feed::Feed,
     metrics::Timings,
     outbox::{Outbox, TooLarge},
+    past::StorePast,
     probes::{Look, Probes},
-    produce, records,
+    produce,
     reread::Rereads,
     wire::{self, WelcomeFacts},
 };
 use crate::{
-    blobs::BlobStore,
-    core::{CachedResult, Core, Dirty, Effect, Event, Outcome, Past, Refused, Run, UnixMillis, Verdict, WorkerKey},
+    core::{Core, Dirty, Effect, Event, Outcome, Refused, Run, UnixMillis, Verdict, WorkerKey},
     defect::{self, Defect},
     registry,
     store::{Batch, Committer, Key, Store},
@@ -235,41 +234,6 @@ impl Clock {
     }
 }
 
-/// Bytes of a cached artifact that are read before it is given out again, once for each start of the coordinator and each
-/// change of its file: everything waits for it, some milliseconds for each of what may be hundreds, and must not for as
-/// long as a lease. Of a larger one only the size is looked at; who takes it reads it whole.
-const LONGEST_LOOK: u64 = 8 * 1024 * 1024;
-
-/// The past, as the core may look at it: committed results whose bytes are still there.
-#[derive(Debug, Clone)]
-pub struct StorePast {
-    pub store: Arc<dyn Store>,
-    pub blobs: BlobStore,
-}
-
-impl Past for StorePast {
-    fn cached(&self, key: &str) -> Option<CachedResult> {
-        let record = match crate::store::read::<CacheRecord>(&*self.store, &Key::Cache(key.to_owned())) {
-            Ok(record) => record?,
-            Err(e) => {
-                warn!(key, error = %e, "cache record ignored");
-                return None;
-            }
-        };
-        let outputs = records::artifacts_from(record.outputs).ok()?;
-        let lacking = outputs
-            .iter()
-            .map(|output| &output.artifact)
-            .find(|artifact| !self.blobs.is_sound(&artifact.digest, artifact.size_bytes, LONGEST_LOOK));
-        if let Some(lacking) = lacking {
-            debug!(key, digest = %lacking.digest, "cached result not used: its bytes are missing or damaged");
-            return None;
-        }
-        let inline = records::inline_values(record.inline_json).ok()?;
-        Some(CachedResult { outputs, metrics_json: record.metrics_json, inline })
-    }
-}
-
 /// The actor: owns the core, its inbox and the links.
 #[derive(Debug)]
 pub struct Actor {
@@ -392,6 +356,7 @@ impl Actor {
 
     /// Decides a group of messages, commits what they changed in one flush, then lets the effects go.
     async fn turn(&mut self, group: Vec<Message>) -> Result<(), Error> {
+        self.past.begin_turn();
         let mut waiting: Waiting = Vec::new();
         let mut batch = Batch::new();
         let mut submitted: BTreeMap<String, RunId> = BTreeMap::new();
@@ -617,7 +582,7 @@ impl Actor {
         let committed = self.committer.commit(batch).await;
         let took = begun.elapsed();
         self.timings.commit.observe(took.as_secs_f64());
-        if took.as_millis() > u128::from(self.facts.lease_ms / 3) {
+        if took.as_millis() > u128::from(self.facts.lease_ms / 4) {
             warn!(
                 seconds = took.as_secs_f64(),
                 lease_ms = self.facts.lease_ms,

@@ -25,6 +25,7 @@ mod offers;
 mod offload;
 pub mod openlineage;
 mod outbox;
+pub mod past;
 mod pipelines;
 mod plan;
 pub mod probes;
@@ -65,9 +66,10 @@ use tracing::{error, info, warn};
 
 use self::{
     active::Active,
-    actor::{Actor, Clock, StorePast},
+    actor::{Actor, Clock},
     api::Shared,
     feed::Feed,
+    past::StorePast,
     wire::WelcomeFacts,
 };
 use crate::{
@@ -247,7 +249,7 @@ impl Coordinator {
             blob_url: blobs.url().to_owned(),
             store_id: blobs.store_id().to_owned(),
         };
-        let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
+        let past = StorePast::new(Arc::clone(&store), blobs.clone());
         let (probes, looks) = probes::Probes::channel();
         let (actor, handle) = Actor::new(core, clock, committer.clone(), past, facts, probes, feed, stop.clone());
         let (rereads, checks) = reread::Rereads::channel();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use segue_proto::v1;
 
-use super::{actor::StorePast, api::Shared, error::Error, views};
+use super::{api::Shared, error::Error, past::StorePast, views};
 use crate::{
     core::{Past as _, Run, cache, place},
     spec::{BoundTask, Over, RunIf, RunSpec, child_key, items_of},
@@ -20,7 +20,7 @@ pub async fn tasks(
     external_inputs: BTreeMap<String, String>,
     no_cache: bool,
 ) -> Result<Vec<v1::PlannedTask>, Error> {
-    let past = StorePast { store: Arc::clone(&shared.store), blobs: shared.blobs.clone() };
+    let past = StorePast::new(Arc::clone(&shared.store), shared.blobs.clone());
     let id = "run_00000000000000000000000000".parse().map_err(|e| Error::Internal(format!("{e}")))?;
     let mut run = Run::new(id, Arc::clone(&spec), String::new(), 0);
     run.external_inputs = external_inputs;

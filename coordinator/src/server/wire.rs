@@ -21,6 +21,10 @@ use crate::{
 /// Between SIGTERM and SIGKILL of an attempt.
 pub const GRACE_MS: u32 = 5_000;
 
+/// Heartbeats in a lease. A worker that is heard but hears nothing renews its lease with one last heartbeat: the more there
+/// are, the sooner its attempts begin elsewhere.
+const HEARTBEATS: u32 = 6;
+
 /// What every welcome says.
 #[derive(Debug, Clone)]
 pub struct WelcomeFacts {
@@ -38,7 +42,7 @@ pub fn command(command: Command, run: Option<&Run>, facts: &WelcomeFacts) -> Opt
         Command::Welcome { unknown, adopted } => Wire::Welcome(v1::Welcome {
             epoch: facts.epoch,
             lease_ms: facts.lease_ms,
-            heartbeat_ms: (facts.lease_ms / 3).max(1),
+            heartbeat_ms: (facts.lease_ms / HEARTBEATS).max(1),
             blob_url: facts.blob_url.clone(),
             store_id: facts.store_id.clone(),
             unknown: tokens(unknown),

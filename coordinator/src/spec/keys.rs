@@ -638,7 +638,13 @@ pub static RETRY: Table = table(
             "how the delay between attempts grows",
             "\"constant\"",
         ),
-        key!("initial", Form::Duration, "`\"1s\"`", "the first delay", "\"5s\""),
+        key!(
+            "initial",
+            Form::Duration,
+            "`\"1s\"`",
+            "the first delay; of a lost worker, its silence of a lease is part of it",
+            "\"5s\""
+        ),
         key!("max", Form::Duration, "`\"1m\"`", "the longest delay; not shorter than `initial`", "\"10m\""),
         key!("jitter", Form::Number(0.0, 1.0), "`0.2`", "share of the delay that is added or taken away", "0.5"),
         key!(

@@ -66,8 +66,9 @@ fn commits(address: SocketAddr) -> (f64, f64) {
 fn slow_flushes_delay_everything_and_cost_neither_a_lease_nor_a_report() {
     let place = tempfile::tempdir().unwrap();
     let Some(library) = shim(place.path()) else { return };
-    // Answers to heartbeats wait for two flushes at the most: each may take a third of the lease.
-    let (lease_s, flush_ms) = if thorough() { (10, 3_000) } else { (6, 1_000) };
+    // Answers to heartbeats wait for two flushes at the most, and each heartbeat for the answer to the one before it: a
+    // flush may take a quarter of the lease.
+    let (lease_s, flush_ms) = if thorough() { (10, 2_400) } else { (6, 1_000) };
     let slow = place.path().join("slow");
     fs::write(&slow, "0").unwrap();
     let env = [

@@ -13,6 +13,7 @@ use segue_proto::{
     CHUNK_BYTES, FRESH_BLOB, blob_key,
     failure::{Failure, FailureClass},
     ids::Digest,
+    seen::Seen,
     v1::{self, blob_service_client::BlobServiceClient},
 };
 use tokio::io::{AsyncWriteExt as _, BufWriter};
@@ -23,7 +24,6 @@ use url::Url;
 use super::{
     backoff::{Backoff, entropy},
     files, room,
-    seen::Seen,
 };
 
 /// Tries of one transfer. With the delays between them a coordinator has more than a minute to come back; an attempt

@@ -10,9 +10,10 @@ use std::{
 use segue_proto::{
     failure::{Failure, FailureClass},
     ids::Digest,
+    seen::Seen,
 };
 
-use super::{files, lru::Lru, room, seen::Seen};
+use super::{files, lru::Lru, room};
 
 type Gate = tokio::sync::Mutex<()>;
 

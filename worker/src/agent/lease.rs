@@ -2,11 +2,12 @@
 //!
 //! The lease counts from the moment a heartbeat was *sent*, not from the moment its answer came: the coordinator counts
 //! from the receipt, so that the worker always stops first.
+//!
+//! A heartbeat waits for the answer to the one before it. A worker that is heard but hears nothing would renew a lease that
+//! it does not know of with every heartbeat, and its attempts would stay with it although it has ended them: so it renews
+//! its lease once more at the most.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Shortest lease that is taken from the wire: a zero would fence at once and for ever.
 const SHORTEST_LEASE: Duration = Duration::from_millis(50);
@@ -19,8 +20,8 @@ pub struct LeaseClock {
     valid_until: Option<Instant>,
     next_beat: Option<Instant>,
     sequence: u64,
-    /// Heartbeats without answer: sequence and time of sending, oldest first.
-    unanswered: VecDeque<(u64, Instant)>,
+    /// The heartbeat without answer: sequence and time of sending.
+    unanswered: Option<(u64, Instant)>,
 }
 
 impl LeaseClock {
@@ -30,40 +31,38 @@ impl LeaseClock {
         self.interval = if interval.is_zero() { self.lease / 3 } else { interval.min(self.lease) };
         self.valid_until = Some(asked + self.lease);
         self.next_beat = Some(asked + self.interval);
-        self.unanswered.clear();
+        self.unanswered = None;
     }
 
     /// Stops heartbeats while there is no link. The lease runs on.
     pub fn link_lost(&mut self) {
         self.next_beat = None;
-        self.unanswered.clear();
+        self.unanswered = None;
     }
 
-    /// Says whether a heartbeat is due.
+    /// Says whether a heartbeat is due: its time has come, and the one before it was answered.
     #[must_use]
     pub fn beat_due(&self, now: Instant) -> bool {
-        self.next_beat.is_some_and(|at| at <= now)
+        self.next_beat().is_some_and(|at| at <= now)
+    }
+
+    fn next_beat(&self) -> Option<Instant> {
+        self.next_beat.filter(|_| self.unanswered.is_none())
     }
 
     /// Notes that a heartbeat is sent now and gives its sequence number.
     pub fn beat(&mut self, now: Instant) -> u64 {
         self.sequence += 1;
         self.next_beat = Some(now + self.interval);
-        self.unanswered.push_back((self.sequence, now));
+        self.unanswered = Some((self.sequence, now));
         self.sequence
     }
 
     /// Takes the answer to a heartbeat. One for a heartbeat of an earlier link renews nothing.
     pub fn answered(&mut self, sequence: u64) {
-        while let Some((oldest, sent)) = self.unanswered.front().copied() {
-            if oldest > sequence {
-                return;
-            }
-            self.unanswered.pop_front();
-            if oldest == sequence {
-                let until = sent + self.lease;
-                self.valid_until = Some(self.valid_until.map_or(until, |old| old.max(until)));
-            }
+        if let Some((_, sent)) = self.unanswered.take_if(|(waiting, _)| *waiting == sequence) {
+            let until = sent + self.lease;
+            self.valid_until = Some(self.valid_until.map_or(until, |old| old.max(until)));
         }
     }
 
@@ -94,7 +93,7 @@ impl LeaseClock {
     /// Gives the time at which something is due next.
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
-        [self.next_beat, self.valid_until].into_iter().flatten().min()
+        [self.next_beat(), self.valid_until].into_iter().flatten().min()
     }
 }
 
@@ -116,22 +115,35 @@ mod tests {
         let start = Instant::now();
         let mut clock = clock(start);
         let first = clock.beat(start + BEAT);
-        clock.beat(start + 2 * BEAT);
         clock.answered(first);
+        clock.beat(start + 2 * BEAT);
         assert!(!clock.expired(start + BEAT + LEASE - Duration::from_millis(1)));
         assert!(clock.expired(start + BEAT + LEASE), "the second heartbeat was never answered");
     }
 
     #[test]
-    fn an_answer_covers_the_heartbeats_before_it_and_is_counted_once() {
+    fn a_heartbeat_waits_for_the_answer_to_the_one_before_it_and_is_due_at_once_when_it_comes() {
         let start = Instant::now();
         let mut clock = clock(start);
         let first = clock.beat(start + BEAT);
-        let second = clock.beat(start + 2 * BEAT);
-        clock.answered(second);
+        assert!(!clock.beat_due(start + 2 * BEAT), "who hears nothing asks for no more time");
+        assert_eq!(clock.next_wake(), Some(start + LEASE), "it has nothing to wake up for before its lease ends");
         clock.answered(first);
+        assert!(clock.beat_due(start + 2 * BEAT));
+    }
+
+    #[test]
+    fn an_answer_is_counted_once() {
+        let start = Instant::now();
+        let mut clock = clock(start);
+        let first = clock.beat(start + BEAT);
+        clock.answered(first);
+        let second = clock.beat(start + 2 * BEAT);
+        clock.answered(first);
+        assert!(!clock.beat_due(start + 3 * BEAT), "the second one is still without answer");
+        clock.answered(second);
         assert!(!clock.expired(start + 2 * BEAT + LEASE - Duration::from_millis(1)));
-        assert!(clock.unanswered.is_empty());
+        assert!(clock.expired(start + 2 * BEAT + LEASE));
     }
 
     #[test]

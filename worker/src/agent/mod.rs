@@ -28,7 +28,6 @@ pub(crate) mod redact;
 mod room;
 mod scratch;
 mod secrets;
-mod seen;
 mod worker;
 
 use std::{

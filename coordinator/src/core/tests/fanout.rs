@@ -484,3 +484,29 @@ fn two_wide_fan_outs_take_turns() {
     assert_eq!(ready(&bench), [3_000, 3_000]);
     assert_eq!(bench.core.next_wakeup(), None);
 }
+
+#[test]
+fn kept_fan_outs_whose_children_have_gaps_twins_or_no_task_are_not_adopted() {
+    let mut bench = Bench::new();
+    let run = bench.submit(1, vec![each("first", &[], &["a", "b"]), each("second", &[], &["c"])]);
+    let sound = bench.core.run(&run).unwrap().groups.clone();
+    assert_eq!(sound.values().map(|group| group.members.len()).collect::<Vec<_>>(), [2, 1]);
+    let mut adopted = |groups| bench.core.runs.get_mut(&run).unwrap().adopt_groups(groups);
+    assert_eq!(adopted(sound.clone()), Ok(()));
+    let twin = sound[&1].members[0];
+    for (node, member, why) in [
+        (0, twin, "and so has another one"),
+        (0, FIRST_CHILD + 3, "of 3 children"),
+        (0, u32::MAX, "of 3 children"),
+        (0, 0, "of 3 children"),
+    ] {
+        let mut damaged = sound.clone();
+        damaged.get_mut(&node).unwrap().members[0] = member;
+        let (_, reason) = adopted(damaged).unwrap_err();
+        assert!(reason.contains(why), "{member}: {reason}");
+    }
+    let mut stray = sound.clone();
+    let group = stray.remove(&1).unwrap();
+    stray.insert(7, group);
+    assert_eq!(adopted(stray), Err((7, "the run has no task 7".to_owned())));
+}

@@ -22,9 +22,10 @@ use crate::{
     logs::Logs,
     server::{
         Ids, Offload,
-        actor::{Actor, Clock, StorePast},
+        actor::{Actor, Clock},
         api::Shared,
         feed::Feed,
+        past::StorePast,
         probes::Probes,
         wire::WelcomeFacts,
     },
@@ -50,7 +51,7 @@ impl Place {
         let (clock, stop) = (Clock::start(), CancellationToken::new());
         let facts =
             WelcomeFacts { epoch: 1, lease_ms: 1_000, blob_url: blobs.url().to_owned(), store_id: String::new() };
-        let past = StorePast { store: Arc::clone(&store), blobs: blobs.clone() };
+        let past = StorePast::new(Arc::clone(&store), blobs.clone());
         let core = Core::new(Config { epoch: 1, lease_ms: 1_000 });
         let (feed, ends) = Feed::open(&*store, &core).unwrap();
         let probes = Probes::channel().0;

@@ -177,3 +177,21 @@ fn a_parameter_cannot_blow_up_a_run() {
     let faults = bind(&good(&text), &catalogue(), &params(&[("mode", &long)]), "", false).unwrap_err();
     assert_eq!(faults[0].code, Code::TooLarge);
 }
+
+#[test]
+fn a_kept_spec_whose_edges_lead_nowhere_or_back_does_not_add_up() {
+    let sound = bound(DEMO, &[("input", "x")]);
+    assert_eq!(sound.adds_up(), Ok(()));
+    let refused = |spoil: &dyn Fn(&mut RunSpec)| {
+        let mut spec = bound(DEMO, &[("input", "x")]);
+        spoil(&mut spec);
+        spec.adds_up().unwrap_err()
+    };
+    let last = sound.tasks.len() - 1;
+    assert_eq!(sound.tasks[last].needs().len(), 1, "the last task waits for one other");
+    let before = sound.tasks[last].needs()[0];
+    assert!(refused(&|spec| spec.tasks[last].after.push(99)).contains("needs task 99, and there is none"));
+    assert!(refused(&|spec| spec.tasks[before].after.push(last)).contains("wait for each other"));
+    assert!(refused(&|spec| spec.tasks[last].after.push(last)).contains("wait for each other"));
+    assert!(refused(&|spec| spec.tasks[0].name = spec.tasks[last].name.clone()).contains("the same name"));
+}

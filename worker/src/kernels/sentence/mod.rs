@@ -244,7 +244,11 @@ fn parse_config(bytes: &[u8]) -> Result<Config, KernelError> {
 
 fn load_tokenizer(bytes: &[u8], config: &Config) -> Result<Tokenizer, KernelError> {
     let invalid = |e: &dyn fmt::Display| KernelError::Invalid(format!("tokenizer.json cannot be used: {e}"));
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| invalid(&e))?;
+    // As a document first: the library panics where a decoder breaks off. Nothing is decoded here.
+    let mut document: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(bytes).map_err(|e| invalid(&e))?;
+    document.remove("decoder");
+    let mut tokenizer: Tokenizer = serde_json::from_value(document.into()).map_err(|e| invalid(&e))?;
     // The file carries its own padding and truncation (128), which are not the model's.
     tokenizer.with_padding(None);
     let max_length = MAX_TOKENS.min(config.max_position_embeddings);

@@ -8,6 +8,12 @@ use std::{
 
 use crate::ops::OpError;
 
+/// A packed file may grow to this size, however small it is.
+const ROOM: u64 = 1 << 30;
+
+/// Above `ROOM`, how many times its packed size a file may have. Order lines that repeat all the time pack to a fiftieth.
+const MOST_TIMES: u64 = 300;
+
 /// How a file was packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -44,7 +50,8 @@ impl Compression {
 /// Reads a local file whole and unpacks it.
 ///
 /// # Errors
-/// Class `user` if there is no such file, `data` if it is empty, cut off or damaged, `infra` if the disk fails.
+/// Class `user` if there is no such file, `data` if it is empty, cut off, damaged or made to fill the memory, `infra` if the
+/// disk fails.
 pub fn load(path: &Path) -> Result<(Vec<u8>, Compression), OpError> {
     let shown = path.display();
     let facts = fs::metadata(path).map_err(|e| cannot_open(path, &e))?;
@@ -56,7 +63,11 @@ pub fn load(path: &Path) -> Result<(Vec<u8>, Compression), OpError> {
         return Err(OpError::data(format!("{shown} is empty")).hint("export or download the file again"));
     }
     let compression = Compression::of(&packed);
-    let bytes = unpack(packed, compression).map_err(|e| damaged(path, compression, &e))?;
+    let most = ROOM.max(MOST_TIMES.saturating_mul(packed.len() as u64));
+    let bytes = unpack(packed, compression, most).map_err(|e| damaged(path, compression, &e))?;
+    if compression != Compression::None && bytes.len() as u64 > most {
+        return Err(too_large(path, compression, most));
+    }
     if bytes.is_empty() {
         return Err(
             OpError::data(format!("{shown} holds nothing once unpacked")).hint("export or download the file again")
@@ -65,16 +76,26 @@ pub fn load(path: &Path) -> Result<(Vec<u8>, Compression), OpError> {
     Ok((bytes, compression))
 }
 
-fn unpack(packed: Vec<u8>, compression: Compression) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match compression {
+/// Unpacks; of a file that is larger than `most`, one byte more than that.
+fn unpack(packed: Vec<u8>, compression: Compression, most: u64) -> io::Result<Vec<u8>> {
+    let stream: Box<dyn Read + '_> = match compression {
         Compression::None => return Ok(packed),
         // Several streams in a row are one file for gzip and xz alike; parallel packers write such files.
-        Compression::Gzip => flate2::read::MultiGzDecoder::new(packed.as_slice()).read_to_end(&mut bytes)?,
-        Compression::Xz => liblzma::read::XzDecoder::new_multi_decoder(packed.as_slice()).read_to_end(&mut bytes)?,
-        Compression::Zstd => zstd::stream::read::Decoder::with_buffer(packed.as_slice())?.read_to_end(&mut bytes)?,
+        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed.as_slice())),
+        Compression::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(packed.as_slice())),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed.as_slice())?),
     };
+    let mut bytes = Vec::new();
+    stream.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+fn too_large(path: &Path, compression: Compression, most: u64) -> OpError {
+    let (shown, packer) = (path.display(), compression.name());
+    OpError::data(format!(
+        "{shown} has more than {most} bytes once its {packer} stream is unpacked, {MOST_TIMES} times of what is there"
+    ))
+    .hint("no order lines pack so well; if these do, unpack the file and give that one")
 }
 
 fn cannot_open(path: &Path, error: &io::Error) -> OpError {
@@ -170,6 +191,19 @@ mod tests {
                 assert!(error.0.message.contains("lines.csv") && !error.0.hint.is_empty(), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn no_more_is_unpacked_than_one_byte_beyond_the_limit() {
+        for compression in [Compression::Gzip, Compression::Xz, Compression::Zstd] {
+            let packed = pack(compression, &vec![b'0'; 1 << 20]);
+            assert!(packed.len() < 8_192, "{compression:?} packs noughts to {}", packed.len());
+            assert_eq!(unpack(packed.clone(), compression, 1_000).unwrap().len(), 1_001);
+            assert_eq!(unpack(packed, compression, 1 << 20).unwrap().len(), 1 << 20);
+        }
+        let refused = too_large(Path::new("lines.csv"), Compression::Gzip, ROOM);
+        assert_eq!(refused.0.class, FailureClass::Data);
+        assert!(refused.0.message.contains("lines.csv") && refused.0.hint.contains("unpack"), "{refused}");
     }
 
     #[test]

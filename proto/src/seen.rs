@@ -2,15 +2,14 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use segue_proto::ids::Digest;
-
-use super::files;
+use crate::ids::Digest;
 
 /// Files that are known at a time; then all are forgotten, which costs a second look.
 const KNOWN: usize = 100_000;
@@ -57,8 +56,8 @@ impl Seen {
     }
 
     /// Says whether nobody has touched a file since its bytes were known.
-    #[cfg(test)]
-    fn is_known(&self, digest: &Digest, file: &Path) -> bool {
+    #[must_use]
+    pub fn is_known(&self, digest: &Digest, file: &Path) -> bool {
         Identity::of(file).is_ok_and(|identity| self.known().get(digest) == Some(&identity))
     }
 
@@ -71,7 +70,9 @@ impl Seen {
         if self.known().get(digest) == Some(&identity) {
             return Ok(None);
         }
-        let (actual, _) = files::digest(file)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(file)?)?;
+        let actual = Digest::from(hasher.finalize());
         if actual != *digest {
             return Ok(Some(actual));
         }
