@@ -334,7 +334,8 @@ impl Core {
         task.failure = Some(Box::new(failure));
         match next {
             Some(until) if going => {
-                let until = until.max(now);
+                // However little is left of the pause, it is seen that there will be another try.
+                let until = if since < now { until.max(now.saturating_add(1)) } else { until };
                 task.state = TaskState::Backoff { until };
                 self.upkeep.tally.retries += 1;
                 self.timers.insert((until, id, index));

@@ -51,6 +51,21 @@ fn a_lease_counts_from_the_word_that_the_attempt_has_begun() {
 }
 
 #[test]
+fn the_pause_after_a_lost_worker_counts_from_its_last_sign() {
+    let mut bench = Bench::new();
+    bench.worker("w", 1);
+    let mut slow = task("a", &[]);
+    slow.retry.initial_ms = LEASE + 500;
+    slow.retry.max_ms = LEASE + 500;
+    slow.retry.jitter = 0.0;
+    let run = bench.submit(1, vec![slow]);
+    bench.start(&run, 0);
+    bench.pass(LEASE);
+    let lost_at = bench.now;
+    assert_eq!(*bench.state(&run, 0), TaskState::Backoff { until: lost_at + 500 });
+}
+
+#[test]
 fn heartbeats_keep_a_lease_for_as_long_as_they_come() {
     let mut bench = Bench::new();
     let worker = bench.worker("w", 1);

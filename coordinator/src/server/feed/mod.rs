@@ -67,6 +67,10 @@ impl Feed {
             Some((key, value)) => {
                 let (key, record) = codec::decode_row::<EventsRecord>(&key, &value)?;
                 let Key::Events(first) = key else { return Err(store::Error::corrupt(key, "not a part of the feed")) };
+                if record.events.is_empty() {
+                    // The next event would have its place.
+                    return Err(store::Error::corrupt(Key::Events(first), "a part of the feed without events"));
+                }
                 first.saturating_add(record.events.len() as u64)
             }
             None => 1,
