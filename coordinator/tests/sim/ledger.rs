@@ -118,7 +118,7 @@ impl Ledger {
                     other.run == token.run
                         && other.index == token.index
                         && process.ended_us.is_none()
-                        && book.frozen.get(&process.worker).is_none_or(|until| *until <= now)
+                        && book.frozen.get(&process.worker).is_none_or(|until| *until < now)
                 })
                 .map(|(other, process)| (other.clone(), process.worker.clone()));
             (book.processes.insert(token.clone(), process), other)
@@ -135,11 +135,16 @@ impl Ledger {
         self.book().frozen.insert(worker.to_owned(), until_us);
     }
 
-    /// A machine goes on, and has looked at its lease: what still runs there runs nowhere else.
+    /// A machine goes on, and has looked at its lease: what still runs there runs nowhere else. A machine that stands
+    /// still itself runs nothing, and is looked at when it goes on.
     pub fn thawed(&self, worker: &str) {
         let double: Vec<String> = {
-            let book = self.book();
-            let running = || book.processes.iter().filter(|(_, process)| process.ended_us.is_none());
+            let mut book = self.book();
+            book.frozen.remove(worker);
+            let (book, now) = (&*book, clockwork::now_us());
+            let stands = |worker: &str| book.frozen.get(worker).is_some_and(|until| *until >= now);
+            let running =
+                || book.processes.iter().filter(|(_, process)| process.ended_us.is_none() && !stands(&process.worker));
             let here = running().filter(|(_, process)| process.worker == worker);
             here.filter(|(token, _)| {
                 running().any(|(other, _)| other != *token && other.run == token.run && other.index == token.index)

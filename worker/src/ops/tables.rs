@@ -1,6 +1,14 @@
 //! Parquet tables in and out of operators. Written so that equal tables give equal bytes.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Once,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use ndarray::Array2;
 use polars::prelude::*;
@@ -14,9 +22,46 @@ use super::{Context, OpError};
 /// Class `data` if the file is not a table, `infra` if it cannot be opened.
 pub fn read(path: &Path) -> Result<DataFrame, OpError> {
     let file = File::open(path).map_err(|e| OpError::infra(format!("cannot open {}: {e}", path.display())))?;
-    ParquetReader::new(file)
-        .finish()
-        .map_err(|e| OpError::data(format!("{} is not a Parquet table: {e}", path.display())))
+    // The reader checks much of a file by asserting it. Only the file and the table were in its hands.
+    let read = {
+        let _quiet = Quiet::new();
+        catch_unwind(AssertUnwindSafe(|| ParquetReader::new(file).finish()))
+    };
+    match read {
+        Ok(Ok(table)) => Ok(table),
+        Ok(Err(e)) => Err(OpError::data(format!("{} is not a Parquet table: {e}", path.display()))),
+        Err(_) => Err(OpError::data(format!("{} is not a Parquet table: its description is corrupt", path.display()))),
+    }
+}
+
+/// While it lives, what polars asserts is not told on stderr: it becomes an error of the file.
+struct Quiet;
+
+static QUIET: AtomicUsize = AtomicUsize::new(0);
+
+impl Quiet {
+    fn new() -> Self {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let usual = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                let by_polars = info.location().is_some_and(|at| at.file().contains("polars-"));
+                if QUIET.load(Relaxed) > 0 && by_polars {
+                    tracing::debug!("a Parquet file is corrupt: {info}");
+                } else {
+                    usual(info);
+                }
+            }));
+        });
+        QUIET.fetch_add(1, Relaxed);
+        Self
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Writes a table as an output and describes its columns.

@@ -61,6 +61,8 @@ pub struct SentenceModel {
     tokenizer: Tokenizer,
     encoder: Encoder,
     width: usize,
+    /// Words of the vocabulary.
+    words: usize,
 }
 
 enum Encoder {
@@ -100,7 +102,7 @@ impl SentenceModel {
         } else {
             Encoder::Padded(Padded::load(vars, &config).map_err(corrupt)?)
         };
-        Ok(Self { tokenizer, encoder, width: config.hidden_size })
+        Ok(Self { tokenizer, encoder, width: config.hidden_size, words: config.vocab_size })
     }
 
     /// Gives the length of a vector.
@@ -115,7 +117,8 @@ impl SentenceModel {
     /// Batches depend on the texts alone, so equal texts on equal hardware give equal bytes however many cores there are.
     ///
     /// # Errors
-    /// `Cancelled` soon after `cancelled` is set; `Backend` if the device gives up.
+    /// `Cancelled` soon after `cancelled` is set; `Invalid` if the tokenizer gives ids that the model has no words for;
+    /// `Backend` if the device gives up.
     pub fn embed<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
@@ -170,7 +173,16 @@ impl SentenceModel {
             .tokenizer
             .encode_batch_fast(texts, true)
             .map_err(|e| KernelError::Backend(format!("cannot tokenise: {e}")))?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+        let ids: Vec<Vec<u32>> = encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect();
+        // The vocabulary was checked, but the template of a tokenizer adds ids of its own.
+        let largest = ids.iter().flatten().max().copied().unwrap_or_default() as usize;
+        if largest >= self.words {
+            let words = self.words;
+            return Err(KernelError::Invalid(format!(
+                "tokenizer.json cannot be used: it gives id {largest}, and config.json has {words} words"
+            )));
+        }
+        Ok(ids)
     }
 
     fn encode(&self, sequences: &[&[u32]]) -> Result<Vec<f32>, KernelError> {

@@ -96,6 +96,7 @@ fn reference(files: &ModelBytes) -> SentenceModel {
         tokenizer: load_tokenizer(&files.tokenizer, &config).unwrap(),
         encoder: Encoder::Padded(Padded::load(vars, &config).unwrap()),
         width: config.hidden_size,
+        words: config.vocab_size,
     }
 }
 
