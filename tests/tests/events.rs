@@ -16,7 +16,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac as _};
 use segue_proto::v1::{RunState, TaskState};
 use segue_tests::{
-    Cli, TestCluster, WorkerPlan,
+    Cli, TestCluster, WorkerPlan, program,
     receiver::{Delivery, Receiver},
     until, values,
     wait::PATIENCE,
@@ -162,8 +162,14 @@ fn a_follower_that_resumes_by_offset_sees_every_event_exactly_once() {
         "task.failed",
         "run.failed",
     ];
-    assert_eq!(kinds(&of_run), expected);
-    let failed = &of_run[10];
+    let mut told = kinds(&of_run);
+    // After a store that stopped the coordinator, an attempt that never began may be handed back and assigned again.
+    while let Some(at) = told.iter().position(|kind| *kind == "task.handed_back" && program::store_faults().is_some()) {
+        assert_eq!(told[at - 1], "task.assigned");
+        told.drain(at - 1..=at);
+    }
+    assert_eq!(told, expected);
+    let failed = of_run.iter().find(|event| event["kind"] == "task.failed").unwrap();
     assert_eq!((failed["task"].as_str(), failed["class"].as_str()), (Some("c"), Some("user")));
     assert_eq!((&failed["details"]["exit_code"], &failed["task_ended"]), (&Value::from(3), &Value::from(true)));
     assert_eq!(events(&cluster.cli(), &["--pipeline", "three", "--kind", "run.failed"]).len(), 5);

@@ -57,6 +57,9 @@ pub struct Ends {
     pub deliveries: watch::Receiver<u64>,
 }
 
+/// More events than any coordinator lives to see: an offset beyond it is damage, and those before it can be counted on.
+const LAST_OFFSET: u64 = 1 << 60;
+
 impl Feed {
     /// Goes on where the store ends; `core` holds the runs that go on.
     ///
@@ -71,7 +74,10 @@ impl Feed {
                     // The next event would have its place.
                     return Err(store::Error::corrupt(Key::Events(first), "a part of the feed without events"));
                 }
-                first.saturating_add(record.events.len() as u64)
+                let next = first.checked_add(record.events.len() as u64).filter(|next| *next <= LAST_OFFSET);
+                next.ok_or_else(|| {
+                    store::Error::corrupt(Key::Events(first), "a part of the feed after more events than there can be")
+                })?
             }
             None => 1,
         };

@@ -55,3 +55,10 @@ fn a_part_of_the_feed_without_events_stops_the_start_and_not_the_first_event_aft
     let refused = Desk::start(rows, honest::LEASE_MS, honest::BEGINNING).unwrap_err().to_string();
     assert!(refused.contains("events/") && refused.contains("without events"), "{refused}");
 }
+
+#[test]
+fn a_part_of_the_feed_at_the_end_of_all_numbers_stops_the_start_and_not_the_first_event_after_it() {
+    let rows = unpack(include_bytes!("../../corpus/store/found-part-of-the-feed-at-the-end-of-numbers"));
+    let refused = Desk::start(rows, honest::LEASE_MS, honest::BEGINNING).unwrap_err().to_string();
+    assert!(refused.contains("events/") && refused.contains("more events than there can be"), "{refused}");
+}
